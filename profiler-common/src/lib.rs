@@ -1,0 +1,2 @@
+#![doc = "What the kernel programs and the agent share."]
+#![no_std]
