@@ -1,1 +1,7 @@
-//! profiler-agent
+//! profiler-agent: a continuous profiler.
+
+pub mod export;
+pub mod profile;
+pub mod render;
+pub mod symbols;
+pub mod telemetry;

@@ -1,2 +1,6 @@
-#![doc = "What the kernel programs and the agent share."]
+//! What the kernel programs and the agent share.
 #![no_std]
+
+mod outcome;
+
+pub use outcome::Outcome;

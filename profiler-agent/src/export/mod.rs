@@ -1,0 +1,1 @@
+//! What leaves the agent: one file per sink.
