@@ -34,14 +34,20 @@ impl Kind {
     /// Type of the number of events: one per sample.
     pub const fn event_type(self) -> ValueType {
         match self {
-            Self::Cpu => ValueType { name: "samples", unit: "count" },
+            Self::Cpu => ValueType {
+                name: "samples",
+                unit: "count",
+            },
         }
     }
 
     /// Type of the weight of the events: what a flamegraph's width means.
     pub const fn weight_type(self) -> ValueType {
         match self {
-            Self::Cpu => ValueType { name: "cpu", unit: "nanoseconds" },
+            Self::Cpu => ValueType {
+                name: "cpu",
+                unit: "nanoseconds",
+            },
         }
     }
 }
@@ -279,17 +285,26 @@ impl Profile {
 
     /// The frames of a stack leaf first, inlined functions as frames of their own.
     pub fn frames(&self, stack: StackId) -> impl DoubleEndedIterator<Item = Frame<'_>> {
-        let locations = self.stacks.get(stack.index()).map_or(&[][..], |stack| &stack.frames);
-        locations.iter().filter_map(|id| self.locations.get(id.index())).flat_map(|location| {
-            let outermost = location.lines.len().saturating_sub(1);
-            location.lines.iter().enumerate().map(move |(depth, line)| Frame {
-                name: self.functions.get(line.function.index()).map_or("", |f| self.string(f.name)),
-                kind: location.kind,
-                inlined: depth < outermost,
-                location,
-                line,
+        let locations = self
+            .stacks
+            .get(stack.index())
+            .map_or(&[][..], |stack| &stack.frames);
+        locations
+            .iter()
+            .filter_map(|id| self.locations.get(id.index()))
+            .flat_map(move |location| {
+                let outermost = location.lines.len().saturating_sub(1);
+                location.lines.iter().enumerate().map(move |(depth, line)| Frame {
+                    name: self
+                        .functions
+                        .get(line.function.index())
+                        .map_or("", |f| self.string(f.name)),
+                    kind: location.kind,
+                    inlined: depth < outermost,
+                    location,
+                    line,
+                })
             })
-        })
     }
 }
 
