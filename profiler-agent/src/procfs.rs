@@ -1,0 +1,96 @@
+//! /proc and /sys, read with bounds. What stands there about a process was partly chosen by it.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+};
+
+/// Reads at most `limit` bytes of a file.
+///
+/// # Errors
+///
+/// Those of `open` and `read`: `NotFound` when the process is gone.
+pub fn read(path: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A number that is alone in its file, such as a sysctl.
+pub fn number(path: impl AsRef<Path>) -> Option<u64> {
+    String::from_utf8(read(path, 64).ok()?).ok()?.trim().parse().ok()
+}
+
+/// The fields of /proc/PID/stat that are of use here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Parent.
+    pub parent: u32,
+    /// Start, clock ticks since boot.
+    pub start: u64,
+    /// CPU time of its threads, those that ended included, in clock ticks.
+    pub cpu: u64,
+    /// CPU time of its children that ended and were waited for, in clock ticks.
+    pub children_cpu: u64,
+    /// Number of threads.
+    pub threads: u64,
+    /// State letter: `R`, `S`, `Z`…
+    pub state: u8,
+}
+
+impl Stat {
+    /// The fields of a living process or of a zombie.
+    pub fn of(pid: u32) -> Option<Self> {
+        Self::parse(&read(format!("/proc/{pid}/stat"), 4096).ok()?)
+    }
+
+    /// `PID (COMM) STATE PPID …`, proc(5). The name may hold spaces and parentheses: the last `)` ends it.
+    fn parse(stat: &[u8]) -> Option<Self> {
+        let name_end = stat.iter().rposition(|&byte| byte == b')')?;
+        let rest = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        // proc(5) counts fields from 1; the first one here is number 3.
+        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        Some(Self {
+            state: *fields.first()?.as_bytes().first()?,
+            parent: u32::try_from(field(4)?).ok()?,
+            cpu: field(14)?.checked_add(field(15)?)?,
+            children_cpu: field(16)?.checked_add(field(17)?)?,
+            threads: field(20)?,
+            start: field(22)?,
+        })
+    }
+}
+
+/// A value of /proc/PID/status, e.g. `Tgid`.
+pub fn status(pid: u32, key: &str) -> Option<String> {
+    let status = read(format!("/proc/{pid}/status"), 64 << 10).ok()?;
+    String::from_utf8_lossy(&status).lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        (name == key).then(|| value.trim().to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_hold_anything() {
+        let stat = b"42 (a) b (c)) S 7 42 42 0 -1 0 0 0 0 0 10 5 3 1 20 0 9 0 1234 0 0";
+        assert_eq!(
+            Stat::parse(stat),
+            Some(Stat { state: b'S', parent: 7, cpu: 15, children_cpu: 4, threads: 9, start: 1234 })
+        );
+        assert_eq!(Stat::parse(b"42 (a"), None);
+        assert_eq!(Stat::parse(b"42 (a) S"), None);
+    }
+
+    #[test]
+    fn finds_this_process() {
+        let pid = std::process::id();
+        assert!(Stat::of(pid).unwrap().start > 0);
+        assert_eq!(status(pid, "Tgid").unwrap(), pid.to_string());
+    }
+}

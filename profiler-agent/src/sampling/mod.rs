@@ -1,0 +1,383 @@
+//! Samples and process events, from the kernel to the agent.
+//!
+//! ```text
+//! clock ─▶ program ─▶ ring of the CPU ─┐
+//!                                      ├─▶ merged by time ─▶ one event at a time, borrowed from the ring
+//! fork, exec, exit, mmap ─▶ same ring ─┘
+//! ```
+//!
+//! Rings are perf rings, one per CPU: written without a lock, in NMI too, and carrying the kernel's own side-band records
+//! in one order with the samples. The reader is woken when a ring is half full, else it looks by itself.
+
+mod bpf;
+mod cpus;
+pub mod merge;
+pub mod perf_event;
+pub mod record;
+pub mod ring;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+    time::Duration,
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap, Map, MapData, PerCpuArray},
+    programs::{PerfEvent as PerfEventProgram, RawTracePoint},
+};
+use profiler_common::record::{Counter, MAX_TARGETS};
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use self::{
+    merge::{Event, Merger},
+    perf_event::PerfEvent,
+    ring::Ring,
+};
+pub use self::perf_event::Clock;
+use crate::{
+    kernel::btf::{Btf, BtfError},
+    procfs,
+};
+
+/// The kernel programs, built by `cargo xtask build-ebpf` from profiler-ebpf.
+static PROGRAMS: &[u8] = aya::include_bytes_aligned!("profiler.bpf.o");
+
+/// Where the kernel says how fast it lets anyone sample.
+const MAX_SAMPLE_RATE: &str = "/proc/sys/kernel/perf_event_max_sample_rate";
+
+/// What to sample.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Samples per second and busy CPU.
+    pub frequency: u32,
+    /// Only these processes and the children they start from now on; `None` is the whole host.
+    pub targets: Option<Vec<u32>>,
+}
+
+/// Why sampling could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum SamplingError {
+    /// More than the kernel allows.
+    #[error("-F {asked} is above the kernel's limit of {limit} samples a second; raise it with `sysctl kernel.perf_event_max_sample_rate={asked}`")]
+    RateAboveLimit {
+        /// Asked for.
+        asked: u32,
+        /// Allowed.
+        limit: u64,
+    },
+    /// More targets than the map holds.
+    #[error("{0} targets are more than the {MAX_TARGETS} that can be followed; profile the whole host instead")]
+    TooManyTargets(usize),
+    /// The kernel's types are needed and not there.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// The kernel refused the programs.
+    #[error("the kernel refused the sampling programs")]
+    Load(#[from] aya::EbpfError),
+    /// The kernel refused one program.
+    #[error("the kernel refused the program {name}")]
+    Program {
+        /// Which one.
+        name: &'static str,
+        /// What it said.
+        #[source]
+        source: aya::programs::ProgramError,
+    },
+    /// A map could not be set up.
+    #[error("a map of the sampling programs cannot be used")]
+    Map(#[from] aya::maps::MapError),
+    /// The object lacks what this agent needs: it is not the one built from this tree.
+    #[error("the sampling programs lack `{0}`; rebuild them with `cargo xtask build-ebpf`")]
+    Incomplete(&'static str),
+    /// A perf event could not be opened.
+    #[error("cannot open the {what} of CPU {cpu}")]
+    PerfEvent {
+        /// What for.
+        what: &'static str,
+        /// Which CPU.
+        cpu: u32,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// No CPU could be sampled.
+    #[error("the kernel names no CPU that is online")]
+    NoCpu,
+}
+
+impl SamplingError {
+    /// The error of the operating system at its root, if there is one.
+    pub fn os_error(&self) -> Option<i32> {
+        let mut error: &(dyn std::error::Error + 'static) = self;
+        loop {
+            if let Some(io) = error.downcast_ref::<io::Error>() {
+                return io.raw_os_error();
+            }
+            error = error.source()?;
+        }
+    }
+}
+
+/// The running programs and their rings.
+pub struct Sampler {
+    programs: Ebpf,
+    config: Config,
+    clock: Clock,
+    /// Whether side-band records name files by build ID.
+    build_ids: bool,
+    samples: MapData,
+    cpus: BTreeMap<u32, PerfEvent>,
+    rings: Vec<Ring>,
+    merger: Merger,
+    /// Whether the clocks run.
+    running: bool,
+}
+
+impl std::fmt::Debug for Sampler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sampler").field("config", &self.config).field("clock", &self.clock).finish_non_exhaustive()
+    }
+}
+
+impl Sampler {
+    /// Loads the programs and opens every ring. From here on process events are recorded and children of targets are followed; samples
+    /// are taken after [`Self::start`].
+    ///
+    /// # Errors
+    ///
+    /// [`SamplingError`]; nothing stays behind in the kernel.
+    pub fn new(config: Config) -> Result<Self, SamplingError> {
+        if let Some(limit) = procfs::number(MAX_SAMPLE_RATE).filter(|&limit| u64::from(config.frequency) > limit) {
+            return Err(SamplingError::RateAboveLimit { asked: config.frequency, limit });
+        }
+        if let Some(targets) = config.targets.as_ref().filter(|targets| targets.len() > MAX_TARGETS as usize) {
+            return Err(SamplingError::TooManyTargets(targets.len()));
+        }
+        let mut programs = load(&config)?;
+        let samples = match programs.take_map("SAMPLES") {
+            Some(Map::PerfEventArray(samples)) => samples,
+            _ => return Err(SamplingError::Incomplete("SAMPLES")),
+        };
+        let mut sampler = Self {
+            clock: Clock::Cycles,
+            build_ids: true,
+            config,
+            programs,
+            samples,
+            cpus: BTreeMap::new(),
+            rings: Vec::new(),
+            merger: Merger::default(),
+            running: false,
+        };
+        sampler.probe()?;
+        for cpu in cpus::online() {
+            sampler.add_cpu(cpu)?;
+        }
+        attach(&mut sampler.programs, "on_fork", "sched_process_fork")?;
+        attach(&mut sampler.programs, "on_exit", "sched_process_exit")?;
+        // After the hook, so that no child slips through between the two.
+        for pid in sampler.config.targets.clone().unwrap_or_default() {
+            sampler.add_target(pid)?;
+        }
+        Ok(sampler)
+    }
+
+    /// Has the clocks run.
+    ///
+    /// # Errors
+    ///
+    /// [`SamplingError::PerfEvent`].
+    pub fn start(&mut self) -> Result<(), SamplingError> {
+        self.running = true;
+        self.cpus.iter().try_for_each(|(&cpu, clock)| enable(cpu, clock))
+    }
+
+    /// Stops the clocks; what is in the rings can still be read.
+    pub fn stop(&mut self) {
+        self.running = false;
+        for (cpu, clock) in &self.cpus {
+            if let Err(error) = clock.disable() {
+                tracing::warn!(cpu, %error, "the sampling clock did not stop");
+            }
+        }
+    }
+
+    /// Samples this process too, and the children it starts from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`SamplingError::Map`] when the set is full.
+    pub fn add_target(&mut self, pid: u32) -> Result<(), SamplingError> {
+        let targets = self.programs.map_mut("TARGETS").ok_or(SamplingError::Incomplete("TARGETS"))?;
+        HashMap::<_, u32, u8>::try_from(targets)?.insert(pid, 1, 0)?;
+        Ok(())
+    }
+
+    /// What makes the CPUs tick.
+    pub const fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Waits until a ring is half full, until one of `others` can be read, or until `timeout` is over.
+    ///
+    /// # Errors
+    ///
+    /// Those of `poll(2)`, an interruption by a signal excepted.
+    pub fn wait(&self, others: &[BorrowedFd<'_>], timeout: Duration) -> io::Result<()> {
+        let rings = self.rings.iter().map(|ring| ring.event().as_fd());
+        let mut fds: Vec<PollFd<'_>> =
+            rings.chain(others.iter().copied()).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let timeout = Timespec {
+            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Hands everything that happened up to `until` (nanoseconds of `CLOCK_MONOTONIC`) to `sink`, in order of time. Pass the present
+    /// less [`merge::SETTLE`] while the clocks run, `u64::MAX` after [`Self::stop`].
+    pub fn drain(&mut self, until: u64, sink: impl FnMut(Event<'_>)) {
+        self.merger.drain(&mut self.rings, until, sink);
+    }
+
+    /// How often a ring held bytes that are no record, since the last call.
+    pub fn take_torn(&mut self) -> u64 {
+        self.merger.take_torn()
+    }
+
+    /// Follows CPUs that came online or went offline since the last call. What a leaving CPU had in its ring is handed to `sink`.
+    ///
+    /// # Errors
+    ///
+    /// [`SamplingError::PerfEvent`] when a new CPU cannot be sampled.
+    pub fn follow_cpus(&mut self, sink: impl FnMut(Event<'_>)) -> Result<(), SamplingError> {
+        let online = cpus::online();
+        let known: BTreeSet<u32> = self.cpus.keys().copied().collect();
+        if online == known || online.is_empty() {
+            return Ok(());
+        }
+        let gone: BTreeSet<u32> = known.difference(&online).copied().collect();
+        if !gone.is_empty() {
+            tracing::info!(cpus = ?gone, "CPUs went offline");
+            // All rings together, so that the order holds.
+            self.drain(u64::MAX, sink);
+            self.rings.retain(|ring| !gone.contains(&ring.cpu()));
+            self.cpus.retain(|cpu, _| !gone.contains(cpu));
+        }
+        for &cpu in online.difference(&known) {
+            tracing::info!(cpu, "a CPU came online");
+            self.add_cpu(cpu)?;
+        }
+        Ok(())
+    }
+
+    /// The programs' own counters, summed over CPUs.
+    ///
+    /// # Errors
+    ///
+    /// [`SamplingError::Map`].
+    pub fn counter(&self, counter: Counter) -> Result<u64, SamplingError> {
+        let counters = self.programs.map("COUNTERS").ok_or(SamplingError::Incomplete("COUNTERS"))?;
+        let counters = PerCpuArray::<_, u64>::try_from(counters)?;
+        Ok(counters.get(&(counter as u32), 0)?.iter().sum())
+    }
+
+    /// The kernel side's log, for whoever reads it out.
+    ///
+    /// # Errors
+    ///
+    /// When the programs have no log.
+    pub fn log(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, aya_log::Error> {
+        aya_log::EbpfLogger::init(&mut self.programs)
+    }
+
+    /// Finds out which clock this machine has, and whether its kernel reports build IDs, by asking for them.
+    fn probe(&mut self) -> Result<(), SamplingError> {
+        let cpu = *cpus::online().first().ok_or(SamplingError::NoCpu)?;
+        if let Err(error) = PerfEvent::clock(Clock::Cycles, self.config.frequency, cpu) {
+            tracing::debug!(%error, "no hardware cycles to sample by, as in most virtual machines; using cpu-clock");
+            self.clock = Clock::CpuClock;
+        }
+        if let Err(error) = PerfEvent::ring_owner(cpu, 1, true) {
+            tracing::debug!(%error, "this kernel reports no build IDs of mapped files; using inodes");
+            self.build_ids = false;
+        }
+        Ok(())
+    }
+
+    fn add_cpu(&mut self, cpu: u32) -> Result<(), SamplingError> {
+        let failed = |what| move |source| SamplingError::PerfEvent { what, cpu, source };
+        let bytes = ring_bytes(self.config.frequency);
+        let wakeup = u32::try_from(bytes / 2).unwrap_or(u32::MAX);
+        let owner = PerfEvent::ring_owner(cpu, wakeup, self.build_ids).map_err(failed("ring buffer"))?;
+        let ring = Ring::new(owner, cpu, bytes).map_err(failed("ring buffer"))?;
+        ring.event().enable().map_err(failed("ring buffer"))?;
+        bpf::set_perf_event(self.samples.fd().as_fd(), cpu, ring.event().as_fd()).map_err(failed("ring buffer"))?;
+
+        let clock = PerfEvent::clock(self.clock, self.config.frequency, cpu).map_err(failed("sampling clock"))?;
+        let program: &PerfEventProgram = self
+            .programs
+            .program("on_tick")
+            .and_then(|program| program.try_into().ok())
+            .ok_or(SamplingError::Incomplete("on_tick"))?;
+        let program = program.fd().map_err(|source| SamplingError::Program { name: "on_tick", source })?;
+        clock.set_program(program.as_fd()).map_err(failed("sampling clock"))?;
+        if self.running {
+            enable(cpu, &clock)?;
+        }
+        self.rings.push(ring);
+        self.cpus.insert(cpu, clock);
+        Ok(())
+    }
+}
+
+fn enable(cpu: u32, clock: &PerfEvent) -> Result<(), SamplingError> {
+    clock.enable().map_err(|source| SamplingError::PerfEvent { what: "sampling clock", cpu, source })
+}
+
+/// Size of each ring: room for a second of samples of 100 frames, and for a burst of processes that start.
+fn ring_bytes(frequency: u32) -> usize {
+    const LEAST: usize = 256 << 10;
+    const MOST: usize = 4 << 20;
+    (frequency as usize * 1024).next_power_of_two().clamp(LEAST, MOST)
+}
+
+fn load(config: &Config) -> Result<Ebpf, SamplingError> {
+    let btf = Btf::of_running_kernel()?;
+    let offset = |structure, field| btf.offset(structure, field);
+    let (tgid, pid) = (offset("task_struct", "tgid")?, offset("task_struct", "pid")?);
+    let (signal, live) = (offset("task_struct", "signal")?, offset("signal_struct", "live")?);
+    let targets_only = u32::from(config.targets.is_some());
+    let period = 1_000_000_000 / u64::from(config.frequency.max(1));
+
+    let mut programs = EbpfLoader::new()
+        .btf(None) // nothing in there is relocated by types; parsing the kernel's again would cost 40 ms
+        .override_global("TASK_TGID", &tgid, true)
+        .override_global("TASK_PID", &pid, true)
+        .override_global("TASK_SIGNAL", &signal, true)
+        .override_global("SIGNAL_LIVE", &live, true)
+        .override_global("TARGETS_ONLY", &targets_only, true)
+        .override_global("PERIOD", &period, true)
+        .load(PROGRAMS)?;
+    let program: &mut PerfEventProgram = programs
+        .program_mut("on_tick")
+        .and_then(|program| program.try_into().ok())
+        .ok_or(SamplingError::Incomplete("on_tick"))?;
+    program.load().map_err(|source| SamplingError::Program { name: "on_tick", source })?;
+    Ok(programs)
+}
+
+fn attach(programs: &mut Ebpf, name: &'static str, tracepoint: &str) -> Result<(), SamplingError> {
+    let program: &mut RawTracePoint = programs
+        .program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(SamplingError::Incomplete(name))?;
+    program.load().and_then(|()| program.attach(tracepoint)).map_err(|source| SamplingError::Program { name, source })?;
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! x86_64: where the kernel keeps a thread's registers, and how to tell its modes apart.
+
+use aya_ebpf::{
+    bindings::pt_regs,
+    helpers::{
+        bpf_probe_read_kernel,
+        generated::{bpf_get_current_task_btf, bpf_task_pt_regs},
+    },
+    programs::PerfEventContext,
+};
+use profiler_common::arch::Registers;
+
+/// Lowest two bits of `cs`: the privilege level, 3 in user mode.
+const PRIVILEGE: u64 = 3;
+/// `__USER_CS`: 64-bit user code. A 32-bit program runs on `__USER32_CS`, 0x23.
+const USER_CS: u64 = 0x33;
+
+/// What a thread was doing in user space.
+pub enum UserMode {
+    /// It has no user space: a kernel thread.
+    None,
+    /// A 32-bit program.
+    Compat,
+    /// A 64-bit program with these registers.
+    Native(Registers),
+}
+
+/// Whether the tick hit kernel code.
+#[inline(always)]
+pub fn in_kernel(ctx: &PerfEventContext) -> bool {
+    // SAFETY: the context of a perf event program is valid while it runs.
+    unsafe { (*ctx.ctx).regs.cs & PRIVILEGE == 0 }
+}
+
+/// The user registers of the sampled thread: those of the tick itself when it hit user code, else those saved on entry
+/// to the kernel.
+#[inline(always)]
+pub fn user_mode(ctx: &PerfEventContext, in_kernel: bool) -> UserMode {
+    if !in_kernel {
+        // SAFETY: the context of a perf event program is valid while it runs.
+        let regs = unsafe { &(*ctx.ctx).regs };
+        return classify(regs.cs, regs.rip, regs.rsp, regs.rbp);
+    }
+    // SAFETY: both helpers are without preconditions; the result is the top of the current kernel stack.
+    let saved = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const pt_regs;
+    // A copy, although the verifier would allow plain loads: LLVM merges those with the loads above, and the verifier wants each
+    // load to be of one kind of memory.
+    // SAFETY: the helper checks the address and fails instead of faulting.
+    match unsafe { bpf_probe_read_kernel(saved) } {
+        Ok(regs) => classify(regs.cs, regs.rip, regs.rsp, regs.rbp),
+        Err(_) => UserMode::None,
+    }
+}
+
+#[inline(always)]
+fn classify(cs: u64, ip: u64, sp: u64, bp: u64) -> UserMode {
+    if cs & PRIVILEGE == 0 {
+        UserMode::None
+    } else if cs == USER_CS {
+        UserMode::Native(Registers { ip, sp, bp })
+    } else {
+        UserMode::Compat
+    }
+}

@@ -1,0 +1,63 @@
+//! Which processes are sampled. The agent puts the first ones in; their children join here, before they can run.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_task},
+    programs::RawTracePointContext,
+};
+use aya_log_ebpf::warn;
+use profiler_common::record::Counter;
+
+use crate::{
+    maps::{TARGETS, count},
+    task::Task,
+};
+
+/// Whether only targets are sampled; set by the agent.
+#[unsafe(no_mangle)]
+static TARGETS_ONLY: u32 = 0;
+
+/// Whether the agent wants samples of this process.
+#[inline(always)]
+pub fn wanted(pid: u32) -> bool {
+    // SAFETY: volatile, because the value is patched in at load time.
+    let targets_only = unsafe { core::ptr::from_ref(&TARGETS_ONLY).read_volatile() } != 0;
+    // SAFETY: the entry is not held beyond the look.
+    !targets_only || unsafe { TARGETS.get(pid) }.is_some()
+}
+
+/// `sched_process_fork(parent, child)`: the child is complete, but cannot run yet. The parent is the current task.
+#[inline(always)]
+pub fn follow(ctx: &RawTracePointContext) {
+    let parent = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // SAFETY: the entry is not held beyond the look.
+    if unsafe { TARGETS.get(parent) }.is_none() {
+        return;
+    }
+    let child = Task(ctx.arg::<*const c_void>(1));
+    let pid = child.tgid();
+    if pid != child.pid() {
+        return; // a thread of a process that is in already
+    }
+    if TARGETS.insert(pid, 1, 0).is_err() {
+        count(Counter::TargetsFull);
+        warn!(ctx, "process {} is not followed: the set of targets is full", pid);
+    }
+}
+
+/// `sched_process_exit`: the current thread ends; with the last one its process is no target any more, before its pid
+/// can be used again.
+#[inline(always)]
+pub fn forget() {
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // SAFETY: the entry is not held beyond the look.
+    if unsafe { TARGETS.get(pid) }.is_none() {
+        return;
+    }
+    // SAFETY: a helper without preconditions.
+    let task = Task(unsafe { bpf_get_current_task() } as *const c_void);
+    if task.live_threads() == 0 {
+        let _ = TARGETS.remove(pid); // gone already is as good
+    }
+}

@@ -1,0 +1,52 @@
+//! Fields of `task_struct`, at the offsets that the agent read from the running kernel's BTF.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+
+/// Offset of `task_struct.tgid`.
+#[unsafe(no_mangle)]
+static TASK_TGID: u32 = 0;
+/// Offset of `task_struct.pid`.
+#[unsafe(no_mangle)]
+static TASK_PID: u32 = 0;
+/// Offset of `task_struct.signal`.
+#[unsafe(no_mangle)]
+static TASK_SIGNAL: u32 = 0;
+/// Offset of `signal_struct.live`, the number of threads that have not ended.
+#[unsafe(no_mangle)]
+static SIGNAL_LIVE: u32 = 0;
+
+/// A `task_struct` of the kernel.
+#[derive(Clone, Copy)]
+pub struct Task(pub *const c_void);
+
+impl Task {
+    /// Process id; 0 when unreadable.
+    #[inline(always)]
+    pub fn tgid(self) -> u32 {
+        read(self.0, &TASK_TGID)
+    }
+
+    /// Thread id; 0 when unreadable.
+    #[inline(always)]
+    pub fn pid(self) -> u32 {
+        read(self.0, &TASK_PID)
+    }
+
+    /// Number of threads of its process that have not ended.
+    #[inline(always)]
+    pub fn live_threads(self) -> u32 {
+        let signal: u64 = read(self.0, &TASK_SIGNAL);
+        read(signal as *const c_void, &SIGNAL_LIVE)
+    }
+}
+
+/// The field at a patched-in offset; zero when it cannot be read.
+#[inline(always)]
+fn read<T: Default>(base: *const c_void, offset: &u32) -> T {
+    // SAFETY: volatile, because the value is patched into the object when it is loaded and LLVM knows the one above only.
+    let offset = unsafe { core::ptr::from_ref(offset).read_volatile() };
+    // SAFETY: the helper checks the address and fails instead of faulting.
+    unsafe { bpf_probe_read_kernel(base.wrapping_byte_add(offset as usize).cast::<T>()) }.unwrap_or_default()
+}
