@@ -30,6 +30,14 @@ pub struct ValueType {
     pub unit: &'static str,
 }
 
+impl From<profiler_common::record::EventKind> for Kind {
+    fn from(kind: profiler_common::record::EventKind) -> Self {
+        match kind {
+            profiler_common::record::EventKind::Cpu => Self::Cpu,
+        }
+    }
+}
+
 impl Kind {
     /// Type of the number of events: one per sample.
     pub const fn event_type(self) -> ValueType {

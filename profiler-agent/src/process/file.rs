@@ -1,0 +1,257 @@
+//! The files behind mappings: the right one, opened once, its segments known.
+//!
+//! A path is only a hint: it counts from another root, may have been replaced, or be gone. /proc/PID/map_files leads to the mapped
+//! file itself; where that is refused or the process is gone, the path is tried, and what it leads to must be the file that was
+//! mapped. The files are a stranger's: they are read with bounds, and never mapped into this process.
+
+use std::{
+    fs,
+    os::fd::{AsFd as _, AsRawFd as _},
+    os::unix::fs::FileExt as _,
+    sync::Arc,
+};
+
+use hashbrown::HashMap;
+use object::{
+    Endianness,
+    elf::{self, FileHeader64, ProgramHeader64},
+    pod,
+    read::elf::{FileHeader as _, ProgramHeader as _},
+};
+use rustix::fs::{Mode, OFlags};
+
+use super::Mapping;
+
+/// Most program headers that are looked at; compilers make about 14.
+const MAX_SEGMENTS: usize = 256;
+/// Most bytes of notes that are searched for a build ID.
+const MAX_NOTES: u64 = 64 << 10;
+/// Most files that are held open. Beyond, the oldest answers are forgotten all together and found again.
+const MAX_FILES: usize = 4096;
+
+/// Which file was mapped.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Identity {
+    /// The file with this build ID.
+    BuildId(Arc<[u8]>),
+    /// The file with this inode on this device.
+    Inode {
+        /// Device.
+        device: u64,
+        /// Inode.
+        inode: u64,
+    },
+}
+
+impl Identity {
+    pub(super) fn inode(major: u32, minor: u32, inode: u64) -> Self {
+        Self::Inode { device: rustix::fs::makedev(major, minor), inode }
+    }
+
+    pub(super) fn build_id_of(id: &[u8]) -> Self {
+        Self::BuildId(id.into())
+    }
+
+    /// The build ID, if that is what is known.
+    pub fn build_id(&self) -> &[u8] {
+        match self {
+            Self::BuildId(id) => id,
+            Self::Inode { .. } => &[],
+        }
+    }
+}
+
+/// An ELF file that is mapped somewhere.
+#[derive(Debug)]
+pub struct File {
+    /// Number in this run, never used again.
+    pub id: u32,
+    /// Path as the process saw it that led here first.
+    pub path: String,
+    /// GNU build ID; empty without one.
+    pub build_id: Vec<u8>,
+    /// Open for reading.
+    pub file: Arc<fs::File>,
+    segments: Vec<Segment>,
+}
+
+/// An executable segment (`PT_LOAD` with `PF_X`), in pages as it is mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Segment {
+    /// First virtual address.
+    pub start: u64,
+    /// First virtual address behind it.
+    pub limit: u64,
+    /// Offset in the file of the first address.
+    pub file_offset: u64,
+}
+
+impl File {
+    /// The segment that holds an offset of the file.
+    pub fn segment(&self, offset: u64) -> Option<Segment> {
+        self.segments
+            .iter()
+            .copied()
+            .find(|segment| offset.checked_sub(segment.file_offset).is_some_and(|o| o < segment.limit - segment.start))
+    }
+}
+
+/// Every file met so far.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    /// What each identity led to; `None` when it could not be read, which is not tried again.
+    known: HashMap<Identity, Option<Arc<File>>>,
+    next_id: u32,
+}
+
+impl Files {
+    /// The file of a mapping of a process.
+    pub(super) fn open(&mut self, pid: u32, mapping: &Mapping, path: &str, identity: &Identity) -> Option<Arc<File>> {
+        if let Some(known) = self.known.get(identity) {
+            return known.clone();
+        }
+        if self.known.len() >= MAX_FILES {
+            self.known.clear();
+        }
+        let file = candidates(pid, mapping, path).find_map(|(candidate, certain)| {
+            let file = open_regular(&candidate)?;
+            let file = self.read(file, path)?;
+            (certain || is(&file, identity)).then_some(file)
+        });
+        let file = file.map(Arc::new);
+        if file.is_none() {
+            tracing::debug!(pid, path, "the mapped file cannot be read");
+        }
+        self.known.insert(identity.clone(), file.clone());
+        file
+    }
+
+    fn read(&mut self, file: fs::File, path: &str) -> Option<File> {
+        let image = Image::read(&file)?;
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1);
+        Some(File {
+            id,
+            path: path.to_owned(),
+            build_id: image.build_id,
+            file: Arc::new(file),
+            segments: image.segments,
+        })
+    }
+}
+
+/// Where the mapped file may be, and whether what is there is certainly it.
+fn candidates(pid: u32, mapping: &Mapping, path: &str) -> impl Iterator<Item = (String, bool)> + use<> {
+    let in_map_files = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
+    let in_its_root = format!("/proc/{pid}/root{path}");
+    let here = path.to_owned();
+    [(in_map_files, true), (in_its_root, false), (here, false)].into_iter().filter(|(path, _)| path.starts_with('/'))
+}
+
+/// Opens a regular file, and nothing else: opening a FIFO waits for its writer, opening a device may do anything.
+fn open_regular(path: &str) -> Option<fs::File> {
+    let handle = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let stat = rustix::fs::fstat(handle.as_fd()).ok()?;
+    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+        return None;
+    }
+    fs::File::open(format!("/proc/self/fd/{}", handle.as_raw_fd())).ok()
+}
+
+/// Whether this is the file that was mapped.
+fn is(file: &File, identity: &Identity) -> bool {
+    match identity {
+        Identity::BuildId(id) => file.build_id == **id,
+        Identity::Inode { device, inode } => rustix::fs::fstat(file.file.as_fd())
+            .is_ok_and(|stat| stat.st_dev == *device && stat.st_ino == *inode),
+    }
+}
+
+/// What is needed of an ELF file, read with `pread`.
+struct Image {
+    segments: Vec<Segment>,
+    build_id: Vec<u8>,
+}
+
+impl Image {
+    fn read(file: &fs::File) -> Option<Self> {
+        let mut header = [0; size_of::<FileHeader64<Endianness>>()];
+        file.read_exact_at(&mut header, 0).ok()?;
+        let (header, _) = pod::from_bytes::<FileHeader64<Endianness>>(&header).ok()?;
+        let endian = header.is_supported().then(|| header.endian().ok()).flatten()?;
+        let count = usize::from(header.e_phnum(endian)).min(MAX_SEGMENTS);
+        let mut headers = vec![0; count * size_of::<ProgramHeader64<Endianness>>()];
+        file.read_exact_at(&mut headers, header.e_phoff(endian)).ok()?;
+        let (headers, _) = pod::slice_from_bytes::<ProgramHeader64<Endianness>>(&headers, count).ok()?;
+
+        let segments = headers
+            .iter()
+            .filter(|segment| segment.p_type(endian) == elf::PT_LOAD && segment.p_flags(endian) & elf::PF_X != 0)
+            .filter_map(|segment| pages(segment.p_vaddr(endian), segment.p_offset(endian), segment.p_filesz(endian)))
+            .collect();
+        let build_id = headers
+            .iter()
+            .filter(|segment| segment.p_type(endian) == elf::PT_NOTE)
+            .find_map(|segment| {
+                let mut notes = vec![0; usize::try_from(segment.p_filesz(endian).min(MAX_NOTES)).ok()?];
+                file.read_exact_at(&mut notes, segment.p_offset(endian)).ok()?;
+                let mut notes = object::read::elf::NoteIterator::<FileHeader64<Endianness>>::new(
+                    endian,
+                    segment.p_align(endian),
+                    &notes,
+                )
+                .ok()?;
+                std::iter::from_fn(|| notes.next().ok().flatten())
+                    .find(|note| note.n_type(endian) == elf::NT_GNU_BUILD_ID && note.name() == elf::ELF_NOTE_GNU)
+                    .map(|note| note.desc().to_vec())
+            })
+            .unwrap_or_default();
+        Some(Self { segments, build_id })
+    }
+}
+
+/// A segment in whole pages, as `mmap` maps it.
+fn pages(address: u64, offset: u64, len: u64) -> Option<Segment> {
+    let page = rustix::param::page_size() as u64;
+    let inside = offset % page;
+    let limit = address.checked_add(len)?.checked_next_multiple_of(page)?;
+    let start = address.checked_sub(inside)?;
+    (start < limit).then_some(Segment { start, limit, file_offset: offset - inside })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_segments_and_build_id_as_readelf_does() {
+        let libc = "/lib/x86_64-linux-gnu/libc.so.6";
+        let image = Image::read(&open_regular(libc).unwrap()).unwrap();
+        assert_eq!(image.segments.len(), 1);
+        let notes = std::process::Command::new("readelf").args(["-n", libc]).output().unwrap();
+        let notes = String::from_utf8_lossy(&notes.stdout).into_owned();
+        let id: String = image.build_id.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(notes.contains(&format!("Build ID: {id}")), "{notes}");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_not_opened() {
+        for path in ["/dev/zero", "/tmp", "/proc/self/fd/99999", "/no/such/file"] {
+            assert!(open_regular(path).is_none(), "{path}");
+        }
+    }
+
+    #[test]
+    fn garbage_is_no_image() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(Image::read(&file).is_none());
+        file.write_all_at(&[0xff; 4096], 0).unwrap();
+        assert!(Image::read(&file).is_none());
+        // A valid header that promises program headers behind the end.
+        let mut header = vec![0; 64];
+        open_regular("/proc/self/exe").unwrap().read_exact_at(&mut header, 0).unwrap();
+        header[32..40].copy_from_slice(&u64::MAX.to_le_bytes());
+        file.write_all_at(&header, 0).unwrap();
+        assert!(Image::read(&file).is_none());
+    }
+}

@@ -1,0 +1,446 @@
+//! Processes and what they have mapped, kept current by the kernel's events.
+//!
+//! A process is a pid in one life as one program, numbered here by [`Key`] in the order of discovery: a pid is used again, and
+//! `exec` makes another program of it. Events come in order with the samples, so that a sample finds the mappings of
+//! its own time. /proc answers for whatever began before the events did.
+
+mod file;
+mod maps;
+mod vdso;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use hashbrown::{HashMap, hash_map::Entry};
+
+pub use self::{
+    file::{File, Segment},
+    vdso::image as vdso_image,
+};
+use self::{file::Identity, maps::MapsLine};
+use crate::{
+    procfs,
+    sampling::record::{MappedFile, Mmap, Record},
+};
+
+/// Most executable mappings that are kept of one process; beyond, its further code has no names.
+const MAX_MAPPINGS: usize = 16_384;
+
+/// Protection bit of executable memory.
+const PROT_EXEC: u32 = 4;
+
+/// A process in this run of the agent. Never used again, unlike a pid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(pub u32);
+
+/// One process.
+#[derive(Debug)]
+pub struct Process {
+    /// Its key.
+    pub key: Key,
+    /// Its pid.
+    pub pid: u32,
+    /// Start in clock ticks since boot, 0 when it ended before it could be asked.
+    pub start_ticks: u64,
+    /// Name of its main thread.
+    pub name: String,
+    /// Path of its program as it sees it.
+    pub executable: String,
+    /// Executable mappings by their first address.
+    mappings: BTreeMap<u64, Mapping>,
+    /// Counts changes of `mappings`: addresses resolved under another number must be resolved again.
+    generation: u32,
+}
+
+/// Executable memory of a process.
+#[derive(Debug, Clone)]
+pub struct Mapping {
+    /// First address.
+    pub start: u64,
+    /// First address behind it.
+    pub end: u64,
+    /// Offset in the file of the first address.
+    pub file_offset: u64,
+    /// What is mapped.
+    pub backing: Backing,
+}
+
+/// What lies behind a mapping.
+#[derive(Debug, Clone)]
+pub enum Backing {
+    /// A file; opened when a sample falls into the mapping.
+    File {
+        /// Path below the process's root.
+        path: Arc<str>,
+        /// Which file that must be.
+        identity: Identity,
+    },
+    /// The vDSO.
+    Vdso,
+    /// No file: generated code.
+    Anonymous,
+}
+
+/// Where an address of a process lies.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// In a segment of a file, at this virtual address of the file.
+    File(Arc<File>, Segment, u64),
+    /// In a file that cannot be read any more, at this offset of it; with the mapping's range of offsets.
+    Unreadable {
+        /// Its path.
+        path: Arc<str>,
+        /// Its build ID, if the kernel told.
+        build_id: Vec<u8>,
+        /// First offset of the mapping in the file, and the first behind it.
+        offsets: (u64, u64),
+        /// Offset of the address in the file.
+        offset: u64,
+    },
+    /// In the vDSO, this far from its start.
+    Vdso(u64),
+    /// In generated code, in the mapping of this range.
+    Anonymous(u64, u64),
+    /// In no known mapping.
+    Nowhere,
+}
+
+/// Every process seen.
+#[derive(Debug, Default)]
+pub struct Processes {
+    /// Only these pids and their descendants are kept; `None` keeps all.
+    targets: Option<hashbrown::HashSet<u32>>,
+    living: HashMap<u32, Process>,
+    files: file::Files,
+    next_key: u32,
+}
+
+impl Processes {
+    /// Knows nothing yet. With `targets`, events of other processes are passed over.
+    pub fn new(targets: Option<&[u32]>) -> Self {
+        Self { targets: targets.map(|pids| pids.iter().copied().collect()), ..Self::default() }
+    }
+
+    /// Learns about the processes that run already: the targets, or all. Call it after events are recorded, so that nothing falls
+    /// between the two.
+    pub fn scan(&mut self) {
+        let pids: Vec<u32> = match &self.targets {
+            Some(targets) => targets.iter().copied().collect(),
+            None => std::fs::read_dir("/proc")
+                .into_iter()
+                .flatten()
+                .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+                .collect(),
+        };
+        for pid in pids {
+            self.find(pid);
+        }
+    }
+
+    /// A target that joins later: the command that the agent starts.
+    pub fn add_target(&mut self, pid: u32) {
+        if let Some(targets) = &mut self.targets {
+            targets.insert(pid);
+        }
+    }
+
+    /// The living processes, in no order.
+    pub fn living(&self) -> impl Iterator<Item = &Process> {
+        self.living.values()
+    }
+
+    /// Takes in an event; a sample is none.
+    pub fn apply(&mut self, record: &Record<'_>) {
+        match *record {
+            Record::Fork { pid, parent, tid: _ } if pid != parent => self.fork(pid, parent),
+            Record::Comm { pid, tid, name, exec } => {
+                if exec && self.wants(pid) {
+                    self.exec(pid, name);
+                } else if pid == tid
+                    && let Some(process) = self.living.get_mut(&pid)
+                {
+                    process.name = String::from_utf8_lossy(name).into_owned();
+                }
+            }
+            Record::Mmap(mmap) if self.wants(mmap.pid) => self.mmap(&mmap),
+            // The main thread may end before others; a process is over when it can be seen no more.
+            Record::Exit { pid, tid } if pid == tid => {
+                if procfs::Stat::of(pid).is_none_or(|stat| stat.state == b'Z' && stat.threads <= 1) {
+                    self.living.remove(&pid);
+                    if let Some(targets) = &mut self.targets {
+                        targets.remove(&pid);
+                    }
+                }
+            }
+            Record::Sample(_)
+            | Record::Fork { .. }
+            | Record::Mmap(_)
+            | Record::Exit { .. }
+            | Record::Lost(_)
+            | Record::Other => {}
+        }
+    }
+
+    /// The process of a sample; one that is not known yet is looked up in /proc.
+    pub fn find(&mut self, pid: u32) -> &mut Process {
+        match self.living.entry(pid) {
+            Entry::Occupied(process) => process.into_mut(),
+            Entry::Vacant(place) => place.insert(Process::from_proc(pid, next(&mut self.next_key))),
+        }
+    }
+
+    /// Reads every living process's mappings again: events were lost, and nothing tells which.
+    pub fn rescan(&mut self) {
+        for process in self.living.values_mut() {
+            process.rescan();
+        }
+    }
+
+    /// Where an address of the process lies.
+    pub fn place(&mut self, pid: u32, address: u64) -> Place {
+        let Some(process) = self.living.get(&pid) else { return Place::Nowhere };
+        let Some(mapping) = process.mapping(address) else { return Place::Nowhere };
+        let from_start = address - mapping.start;
+        match &mapping.backing {
+            Backing::Vdso => Place::Vdso(from_start),
+            Backing::Anonymous => Place::Anonymous(mapping.start, mapping.end),
+            Backing::File { path, identity } => {
+                let offset = mapping.file_offset.wrapping_add(from_start);
+                let found = self.files.open(pid, mapping, path, identity);
+                match found.and_then(|file| Some((file.segment(offset)?, file))) {
+                    Some((segment, file)) => {
+                        let address = offset.wrapping_sub(segment.file_offset).wrapping_add(segment.start);
+                        Place::File(file, segment, address)
+                    }
+                    None => Place::Unreadable {
+                        path: path.clone(),
+                        build_id: identity.build_id().to_vec(),
+                        offsets: (
+                            mapping.file_offset,
+                            mapping.file_offset.saturating_add(mapping.end - mapping.start),
+                        ),
+                        offset,
+                    },
+                }
+            }
+        }
+    }
+
+    fn wants(&self, pid: u32) -> bool {
+        self.targets.as_ref().is_none_or(|targets| targets.contains(&pid))
+    }
+
+    fn fork(&mut self, pid: u32, parent: u32) {
+        if !self.wants(parent) {
+            return;
+        }
+        if let Some(targets) = &mut self.targets {
+            targets.insert(pid);
+        }
+        // An unknown parent has unknown mappings; /proc knows the child at its first sample.
+        let Some(parent) = self.living.get(&parent) else { return };
+        let child = Process {
+            key: next(&mut self.next_key),
+            pid,
+            start_ticks: procfs::Stat::of(pid).map_or(0, |stat| stat.start),
+            name: parent.name.clone(),
+            executable: parent.executable.clone(),
+            mappings: parent.mappings.clone(),
+            generation: 0,
+        };
+        self.living.insert(pid, child);
+    }
+
+    /// The pid goes on as another program: another process as far as profiles go, with nothing mapped yet.
+    fn exec(&mut self, pid: u32, name: &[u8]) {
+        let image = Process {
+            key: next(&mut self.next_key),
+            pid,
+            start_ticks: procfs::Stat::of(pid).map_or(0, |stat| stat.start),
+            name: String::from_utf8_lossy(name).into_owned(),
+            executable: String::new(),
+            mappings: BTreeMap::new(),
+            generation: 0,
+        };
+        self.living.insert(pid, image);
+    }
+
+    fn mmap(&mut self, mmap: &Mmap<'_>) {
+        if mmap.protection & PROT_EXEC == 0 {
+            return;
+        }
+        let process = self.find(mmap.pid);
+        let path = String::from_utf8_lossy(mmap.path);
+        let backing = match (&*path, mmap.file) {
+            ("[vdso]", _) => Backing::Vdso,
+            // What has an inode or a build ID is a file, whatever it is called.
+            (_, MappedFile::Inode { inode: 0, .. }) => Backing::Anonymous,
+            (path, MappedFile::Inode { major, minor, inode }) => {
+                Backing::File { path: path.into(), identity: Identity::inode(major, minor, inode) }
+            }
+            (path, MappedFile::BuildId(id)) => Backing::File { path: path.into(), identity: Identity::build_id_of(id) },
+        };
+        if process.executable.is_empty() && matches!(backing, Backing::File { .. }) {
+            // The program itself is the first file that exec maps.
+            process.executable = path.into_owned();
+        }
+        process.insert(Mapping {
+            start: mmap.start,
+            end: mmap.start.saturating_add(mmap.len),
+            file_offset: mmap.file_offset,
+            backing,
+        });
+    }
+}
+
+fn next(key: &mut u32) -> Key {
+    let this = *key;
+    *key = key.wrapping_add(1);
+    Key(this)
+}
+
+impl Process {
+    fn from_proc(pid: u32, key: Key) -> Self {
+        let name = procfs::read(format!("/proc/{pid}/comm"), 64).unwrap_or_default();
+        let mut process = Self {
+            key,
+            pid,
+            start_ticks: procfs::Stat::of(pid).map_or(0, |stat| stat.start),
+            name: String::from_utf8_lossy(name.trim_ascii_end()).into_owned(),
+            executable: std::fs::read_link(format!("/proc/{pid}/exe"))
+                .map(|path| path.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            mappings: BTreeMap::new(),
+            generation: 0,
+        };
+        process.rescan();
+        process
+    }
+
+    /// Number of changes of its mappings.
+    pub const fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    fn rescan(&mut self) {
+        for mapping in maps::read(self.pid).into_iter().filter_map(|line: MapsLine| line.into_mapping()) {
+            self.insert(mapping);
+        }
+    }
+
+    fn mapping(&self, address: u64) -> Option<&Mapping> {
+        let (_, mapping) = self.mappings.range(..=address).next_back()?;
+        (address < mapping.end).then_some(mapping)
+    }
+
+    /// Adds a mapping; what it covers of older ones is gone, as `mmap` with `MAP_FIXED` does it.
+    fn insert(&mut self, new: Mapping) {
+        if new.start >= new.end {
+            return;
+        }
+        let covered: Vec<u64> = self
+            .mappings
+            .range(..new.end)
+            .rev()
+            .take_while(|(_, old)| old.end > new.start)
+            .map(|(&start, _)| start)
+            .collect();
+        for start in covered {
+            let Some(old) = self.mappings.remove(&start) else { continue };
+            if old.end > new.end {
+                let cut = new.end - old.start;
+                let rest = Mapping {
+                    start: new.end,
+                    file_offset: old.file_offset.wrapping_add(cut),
+                    ..old.clone()
+                };
+                self.mappings.insert(rest.start, rest);
+            }
+            if old.start < new.start {
+                self.mappings.insert(old.start, Mapping { end: new.start, ..old });
+            }
+        }
+        if self.mappings.len() < MAX_MAPPINGS {
+            self.mappings.insert(new.start, new);
+            self.generation = self.generation.wrapping_add(1);
+        } else {
+            tracing::debug!(self.pid, "more executable mappings than are kept");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(start: u64, end: u64) -> Mapping {
+        Mapping { start, end, file_offset: start, backing: Backing::Anonymous }
+    }
+
+    fn process() -> Process {
+        Process {
+            key: Key(0),
+            pid: 1,
+            start_ticks: 0,
+            name: String::new(),
+            executable: String::new(),
+            mappings: BTreeMap::new(),
+            generation: 0,
+        }
+    }
+
+    fn ranges(process: &Process) -> Vec<(u64, u64, u64)> {
+        process.mappings.values().map(|m| (m.start, m.end, m.file_offset)).collect()
+    }
+
+    #[test]
+    fn a_new_mapping_replaces_what_it_covers() {
+        let mut process = process();
+        process.insert(mapping(10, 20));
+        process.insert(mapping(20, 30));
+        process.insert(mapping(15, 25));
+        assert_eq!(ranges(&process), [(10, 15, 10), (15, 25, 15), (25, 30, 25)]);
+        process.insert(mapping(17, 19));
+        assert_eq!(ranges(&process), [(10, 15, 10), (15, 17, 15), (17, 19, 17), (19, 25, 19), (25, 30, 25)]);
+        process.insert(mapping(0, 100));
+        assert_eq!(ranges(&process), [(0, 100, 0)]);
+        assert!(process.mapping(99).is_some() && process.mapping(100).is_none());
+    }
+
+    #[test]
+    fn finds_the_code_of_this_process() {
+        let mut processes = Processes::new(None);
+        let pid = std::process::id();
+        processes.find(pid);
+        let address = finds_the_code_of_this_process as *const () as u64;
+        let Place::File(file, segment, address) = processes.place(pid, address) else { panic!("not found") };
+        assert!(file.path.contains("profiler_agent"), "{}", file.path);
+        assert!((segment.start..segment.limit).contains(&address));
+        assert!(matches!(processes.place(pid, 16), Place::Nowhere));
+    }
+
+    #[test]
+    fn exec_begins_a_new_image_and_fork_copies_one() {
+        let mut processes = Processes::new(Some(&[7]));
+        processes.apply(&Record::Comm { pid: 7, tid: 7, name: b"one", exec: true });
+        let mmap = |pid| {
+            Record::Mmap(Mmap {
+                pid,
+                start: 4096,
+                len: 4096,
+                file_offset: 0,
+                file: MappedFile::Inode { major: 0, minor: 0, inode: 0 },
+                protection: 5,
+                path: b"//anon",
+            })
+        };
+        processes.apply(&mmap(7));
+        processes.apply(&mmap(8)); // a stranger
+        processes.apply(&Record::Fork { pid: 9, parent: 7, tid: 9 });
+        assert!(matches!(processes.place(9, 5000), Place::Anonymous(4096, 8192)));
+        assert!(matches!(processes.place(8, 5000), Place::Nowhere));
+        processes.apply(&Record::Comm { pid: 9, tid: 9, name: b"two", exec: true });
+        assert!(matches!(processes.place(9, 5000), Place::Nowhere));
+        assert_eq!(processes.find(9).name, "two");
+        assert_eq!(processes.find(7).name, "one");
+    }
+}
