@@ -428,20 +428,36 @@ fn may_follow(image: &Image, file: &File) -> bool {
             .is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & 0o022 == 0)
 }
 
-/// Completes what DWARF said with what the symbol table says of the same address.
+/// Completes what DWARF said with what the symbol table says of the same address: `recv<T>` is really
+/// `std::sync::mpmc::list::Channel<T>::recv`, `static_function` is `static_function(int)`.
 fn refine(functions: &mut Vec<Symbol>, mut found: Vec<Symbol>) {
     let Some(symbol) = found.pop() else { return };
     match functions.last_mut() {
         None => functions.push(symbol),
-        // Only a mangled name says more, and only that of the same function: several may share their code.
         Some(outermost) => {
-            let same = !outermost.name.is_empty() && symbol.system_name.contains(&outermost.name);
-            if outermost.name.is_empty() || same {
+            if outermost.name.is_empty() || same_function(&outermost.name, &symbol) {
                 outermost.name = symbol.name;
                 outermost.system_name = symbol.system_name;
             }
         }
     }
+}
+
+/// Whether a mangled symbol is of the function that DWARF calls `name` (functions with equal code may share it).
+/// All manglings have an identifier with its length before it.
+fn same_function(name: &str, symbol: &Symbol) -> bool {
+    let identifier = name
+        .split(|c: char| !c.is_alphanumeric() && c != '_')
+        .find(|part| !part.is_empty());
+    let Some(identifier) = identifier else {
+        return false;
+    };
+    symbol
+        .system_name
+        .contains(&format!("{}{identifier}", identifier.len()))
+        // Two that are spelt otherwise in mangled names.
+        || (identifier == "closure" && symbol.name.contains("{closure"))
+        || (identifier == "operator" && symbol.name.contains(name))
 }
 
 /// Converts symbols, each name once per request.
