@@ -3,7 +3,25 @@
 //! The stage on the other side holds every parser of foreign files. Today it is a thread; since nothing but
 //! [`Request`]s and [`Response`]s crosses, it can move into a process of its own without a change here.
 
+//!
+//! ```text
+//! Request ──▶ symbolizer ──▶ resolver ──▶ kallsyms                          kernel
+//!                               ├──▶ elf, debug_file ──▶ blazesym          DWARF, symbol tables
+//! Response ◀────────────────────┴──▶ elf::plt                              stubs
+//! ```
+
+mod debug_file;
+mod demangle;
+mod elf;
+mod kallsyms;
+mod memory;
+mod resolver;
+mod symbolizer;
+
 use std::{fs::File, sync::Arc};
+
+pub use resolver::Resolver;
+pub use symbolizer::{NotTaken, QUEUE, Symbolizer};
 
 /// What an address belongs to.
 #[derive(Debug, Clone)]

@@ -1,0 +1,232 @@
+//! What must be known of an ELF file before its symbols are asked for. Read with pread, never mapped, so that a file
+//! that shrinks meanwhile is an error and not a signal; a few dozen kB even of big files.
+
+use std::{fs::File, io, ops::Range, os::unix::fs::FileExt};
+
+use object::{Object as _, ObjectSection as _, ObjectSymbol as _, ObjectSymbolTable as _, read::ReadCache};
+
+/// No single section that is read here may be larger; libLLVM's relocations have 12 MB.
+const MOST_BYTES: u64 = 64 << 20;
+
+/// Why a file is no source of symbols.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    /// A pipe or device, whose reading could wait for ever or have effects.
+    #[error("not a regular file")]
+    NotRegular,
+    /// Input or output failed.
+    #[error("cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// It does not follow the format.
+    #[error("not a valid ELF file: {0}")]
+    Format(#[from] object::Error),
+    /// A section is larger than any real one.
+    #[error("a section of {0} bytes is larger than the limit of {MOST_BYTES}")]
+    TooLarge(u64),
+}
+
+/// Facts of one ELF file.
+#[derive(Debug, Default)]
+pub(super) struct Image {
+    /// Executable sections.
+    text: Vec<Section>,
+    /// GNU build ID.
+    pub(super) build_id: Vec<u8>,
+    /// File name and CRC-32 of the file with its debug information.
+    pub(super) debug_link: Option<(String, u32)>,
+    /// It has DWARF of its own.
+    pub(super) has_dwarf: bool,
+    /// Part of its DWARF is in another file (dwz).
+    pub(super) has_supplement: bool,
+    /// Bytes of DWARF and symbol tables: what a parser may need memory for.
+    pub(super) weight: u64,
+}
+
+#[derive(Debug)]
+struct Section {
+    range: Range<u64>,
+    plt: bool,
+}
+
+impl Image {
+    /// Reads the facts.
+    ///
+    /// # Errors
+    /// Whatever is not a regular, well-formed ELF file.
+    pub(super) fn read(file: &File) -> Result<Self, Error> {
+        if !file.metadata()?.is_file() {
+            return Err(Error::NotRegular);
+        }
+        let cache = ReadCache::new(Pread { file, at: 0 });
+        let elf = object::File::parse(&cache)?;
+        let mut image = Self::default();
+        for section in elf.sections() {
+            let name = section.name_bytes().unwrap_or_default();
+            let size = section
+                .compressed_file_range()
+                .map_or(0, |range| range.compressed_size);
+            if name.starts_with(b".debug_")
+                || matches!(name, b".symtab" | b".strtab" | b".dynsym" | b".dynstr")
+            {
+                image.weight = image.weight.saturating_add(size);
+            }
+            match name {
+                b".debug_info" => image.has_dwarf = true,
+                b".gnu_debugaltlink" | b".debug_sup" => image.has_supplement = true,
+                b".note.gnu.build-id" | b".gnu_debuglink" if size > 4096 => {
+                    return Err(Error::TooLarge(size));
+                }
+                _ => {}
+            }
+            let object::SectionFlags::Elf { sh_flags } = section.flags() else {
+                continue;
+            };
+            if sh_flags & u64::from(object::elf::SHF_EXECINSTR) != 0 {
+                let end = section.address().saturating_add(section.size());
+                image.text.push(Section {
+                    range: section.address()..end,
+                    plt: name.starts_with(b".plt"),
+                });
+            }
+        }
+        image.build_id = elf.build_id().ok().flatten().unwrap_or_default().to_vec();
+        image.debug_link = elf
+            .gnu_debuglink()
+            .ok()
+            .flatten()
+            .and_then(|(name, crc)| Some((str::from_utf8(name).ok()?.to_owned(), crc)));
+        Ok(image)
+    }
+
+    /// Whether two addresses are in one section: a symbol without a size does not reach into the next section.
+    pub(super) fn together(&self, one: u64, other: u64) -> bool {
+        let mut holding = self.text.iter().filter(|section| section.range.contains(&one));
+        holding.any(|section| section.range.contains(&other))
+    }
+
+    /// Whether the address is in the procedure linkage table, whose stubs have no symbols.
+    pub(super) fn in_plt(&self, address: u64) -> bool {
+        self.text
+            .iter()
+            .any(|section| section.plt && section.range.contains(&address))
+    }
+}
+
+/// Stubs of the procedure linkage table: `(first address, name of the function they jump to)`, ascending.
+///
+/// Each stub is decoded and its slot looked up among the relocations, which holds for every linker's layout
+/// (`.plt`, `.plt.sec`, `.plt.got`). Stubs of local functions (IRELATIVE) have no name.
+///
+/// # Errors
+/// As [`Image::read`], and for machines whose stubs are not known: an empty table.
+pub(super) fn plt(file: &File) -> Result<Vec<(u64, String)>, Error> {
+    let cache = ReadCache::new(Pread { file, at: 0 });
+    let elf = object::File::parse(&cache)?;
+    if elf.architecture() != object::Architecture::X86_64 {
+        return Ok(Vec::new());
+    }
+    for section in elf.sections() {
+        let size = section
+            .compressed_file_range()
+            .map_or(0, |range| range.compressed_size);
+        let name = section.name_bytes().unwrap_or_default();
+        if size > MOST_BYTES && (name.starts_with(b".rel") || name.starts_with(b".dyn")) {
+            return Err(Error::TooLarge(size));
+        }
+    }
+    let Some((symbols, relocations)) = elf.dynamic_symbol_table().zip(elf.dynamic_relocations()) else {
+        return Ok(Vec::new());
+    };
+    let targets: hashbrown::HashMap<u64, object::SymbolIndex> = relocations
+        .filter_map(|(slot, relocation)| {
+            let object::RelocationTarget::Symbol(index) = relocation.target() else {
+                return None;
+            };
+            Some((slot, index))
+        })
+        .collect();
+    let mut stubs = Vec::new();
+    for section in elf.sections() {
+        let name = section.name_bytes().unwrap_or_default();
+        if !name.starts_with(b".plt") || section.size() > MOST_BYTES {
+            continue;
+        }
+        // The stubs of .plt.got have 8 bytes, with IBT 16 like all others.
+        let step = if section.align() == 8 { 8 } else { 16 };
+        let mut address = section.address();
+        for code in section.data().unwrap_or_default().chunks(step) {
+            let name = x86_64_slot(address, code)
+                .and_then(|slot| targets.get(&slot))
+                .and_then(|index| symbols.symbol_by_index(*index).ok())
+                .and_then(|symbol| symbol.name().ok().map(str::to_owned));
+            stubs.push((address, name.unwrap_or_default()));
+            address = address.saturating_add(step as u64);
+        }
+    }
+    stubs.sort_by_key(|(address, _)| *address);
+    Ok(stubs)
+}
+
+/// Address of the slot that a stub jumps through: `[endbr64] [bnd] jmp *disp32(%rip)`.
+fn x86_64_slot(address: u64, code: &[u8]) -> Option<u64> {
+    let rest = code.strip_prefix(&[0xf3, 0x0f, 0x1e, 0xfa]).unwrap_or(code);
+    let rest = rest.strip_prefix(&[0xf2]).unwrap_or(rest);
+    let rest = rest.strip_prefix(&[0xff, 0x25])?;
+    let distance = i32::from_le_bytes(*rest.first_chunk()?);
+    let next = address.checked_add((code.len() - rest.len() + size_of::<i32>()) as u64)?;
+    Some(next.wrapping_add_signed(distance.into()))
+}
+
+/// Reads at offsets, without the file's own position, which is shared with whoever else holds the file.
+struct Pread<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl object::read::ReadCacheOps for Pread<'_> {
+    fn len(&mut self) -> Result<u64, ()> {
+        self.file.metadata().map(|metadata| metadata.len()).map_err(drop)
+    }
+
+    fn seek(&mut self, to: u64) -> Result<u64, ()> {
+        self.at = to;
+        Ok(to)
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ()> {
+        let count = self.file.read_at(buffer, self.at).map_err(drop)?;
+        self.at = self.at.saturating_add(count as u64);
+        Ok(count)
+    }
+
+    fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), ()> {
+        self.file.read_exact_at(buffer, self.at).map_err(drop)?;
+        self.at = self.at.saturating_add(buffer.len() as u64);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stub_forms() {
+        let slot = Some(0x1000 + 6 + 0x2000);
+        assert_eq!(
+            x86_64_slot(0x1000, &[0xff, 0x25, 0, 0x20, 0, 0, 0x66, 0x90]),
+            slot
+        );
+        let ibt = [
+            0xf3, 0x0f, 0x1e, 0xfa, 0xff, 0x25, 0, 0x20, 0, 0, 0x66, 0x0f, 0x1f, 0x44, 0, 0,
+        ];
+        assert_eq!(x86_64_slot(0xffc, &ibt), slot);
+        assert_eq!(
+            x86_64_slot(0x1000, &[0xff, 0x35, 0, 0x20, 0, 0]),
+            None,
+            "push of the table's head"
+        );
+        assert_eq!(x86_64_slot(0x1000, &[0xff, 0x25, 0]), None);
+        assert_eq!(x86_64_slot(u64::MAX, &ibt), None);
+    }
+}

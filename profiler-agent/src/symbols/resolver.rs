@@ -1,0 +1,520 @@
+//! The side with the parsers: a [`Request`] in, its [`Response`] out.
+
+use std::{
+    any::Any,
+    fs::File,
+    io::BufReader,
+    os::fd::AsRawFd,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use blazesym::symbolize::{
+    CodeInfo, Input, Sym, Symbolized, Symbolizer as Blazesym, evict,
+    source::{Elf, Source},
+};
+use hashbrown::HashMap;
+
+use super::{
+    Object, Request, Response, Symbol, Symbols, debug_file,
+    demangle::{bounded, demangle},
+    elf::{self, Image},
+    kallsyms::Kallsyms,
+    memory,
+};
+
+/// Files held at once; each costs up to four descriptors.
+const MOST_OBJECTS: usize = 128;
+
+/// Bytes of symbol tables and DWARF held at once. Their parsed form needs about as much memory again.
+const MOST_WEIGHT: u64 = 256 << 20;
+
+/// Inlined functions of one address that are kept, innermost first; real ones reach some 30.
+const MOST_INLINED: usize = 128;
+
+/// The kernel's table is read again for an unknown address (a module loaded since), but not earlier than this, and
+/// twice as long each time it did not help: 60 ms each.
+const KERNEL_RELOAD: Duration = Duration::from_secs(10);
+
+/// The longest that [`KERNEL_RELOAD`] grows to.
+const KERNEL_RELOAD_MOST: Duration = Duration::from_secs(600);
+
+/// Names addresses of the kernel and of ELF files: DWARF with inlined functions, else symbol tables, else PLT stubs.
+///
+/// Holds what it parsed until [`Resolver::release`] or until more than 128 files or 256 MiB of symbols and DWARF
+/// are held; then the ones longest unused go. Nothing is read before it is asked for: the first kernel address
+/// costs 60 ms (kallsyms), the first address of a file with 12 MB of DWARF 5 ms, 1,000 random ones 125 ms, any one
+/// after that 12 µs.
+///
+/// blazesym maps files. A file that is truncated meanwhile kills the whole process with SIGBUS; no thread can
+/// prevent that. Panics are caught (blazesym's line tables are known to panic on a bad file index): the file is then
+/// asked for its symbol table only, and after a second panic not at all.
+#[derive(Debug)]
+pub struct Resolver {
+    blazesym: Blazesym,
+    /// By [`Request::id`].
+    objects: HashMap<u32, Held>,
+    kernel: Option<Kernel>,
+    /// Counts requests, to know what was unused for longest.
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Kernel {
+    table: Result<Kallsyms, String>,
+    read: Instant,
+    /// How old the table must be to be read again.
+    patience: Duration,
+}
+
+#[derive(Debug)]
+struct Held {
+    /// Keeps the descriptor's number: blazesym's cache knows files by path, and a number that is used again would
+    /// be answered from the former file.
+    file: Arc<File>,
+    state: State,
+    weight: u64,
+    used: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    /// May be asked.
+    Ready(Box<Ready>),
+    /// Is not asked any more, and why.
+    Refused(String),
+}
+
+#[derive(Debug)]
+struct Ready {
+    image: Image,
+    /// File with the debug information, the object itself or another one.
+    dwarf: Option<Arc<File>>,
+    /// Why its debug information is not used; the file is held all the same, for its descriptor's number.
+    broken: Option<String>,
+    /// Stubs of the PLT, once one was asked for.
+    plt: Option<Vec<(u64, String)>>,
+}
+
+impl Default for Resolver {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Resolver {
+    /// A resolver that holds nothing yet.
+    pub fn new() -> Self {
+        Self {
+            blazesym: blazesym(),
+            objects: HashMap::new(),
+            kernel: None,
+            clock: 0,
+        }
+    }
+
+    /// Answers a request. Never panics and never fails: what could not be named is empty, and
+    /// [`Response::error`] says why when it is the object as a whole.
+    ///
+    /// A request without addresses prepares its object, so that the first real one finds it warm.
+    pub fn resolve(&mut self, request: &Request) -> Response {
+        let (functions, error) = match &request.object {
+            Object::Kernel => self.kernel(&request.addresses),
+            Object::Elf { file, path } => self.elf(request.id, file, path, &request.addresses),
+        };
+        let mut functions = functions.into_iter();
+        let symbols = request.addresses.iter().map(|&address| Symbols {
+            address,
+            functions: functions.next().unwrap_or_default(),
+        });
+        Response {
+            id: request.id,
+            symbols: symbols.collect(),
+            error,
+        }
+    }
+
+    /// Lets all files go and returns their memory to the system. The kernel's table and what is known about
+    /// harmful files stays.
+    pub fn release(&mut self) {
+        let before = self.objects.len();
+        self.objects.retain(|_, held| match &held.state {
+            State::Ready(ready) => ready.broken.is_some(),
+            State::Refused(_) => true,
+        });
+        if self.objects.len() < before {
+            self.blazesym = blazesym();
+            memory::trim();
+        }
+    }
+
+    fn kernel(&mut self, addresses: &[u64]) -> (Vec<Vec<Symbol>>, Option<String>) {
+        let name = |kernel: &Kernel, address: u64| -> Option<Symbol> {
+            let (full, bare) = kernel.table.as_ref().ok()?.name(address)?;
+            Some(Symbol {
+                system_name: if bare == full {
+                    String::new()
+                } else {
+                    bare.to_owned()
+                },
+                name: full.to_owned(),
+                ..Symbol::default()
+            })
+        };
+        let mut kernel = self.kernel.take().unwrap_or_else(|| Kernel::read(KERNEL_RELOAD));
+        let unknown = |kernel: &Kernel| addresses.iter().any(|&address| name(kernel, address).is_none());
+        if kernel.read.elapsed() > kernel.patience && unknown(&kernel) {
+            let patience = kernel.patience;
+            kernel = Kernel::read(KERNEL_RELOAD);
+            if unknown(&kernel) {
+                kernel.patience = (patience * 2).min(KERNEL_RELOAD_MOST);
+            }
+        }
+        let functions = addresses
+            .iter()
+            .map(|&address| name(&kernel, address).into_iter().collect());
+        let answer = (functions.collect(), kernel.table.as_ref().err().cloned());
+        self.kernel = Some(kernel);
+        answer
+    }
+
+    fn elf(
+        &mut self,
+        id: u32,
+        file: &Arc<File>,
+        path: &str,
+        addresses: &[u64],
+    ) -> (Vec<Vec<Symbol>>, Option<String>) {
+        self.clock += 1;
+        let mut held = self.objects.remove(&id).unwrap_or_else(|| Held::open(file, path));
+        held.used = self.clock;
+        self.make_room(held.weight);
+        let mut error = None;
+        let mut functions = Vec::new();
+        // Each panic takes one source away: first the DWARF, then the file.
+        while let State::Ready(ready) = &mut held.state {
+            let guarded = AssertUnwindSafe(|| ready.functions(&self.blazesym, &held.file, addresses));
+            match catch_unwind(guarded) {
+                Ok((named, problem)) => {
+                    functions = named;
+                    error = problem.map(|problem| format!("{path}: {problem}"));
+                    break;
+                }
+                Err(payload) => {
+                    // Its caches may be half-written.
+                    self.blazesym = blazesym();
+                    let text = format!("parser panicked: {}", panic_text(&*payload));
+                    if ready.dwarf.is_none() || ready.broken.is_some() {
+                        held.state = State::Refused(format!("{path}: {text}"));
+                    } else {
+                        ready.broken = Some(text);
+                    }
+                }
+            }
+        }
+        if let State::Refused(reason) = &held.state {
+            error = Some(reason.clone());
+        }
+        self.objects.insert(id, held);
+        (functions, error)
+    }
+
+    /// Lets files go, longest unused first, until one of `weight` fits.
+    fn make_room(&mut self, weight: u64) {
+        let mut evicted = false;
+        loop {
+            let total = self
+                .objects
+                .values()
+                .fold(weight, |sum, held| sum.saturating_add(held.weight));
+            if self.objects.len() < MOST_OBJECTS && total <= MOST_WEIGHT {
+                break;
+            }
+            let oldest = self
+                .objects
+                .iter()
+                .min_by_key(|(_, held)| held.used)
+                .map(|(id, _)| *id);
+            let Some(held) = oldest.and_then(|id| self.objects.remove(&id)) else {
+                break;
+            };
+            for file in held.files() {
+                // Only an unknown path could fail, and then there is nothing to evict.
+                drop(self.blazesym.evict(&evict::Elf::new(path_of(&file)).into()));
+            }
+            evicted = true;
+        }
+        if evicted {
+            memory::trim();
+        }
+    }
+}
+
+impl Kernel {
+    fn read(patience: Duration) -> Self {
+        let table = File::open("/proc/kallsyms")
+            .map_err(|error| format!("kernel symbols: opening /proc/kallsyms: {error}"))
+            .and_then(|file| {
+                Kallsyms::read(BufReader::with_capacity(64 << 10, file)).map_err(|error| error.to_string())
+            });
+        Self {
+            table,
+            read: Instant::now(),
+            patience,
+        }
+    }
+}
+
+impl Held {
+    fn open(file: &Arc<File>, path: &str) -> Self {
+        let (state, weight) = match Image::read(file) {
+            Ok(image) => {
+                let (dwarf, more) = Ready::dwarf(&image, file, path);
+                let weight = image.weight.saturating_add(more);
+                (
+                    State::Ready(Box::new(Ready {
+                        image,
+                        dwarf,
+                        broken: None,
+                        plt: None,
+                    })),
+                    weight,
+                )
+            }
+            Err(error) => (State::Refused(format!("{path}: {error}")), 0),
+        };
+        Self {
+            file: Arc::clone(file),
+            state,
+            weight,
+            used: 0,
+        }
+    }
+
+    fn files(&self) -> Vec<Arc<File>> {
+        let dwarf = match &self.state {
+            State::Ready(ready) => ready.dwarf.clone(),
+            State::Refused(_) => None,
+        };
+        let mut files = vec![Arc::clone(&self.file)];
+        files.extend(dwarf.filter(|dwarf| !Arc::ptr_eq(dwarf, &self.file)));
+        files
+    }
+}
+
+impl Ready {
+    /// The file whose DWARF may be used, and its weight where it is another one.
+    fn dwarf(image: &Image, file: &Arc<File>, path: &str) -> (Option<Arc<File>>, u64) {
+        if image.has_dwarf {
+            return (may_follow(image, file).then(|| Arc::clone(file)), 0);
+        }
+        match debug_file::find(image, path) {
+            Some((debug, facts)) if facts.has_dwarf && may_follow(&facts, &debug) => {
+                (Some(Arc::new(debug)), facts.weight)
+            }
+            _ => (None, 0),
+        }
+    }
+
+    fn functions(
+        &mut self,
+        blazesym: &Blazesym,
+        file: &Arc<File>,
+        addresses: &[u64],
+    ) -> (Vec<Vec<Symbol>>, Option<String>) {
+        let mut named = Vec::new();
+        if let (Some(dwarf), None) = (&self.dwarf, &self.broken) {
+            match self.ask(blazesym, dwarf, true, addresses) {
+                Ok(functions) => named = functions,
+                Err(problem) => self.broken = Some(problem),
+            }
+        }
+        let mut error = self
+            .broken
+            .as_ref()
+            .map(|problem| format!("debug information not used: {problem}"));
+        named.resize_with(addresses.len(), Vec::new);
+
+        // The symbol table knows what DWARF does not: assembly, names of static C++ functions with their arguments,
+        // functions whose description is in another file.
+        let asked: Vec<u64> = addresses
+            .iter()
+            .zip(&named)
+            .filter(|(_, functions)| {
+                functions
+                    .last()
+                    .is_none_or(|outermost| outermost.system_name.is_empty())
+            })
+            .map(|(address, _)| *address)
+            .collect();
+        let symbols = self.ask(blazesym, file, false, &asked).unwrap_or_else(|problem| {
+            error = Some(problem);
+            Vec::new()
+        });
+        let mut symbols = asked.iter().zip(symbols).peekable();
+        for (address, functions) in addresses.iter().zip(&mut named) {
+            if let Some((_, found)) = symbols.next_if(|(asked, _)| *asked == address) {
+                refine(functions, found);
+            }
+            functions.retain(|function| !function.name.is_empty());
+            if functions.is_empty() && self.image.in_plt(*address) {
+                functions.extend(self.stub(file, *address));
+            }
+        }
+        (named, error)
+    }
+
+    /// Asks one file; one answer per address.
+    fn ask(
+        &self,
+        blazesym: &Blazesym,
+        file: &File,
+        debug_syms: bool,
+        addresses: &[u64],
+    ) -> Result<Vec<Vec<Symbol>>, String> {
+        let mut elf = Elf::new(path_of(file));
+        elf.debug_syms = debug_syms;
+        let answers = blazesym
+            .symbolize(&Source::Elf(elf), Input::VirtOffset(addresses))
+            .map_err(|error| bounded(&error.to_string()))?;
+        let mut names = Names::default();
+        let functions = answers
+            .iter()
+            .zip(addresses)
+            .map(|(answer, &address)| match answer {
+                Symbolized::Sym(symbol) if self.plausible(symbol, address) => names.functions(symbol),
+                Symbolized::Sym(_) | Symbolized::Unknown(_) => Vec::new(),
+            });
+        Ok(functions.collect())
+    }
+
+    /// A symbol without a size would take all up to the next one: `_init` the whole PLT. It ends with its section.
+    /// (A function in several pieces has no size either; its ranges were checked, and its address is given as 0.)
+    fn plausible(&self, symbol: &Sym<'_>, address: u64) -> bool {
+        symbol.size.is_some() || symbol.addr == 0 || self.image.together(address, symbol.addr)
+    }
+
+    fn stub(&mut self, file: &File, address: u64) -> Option<Symbol> {
+        let stubs = self.plt.get_or_insert_with(|| elf::plt(file).unwrap_or_default());
+        let after = stubs.partition_point(|(start, _)| *start <= address);
+        let (_, name) = stubs.get(after.checked_sub(1)?)?;
+        if name.is_empty() {
+            return None;
+        }
+        let symbol = Names::default().symbol(name, None);
+        let system_name = if symbol.system_name.is_empty() {
+            String::new()
+        } else {
+            format!("{}@plt", symbol.system_name)
+        };
+        Some(Symbol {
+            name: format!("{}@plt", symbol.name),
+            system_name,
+            ..symbol
+        })
+    }
+}
+
+/// Whether blazesym may be let loose on the DWARF of this file. It opens what `.gnu_debuglink` and
+/// `.gnu_debugaltlink` name, pipes included, so a file with those must be one that only root can write.
+fn may_follow(image: &Image, file: &File) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let links = image.has_supplement || image.debug_link.is_some();
+    !links
+        || file
+            .metadata()
+            .is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & 0o022 == 0)
+}
+
+/// Completes what DWARF said with what the symbol table says of the same address: `recv<T>` is really
+/// `std::sync::mpmc::list::Channel<T>::recv`, `static_function` is `static_function(int)`.
+fn refine(functions: &mut Vec<Symbol>, mut found: Vec<Symbol>) {
+    let Some(symbol) = found.pop() else { return };
+    match functions.last_mut() {
+        None => functions.push(symbol),
+        Some(outermost) => {
+            if outermost.name.is_empty() || same_function(&outermost.name, &symbol) {
+                outermost.name = symbol.name;
+                outermost.system_name = symbol.system_name;
+            }
+        }
+    }
+}
+
+/// Whether a mangled symbol is of the function that DWARF calls `name` (functions with equal code may share it).
+/// All manglings have an identifier with its length before it.
+fn same_function(name: &str, symbol: &Symbol) -> bool {
+    let identifier = name
+        .split(|c: char| !c.is_alphanumeric() && c != '_')
+        .find(|part| !part.is_empty());
+    let Some(identifier) = identifier else {
+        return false;
+    };
+    symbol
+        .system_name
+        .contains(&format!("{}{identifier}", identifier.len()))
+        // Two that are spelt otherwise in mangled names.
+        || (identifier == "closure" && symbol.name.contains("{closure"))
+        || (identifier == "operator" && symbol.name.contains(name))
+}
+
+/// Converts symbols, each name once per request.
+#[derive(Default)]
+struct Names {
+    demangled: HashMap<String, Option<String>>,
+}
+
+impl Names {
+    fn functions(&mut self, symbol: &Sym<'_>) -> Vec<Symbol> {
+        let inlined = symbol.inlined.iter().rev().take(MOST_INLINED);
+        let mut functions: Vec<Symbol> = inlined
+            .map(|function| self.symbol(&function.name, function.code_info.as_ref()))
+            .collect();
+        functions.push(self.symbol(&symbol.name, symbol.code_info.as_deref()));
+        functions
+    }
+
+    fn symbol(&mut self, name: &str, code: Option<&CodeInfo<'_>>) -> Symbol {
+        let demangled = match self.demangled.get(name) {
+            Some(known) => known.clone(),
+            None => self.demangled.entry_ref(name).or_insert(demangle(name)).clone(),
+        };
+        let (name, system_name) = match demangled {
+            Some(demangled) => (demangled, bounded(name)),
+            None => (bounded(name), String::new()),
+        };
+        Symbol {
+            name,
+            system_name,
+            file: code
+                .map(|code| bounded(&code.to_path().to_string_lossy()))
+                .unwrap_or_default(),
+            line: code.and_then(|code| code.line).unwrap_or_default(),
+            column: code
+                .and_then(|code| code.column)
+                .map(u32::from)
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// Demangling is ours: blazesym's has no bound, and does not keep the mangled name.
+fn blazesym() -> Blazesym {
+    Blazesym::builder()
+        .enable_demangling(false)
+        // A held descriptor's path stays the same file; a stat per look-up would only cost.
+        .enable_auto_reload(false)
+        .build()
+}
+
+fn path_of(file: &File) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}
+
+fn panic_text(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    bounded(text.unwrap_or("no message"))
+}

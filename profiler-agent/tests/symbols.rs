@@ -1,0 +1,831 @@
+//! Names of real binaries, built here from small sources, against binutils; and files made to hurt.
+//!
+//! A tool that is missing skips its test: aloud, and as a failure under `PROFILER_TEST_STRICT=1`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "helpers of tests fail the test"
+)]
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use profiler_agent::symbols::{NotTaken, Object, QUEUE, Request, Resolver, Response, Symbol, Symbolizer};
+
+// ---- tools -----------------------------------------------------------------------------------------------------
+
+/// Whether all tools are there.
+fn have(tools: &[&str]) -> bool {
+    let missing: Vec<_> = tools
+        .iter()
+        .filter(|tool| {
+            let version = Command::new(tool)
+                .arg("--version")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
+            version.is_err()
+        })
+        .collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let name = std::thread::current().name().unwrap_or("?").to_owned();
+    let text = format!("symbols::{name}: skipped, missing: {missing:?}\n");
+    assert!(
+        std::env::var_os("PROFILER_TEST_STRICT").is_none_or(|strict| strict != "1"),
+        "{text}"
+    );
+    eprint!("{text}");
+    if let Some(path) = std::env::var_os("PROFILER_TEST_SKIPS") {
+        let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+    false
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures/symbols")
+        .join(name)
+}
+
+/// Builds a fixture in `folder`.
+fn build(folder: &Path, source: &str, name: &str, flags: &[&str]) -> PathBuf {
+    let compiler = match Path::new(source)
+        .extension()
+        .and_then(|extension| extension.to_str())
+    {
+        Some("c") => "gcc",
+        Some("cpp") => "g++",
+        _ => "rustc",
+    };
+    let output = folder.join(name);
+    run(Command::new(compiler)
+        .current_dir(folder)
+        .args(flags)
+        .arg("-o")
+        .arg(&output)
+        .arg(fixture(source)));
+    output
+}
+
+// ---- asking ----------------------------------------------------------------------------------------------------
+
+fn object(path: &Path) -> Object {
+    Object::Elf {
+        file: Arc::new(File::open(path).unwrap()),
+        path: path.to_str().unwrap().to_owned(),
+    }
+}
+
+fn ask(path: &Path, addresses: &[u64]) -> Response {
+    let request = Request {
+        id: 7,
+        object: object(path),
+        addresses: addresses.to_vec(),
+    };
+    let response = Resolver::new().resolve(&request);
+    assert_eq!(response.id, 7);
+    let answered: Vec<u64> = response.symbols.iter().map(|symbols| symbols.address).collect();
+    assert_eq!(answered, addresses);
+    response
+}
+
+fn one(path: &Path, address: u64) -> Vec<Symbol> {
+    ask(path, &[address]).symbols.remove(0).functions
+}
+
+/// Functions of the symbol table with their ranges, by name.
+fn functions(path: &Path) -> BTreeMap<String, (u64, u64)> {
+    let text = run(Command::new("nm").args(["-S", "--defined-only"]).arg(path));
+    let fields = text.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    fields
+        .filter(|fields| fields.len() == 4 && matches!(fields[2], "t" | "T" | "w" | "W"))
+        .map(|fields| {
+            let start = u64::from_str_radix(fields[0], 16).unwrap();
+            (
+                fields[3].to_owned(),
+                (start, u64::from_str_radix(fields[1], 16).unwrap()),
+            )
+        })
+        .collect()
+}
+
+/// Addresses in all functions, `step` bytes apart, at most `most`, spread evenly.
+fn addresses(path: &Path, step: usize, most: usize) -> Vec<u64> {
+    let all: Vec<u64> = functions(path)
+        .values()
+        .flat_map(|(start, size)| (*start..start + size).step_by(step))
+        .collect();
+    let every = all.len().div_ceil(most).max(1);
+    all.into_iter().step_by(every).collect()
+}
+
+/// `(function, file:line)` of each address, innermost first, as binutils says it.
+fn addr2line(path: &Path, addresses: &[u64]) -> Vec<Vec<(String, String)>> {
+    let mut child = Command::new("addr2line")
+        .args(["-a", "-i", "-f", "-C", "-e"])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let lines: String = addresses
+        .iter()
+        .map(|address| format!("{address:#x}\n"))
+        .collect();
+    let writer = std::thread::spawn(move || input.write_all(lines.as_bytes()));
+    let mut text = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    writer.join().unwrap().unwrap();
+    assert!(child.wait().unwrap().success());
+    let mut answers: Vec<Vec<(String, String)>> = Vec::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        if line.starts_with("0x") {
+            answers.push(Vec::new());
+            continue;
+        }
+        let place = lines.next().unwrap();
+        let place = place.split(" (discriminator").next().unwrap();
+        answers
+            .last_mut()
+            .unwrap()
+            .push((line.to_owned(), place.to_owned()));
+    }
+    answers
+}
+
+/// What differs from binutils, each with its reason; the rest panics.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Differences {
+    /// Equal in every frame, name, file and line.
+    equal: usize,
+    /// We say more of the name: DWARF has `f` or `f<T>` where the symbol table has `ns::f(int)`.
+    fuller_name: usize,
+    /// Neither has a name.
+    unknown: usize,
+    /// Without line information binutils gives the compilation unit that the symbol table says.
+    unit_only: usize,
+    /// At the first address of a function binutils gives the innermost frame the function's name, although its
+    /// place is that of the inlined one.
+    first_address: usize,
+    /// What is left, for the message.
+    other: Vec<String>,
+}
+
+impl Differences {
+    fn summary(&self) -> String {
+        let Self {
+            equal,
+            fuller_name,
+            unknown,
+            unit_only,
+            first_address,
+            other,
+        } = self;
+        format!(
+            "{equal} equal, {fuller_name} with a fuller name, {unknown} unknown to both, {unit_only} with a unit only, \
+             {first_address} at first addresses, {} other",
+            other.len()
+        )
+    }
+}
+
+fn compare(path: &Path, addresses: &[u64]) -> Differences {
+    let ours = ask(path, addresses);
+    assert_eq!(ours.error, None);
+    let theirs = addr2line(path, addresses);
+    assert_eq!(theirs.len(), addresses.len());
+    let mut differences = Differences::default();
+    for (ours, theirs) in ours.symbols.iter().zip(&theirs) {
+        let mine: Vec<(String, String)> = ours
+            .functions
+            .iter()
+            .map(|symbol| {
+                let line = if symbol.line == 0 {
+                    "?".to_owned()
+                } else {
+                    symbol.line.to_string()
+                };
+                let file = if symbol.file.is_empty() {
+                    "??"
+                } else {
+                    &symbol.file
+                };
+                (symbol.name.clone(), format!("{}:{line}", canonical(file)))
+            })
+            .collect();
+        let theirs: Vec<(String, String)> = theirs
+            .iter()
+            .map(|(name, place)| {
+                let (file, line) = place.rsplit_once(':').unwrap();
+                (
+                    name.clone(),
+                    format!("{}:{}", canonical(file), if line == "0" { "?" } else { line }),
+                )
+            })
+            .collect();
+        let same = |one: &str, other: &str| one == other || squeezed(one) == squeezed(other);
+        let fuller = |one: &str, other: &str| {
+            one.contains(other.split('<').next().unwrap()) || other.starts_with("{closure")
+        };
+        let places = mine
+            .iter()
+            .map(|(_, place)| place)
+            .eq(theirs.iter().map(|(_, place)| place));
+        if mine.is_empty() && theirs.iter().all(|(name, _)| name == "??") {
+            differences.unknown += 1;
+        } else if places
+            && mine
+                .iter()
+                .zip(&theirs)
+                .all(|(one, other)| same(&one.0, &other.0))
+        {
+            differences.equal += 1;
+        } else if places
+            && mine
+                .iter()
+                .zip(&theirs)
+                .all(|(one, other)| same(&one.0, &other.0) || fuller(&one.0, &other.0))
+        {
+            differences.fuller_name += 1;
+        } else if mine.len() == 1
+            && theirs.len() == 1
+            && same(&mine[0].0, &theirs[0].0)
+            && mine[0].1 == "??:?"
+        {
+            differences.unit_only += 1;
+        } else if places && same(&theirs[0].0, &mine.last().unwrap().0) {
+            differences.first_address += 1;
+        } else {
+            differences.other.push(format!(
+                "{:#x}:\n  ours   {mine:?}\n  theirs {theirs:?}",
+                ours.address
+            ));
+        }
+    }
+    differences
+}
+
+/// Path without `.` and `..`: who joins folder and file writes them differently.
+fn canonical(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "." => {}
+            ".." if parts.last().is_some_and(|last| !last.is_empty()) => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// Demanglers agree on everything but spaces.
+fn squeezed(name: &str) -> String {
+    name.replace(' ', "")
+}
+
+// ---- names -----------------------------------------------------------------------------------------------------
+
+#[test]
+fn c_with_inlines_is_as_addr2line_says() {
+    if !have(&["gcc", "nm", "addr2line"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for (name, flags) in [
+        ("dwarf5", &["-O2", "-g", "-gdwarf-5"][..]),
+        ("dwarf4", &["-O2", "-g", "-gdwarf-4"]),
+        ("zlib", &["-O2", "-g", "-gz=zlib"]),
+        ("unoptimized", &["-O0", "-g", "-no-pie"]),
+    ] {
+        let program = build(folder.path(), "inlines.c", name, flags);
+        let differences = compare(&program, &addresses(&program, 1, 1000));
+        eprintln!("{name}: {}", differences.summary());
+        assert!(
+            differences.other.is_empty(),
+            "{name}: {}",
+            differences.other.join("\n")
+        );
+        assert!(differences.equal > 200, "{name}: {differences:?}");
+    }
+    let program = folder.path().join("dwarf5");
+    let (start, size) = functions(&program)["plain_static"];
+    let all: Vec<u64> = (start..start + size).collect();
+    let names: Vec<Vec<String>> = ask(&program, &all)
+        .symbols
+        .iter()
+        .map(|symbols| {
+            symbols
+                .functions
+                .iter()
+                .map(|symbol| symbol.name.clone())
+                .collect()
+        })
+        .collect();
+    assert!(
+        names
+            .iter()
+            .any(|names| names == &["innermost", "middle", "plain_static"]),
+        "{names:?}"
+    );
+}
+
+#[test]
+fn cold_part_has_its_function_s_name() {
+    if !have(&["gcc", "nm"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = build(folder.path(), "inlines.c", "split", &["-O2", "-g"]);
+    let cold = functions(&program)["split.cold"].0;
+    let functions = one(&program, cold + 1);
+    assert_eq!(functions.last().unwrap().name, "split");
+    assert!(functions.last().unwrap().file.ends_with("inlines.c"));
+}
+
+#[test]
+fn cpp_is_demangled_and_keeps_its_mangled_name() {
+    if !have(&["g++", "nm", "addr2line"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = build(folder.path(), "names.cpp", "cpp", &["-O1", "-g"]);
+    let differences = compare(&program, &addresses(&program, 3, 1000));
+    eprintln!("cpp: {}", differences.summary());
+    assert!(differences.other.is_empty(), "{}", differences.other.join("\n"));
+    assert!(differences.equal > 200, "{differences:?}");
+
+    let table = functions(&program);
+    let (mangled, (start, _)) = table
+        .iter()
+        .find(|(name, _)| name.starts_with("_ZN5outer5inner5twiceIi"))
+        .unwrap();
+    let symbol = one(&program, *start).pop().unwrap();
+    assert_eq!(
+        (symbol.name.as_str(), &symbol.system_name),
+        ("int outer::inner::twice<int>(int)", mangled)
+    );
+    let (_, (start, _)) = table
+        .iter()
+        .find(|(name, _)| name.contains("static_function"))
+        .unwrap();
+    let symbol = one(&program, *start).pop().unwrap();
+    assert_eq!(
+        (symbol.name.as_str(), symbol.system_name.as_str()),
+        ("static_function(int)", "_ZL15static_functioni")
+    );
+}
+
+#[test]
+fn cpp_bomb_is_cut_in_no_time() {
+    if !have(&["gcc", "nm"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for flags in [&["-O1"][..], &["-O1", "-g"]] {
+        let program = build(folder.path(), "bomb.c", "bomb", flags);
+        let (mangled, (start, _)) = functions(&program)
+            .into_iter()
+            .find(|(name, _)| name.starts_with("_Z1f1AIiiES_"))
+            .unwrap();
+        let begun = Instant::now();
+        let symbol = one(&program, start).pop().unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert!(
+            symbol.name.len() <= 4096 && symbol.name.ends_with('…'),
+            "{}",
+            symbol.name.len()
+        );
+        assert_eq!(symbol.system_name, mangled);
+    }
+}
+
+#[test]
+fn rust_is_demangled_without_hash() {
+    if !have(&["rustc", "nm", "addr2line"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // The standard library is built with the legacy scheme or v0, by release; the program with both in any case.
+    let v0 = ["-Csymbol-mangling-version=v0", "-Copt-level=2", "-g"];
+    let program = build(folder.path(), "names.rs", "v0", &v0);
+    let table = functions(&program);
+    let area = table
+        .iter()
+        .find(|(name, _)| name.starts_with("_R") && name.contains("4Area4area"))
+        .unwrap();
+    let functions = one(&program, area.1.0 + 1);
+    let outermost = functions.last().unwrap();
+    assert_eq!(
+        outermost.name,
+        "<names::shapes::Square<u32> as names::shapes::Area>::area"
+    );
+    assert_eq!(&outermost.system_name, area.0);
+    let differences = compare(&program, &addresses(&program, 5, 600));
+    eprintln!("v0: {}", differences.summary());
+    assert!(
+        differences.other.len() * 50 < differences.equal,
+        "{}",
+        differences.other.join("\n")
+    );
+
+    let legacy = table
+        .iter()
+        .find(|(name, _)| name.starts_with("_ZN") && name.contains("17h"));
+    if let Some((mangled, (start, _))) = legacy {
+        let symbol = one(&program, *start).pop().unwrap();
+        assert_eq!(&symbol.system_name, mangled);
+        assert!(
+            !symbol.name.contains("::h") && symbol.name.contains("::"),
+            "{}",
+            symbol.name
+        );
+    }
+}
+
+#[test]
+fn this_test_is_as_addr2line_says() {
+    if !have(&["nm", "addr2line"]) {
+        return;
+    }
+    let program = std::env::current_exe().unwrap();
+    let differences = compare(&program, &addresses(&program, 16, 400));
+    eprintln!("this test: {}", differences.summary());
+    assert!(
+        differences.other.len() * 50 < differences.equal,
+        "{}",
+        differences.other.join("\n")
+    );
+}
+
+#[test]
+fn stripped_files_say_what_is_left() {
+    if !have(&["gcc", "nm", "strip", "readelf"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let library = build(
+        folder.path(),
+        "inlines.c",
+        "dynamic",
+        &["-O2", "-g", "-shared", "-fPIC"],
+    );
+    let table = functions(&library);
+    run(Command::new("strip").arg(&library));
+    let (exported, hidden) = (table["split"].0, table["plain_static"].0);
+    let answer = ask(&library, &[exported, hidden]);
+    assert_eq!(answer.error, None);
+    assert_eq!(answer.symbols[0].functions[0].name, "split");
+    assert_eq!(
+        (
+            answer.symbols[0].functions[0].line,
+            answer.symbols[0].functions.len()
+        ),
+        (0, 1)
+    );
+    assert_eq!(answer.symbols[1].functions, []);
+
+    let program = build(folder.path(), "inlines.c", "static", &["-O2", "-g"]);
+    let main = functions(&program)["main"].0;
+    run(Command::new("strip").arg(&program));
+    let answer = ask(&program, &[main, 0, u64::MAX]);
+    assert!(
+        answer.symbols.iter().all(|symbols| symbols.functions.is_empty()),
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn plt_stubs_have_the_name_of_their_function() {
+    if !have(&["gcc", "objdump", "strip"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for (name, flags) in [
+        ("plain", &["-O2", "-g", "-fcf-protection=none"][..]),
+        ("ibt", &["-O2", "-g", "-fcf-protection=full"]),
+        ("lazy", &["-O2", "-g", "-Wl,-z,lazy"]),
+    ] {
+        let program = build(folder.path(), "inlines.c", name, flags);
+        run(Command::new("strip").arg(&program));
+        // `0000000000001030 <abort@plt>:`
+        let text = run(Command::new("objdump")
+            .args(["-d", "--section=.plt", "--section=.plt.sec"])
+            .arg(&program));
+        let stubs: Vec<(u64, String)> = text
+            .lines()
+            .filter_map(|line| line.strip_suffix(">:")?.split_once(" <"))
+            .filter(|(_, name)| name.ends_with("@plt") && !name.starts_with('*'))
+            .map(|(address, name)| (u64::from_str_radix(address, 16).unwrap(), name.to_owned()))
+            .collect();
+        assert!(stubs.len() >= 3, "{name}: {text}");
+        for (address, stub) in stubs {
+            assert_eq!(one(&program, address + 4)[0].name, stub, "{name}");
+        }
+    }
+}
+
+#[test]
+fn debug_file_by_link_is_used_if_its_checksum_is_right() {
+    if !have(&["gcc", "nm", "strip", "objcopy"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = build(
+        folder.path(),
+        "inlines.c",
+        "linked",
+        &["-O2", "-g", "-Wl,--build-id=none"],
+    );
+    let main = functions(&program)["main"].0;
+    let debug = folder.path().join("linked.debug");
+    run(Command::new("objcopy")
+        .arg("--only-keep-debug")
+        .arg(&program)
+        .arg(&debug));
+    run(Command::new("strip").arg(&program));
+    let mut link = std::ffi::OsString::from("--add-gnu-debuglink=");
+    link.push(&debug);
+    run(Command::new("objcopy").arg(link).arg(&program));
+    assert!(one(&program, main).pop().unwrap().file.ends_with("inlines.c"));
+
+    let hidden = folder.path().join(".debug");
+    fs::create_dir(&hidden).unwrap();
+    fs::rename(&debug, hidden.join("linked.debug")).unwrap();
+    assert!(one(&program, main).pop().unwrap().file.ends_with("inlines.c"));
+
+    // Another version of the file is no source, and no failure.
+    let mut changed = OpenOptions::new()
+        .append(true)
+        .open(hidden.join("linked.debug"))
+        .unwrap();
+    changed.write_all(b"x").unwrap();
+    let answer = ask(&program, &[main]);
+    assert_eq!((answer.symbols[0].functions.len(), answer.error), (0, None));
+
+    // A pipe at its place is not opened, so nothing waits for its other end.
+    let program = folder.path().join("linked");
+    run(Command::new("mkfifo").arg(&debug));
+    assert_eq!(ask(&program, &[main]).symbols[0].functions, []);
+}
+
+#[test]
+fn kernel_symbols_are_those_of_kallsyms() {
+    let mut text = String::new();
+    File::open("/proc/kallsyms")
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
+    let known: BTreeMap<&str, u64> = text
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_ascii_whitespace();
+            let address = u64::from_str_radix(fields.next()?, 16).ok()?;
+            Some((fields.nth(1)?, address))
+        })
+        .collect();
+    let names = ["vfs_read", "do_nanosleep", "schedule"];
+    let addresses: Vec<u64> = names.iter().map(|name| known[name] + 4).collect();
+    let answer = Resolver::new().resolve(&Request {
+        id: 1,
+        object: Object::Kernel,
+        addresses: addresses.clone(),
+    });
+    if addresses[0] == 4 {
+        assert!(answer.error.unwrap().contains("CAP_SYSLOG"));
+        return;
+    }
+    assert_eq!(answer.error, None);
+    for (symbols, name) in answer.symbols.iter().zip(names) {
+        assert_eq!(symbols.functions[0].name, name);
+    }
+}
+
+// ---- files made to hurt ----------------------------------------------------------------------------------------
+
+#[test]
+fn broken_files_are_answered() {
+    if !have(&["gcc", "nm"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = build(folder.path(), "inlines.c", "whole", &["-O2", "-g"]);
+    let main = functions(&program)["main"].0;
+    let mut whole = Vec::new();
+    File::open(&program).unwrap().read_to_end(&mut whole).unwrap();
+    let broken = folder.path().join("broken");
+    for size in (0..whole.len()).step_by(whole.len() / 60) {
+        fs::write(&broken, &whole[..size]).unwrap();
+        let answer = ask(&broken, &[main, main + 1]);
+        // What is left of a truncated file is no ELF file, or has no sections to read.
+        assert!(
+            answer.error.is_some() || answer.symbols.iter().all(|symbols| symbols.functions.is_empty()),
+            "{size}"
+        );
+    }
+    let mut state = 1_u64;
+    for _ in 0..60 {
+        let mut bytes = whole.clone();
+        for _ in 0..40 {
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            let at = (state >> 33) as usize % bytes.len();
+            bytes[at] = (state >> 25) as u8;
+        }
+        fs::write(&broken, &bytes).unwrap();
+        ask(&broken, &addresses(&program, 16, 50));
+    }
+    fs::write(&broken, b"#!/bin/sh\nexit\n").unwrap();
+    let answer = ask(&broken, &[1]);
+    assert!(answer.error.unwrap().contains("not a valid ELF file"));
+}
+
+#[test]
+fn only_regular_files_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo");
+    run(Command::new("mkfifo").arg(&fifo));
+    for path in [fifo.as_path(), Path::new("/dev/zero"), folder.path()] {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(0o4000)
+            .open(path)
+            .unwrap();
+        let object = Object::Elf {
+            file: Arc::new(file),
+            path: "pipe".into(),
+        };
+        let answer = Resolver::new().resolve(&Request {
+            id: 1,
+            object,
+            addresses: vec![1],
+        });
+        assert_eq!(answer.error.as_deref(), Some("pipe: not a regular file"));
+    }
+}
+
+/// The line table of the program with every file number out of range, on which blazesym 0.2.7 panics.
+fn with_bad_line_table(program: &Path) {
+    let text = run(Command::new("readelf").args(["-SW"]).arg(program));
+    let line = text.lines().find(|line| line.contains(".debug_line ")).unwrap();
+    let fields: Vec<&str> = line.split(']').nth(1).unwrap().split_whitespace().collect();
+    let number = |field: &str| usize::from_str_radix(field, 16).unwrap();
+    let (start, size) = (number(fields[3]), number(fields[4]));
+    let mut bytes = Vec::new();
+    File::open(program).unwrap().read_to_end(&mut bytes).unwrap();
+    let table = &mut bytes[start..start + size];
+    // Each sequence starts with DW_LNE_set_address (00 09 02); the column set before it (05 nn) becomes a file.
+    let starts: Vec<usize> = (2..table.len() - 2)
+        .filter(|&at| table[at..].starts_with(&[0, 9, 2]))
+        .collect();
+    assert!(!starts.is_empty());
+    for at in starts {
+        assert_eq!(table[at - 2], 5, "DW_LNS_set_column");
+        table[at - 2..at].copy_from_slice(&[4, 0x7f]);
+    }
+    fs::write(program, bytes).unwrap();
+}
+
+#[test]
+fn panicking_parser_costs_the_lines_not_the_thread() {
+    if !have(&["gcc", "nm", "readelf"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let sound = build(folder.path(), "inlines.c", "sound", &["-O2", "-g"]);
+    let bad = build(folder.path(), "inlines.c", "bad", &["-O2", "-g"]);
+    with_bad_line_table(&bad);
+    let main = functions(&sound)["main"].0;
+    let mut symbolizer = Symbolizer::start().unwrap();
+    for (id, path) in [(1, &sound), (2, &bad), (1, &sound), (2, &bad)] {
+        symbolizer
+            .try_request(Request {
+                id,
+                object: object(path),
+                addresses: vec![main],
+            })
+            .unwrap();
+    }
+    for id in [1, 2, 1, 2] {
+        let response = symbolizer.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(response.id, id);
+        let function = response.symbols[0].functions.last().unwrap();
+        assert_eq!(function.name, "main");
+        assert_eq!(function.line > 0, id == 1);
+        assert_eq!(
+            response.error.is_some_and(|error| error.contains("panicked")),
+            id == 2
+        );
+    }
+    assert_eq!(symbolizer.pending(), 0);
+}
+
+#[test]
+fn used_again_descriptor_numbers_do_not_mix_files_up() {
+    if !have(&["gcc", "nm"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let programs = [
+        (
+            build(folder.path(), "inlines.c", "one", &["-O2", "-g", "-Dsplit=first"]),
+            "first",
+        ),
+        (
+            build(
+                folder.path(),
+                "inlines.c",
+                "two",
+                &["-O2", "-g", "-Dsplit=second"],
+            ),
+            "second",
+        ),
+    ];
+    let starts = programs.clone().map(|(path, name)| functions(&path)[name].0);
+    let mut resolver = Resolver::new();
+    // More than are held at once; a file of its own each, so that every one is evicted in its turn.
+    for id in 0..400_u32 {
+        let (path, name) = &programs[id as usize % 2];
+        let copy = folder.path().join("copy");
+        fs::copy(path, &copy).unwrap();
+        let request = Request {
+            id,
+            object: object(&copy),
+            addresses: vec![starts[id as usize % 2]],
+        };
+        let answer = resolver.resolve(&request);
+        fs::remove_file(&copy).unwrap();
+        assert_eq!(answer.symbols[0].functions.last().unwrap().name, *name, "{id}");
+        if id % 150 == 149 {
+            resolver.release();
+        }
+    }
+    let open = fs::read_dir("/proc/self/fd").unwrap().count();
+    assert!(open < 400, "{open} descriptors");
+}
+
+// ---- the thread ------------------------------------------------------------------------------------------------
+
+#[test]
+fn full_queue_hands_the_request_back() {
+    let mut symbolizer = Symbolizer::start().unwrap();
+    let kernel = |id| Request {
+        id,
+        object: Object::Kernel,
+        addresses: vec![0],
+    };
+    let mut taken = 0;
+    let refused = loop {
+        match symbolizer.try_request(kernel(taken)) {
+            Ok(()) => taken += 1,
+            Err(error) => break error,
+        }
+        // The thread itself may hold one.
+        assert!((taken as usize) < 100 * QUEUE);
+        std::thread::sleep(Duration::from_micros(if taken as usize > QUEUE {
+            100
+        } else {
+            0
+        }));
+    };
+    assert!(
+        matches!(&refused, NotTaken::Full(request) if request.id == taken),
+        "{refused}"
+    );
+    assert_eq!(symbolizer.pending(), taken as usize);
+    for id in 0..taken {
+        assert_eq!(symbolizer.recv_timeout(Duration::from_secs(20)).unwrap().id, id);
+    }
+    assert_eq!(
+        symbolizer.recv_timeout(Duration::from_secs(20)),
+        None,
+        "at once, as nothing is pending"
+    );
+    symbolizer.try_request(refused.into_request()).unwrap();
+    assert!(symbolizer.recv_timeout(Duration::from_secs(20)).is_some());
+    assert_eq!(symbolizer.try_recv(), None);
+}
