@@ -688,13 +688,41 @@ fn only_regular_files_are_read() {
     }
 }
 
-/// The line table of the program with every file number out of range, on which blazesym 0.2.7 panics.
-fn with_bad_line_table(program: &Path) {
+/// `(offset, size)` of a section in the file.
+fn section(program: &Path, name: &str) -> (usize, usize) {
     let text = run(Command::new("readelf").args(["-SW"]).arg(program));
-    let line = text.lines().find(|line| line.contains(".debug_line ")).unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.contains(&format!(" {name} ")))
+        .unwrap();
     let fields: Vec<&str> = line.split(']').nth(1).unwrap().split_whitespace().collect();
     let number = |field: &str| usize::from_str_radix(field, 16).unwrap();
-    let (start, size) = (number(fields[3]), number(fields[4]));
+    (number(fields[3]), number(fields[4]))
+}
+
+#[test]
+fn bombs_are_not_unpacked() {
+    if !have(&["gcc", "nm", "readelf", "objcopy"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = build(folder.path(), "inlines.c", "bomb", &["-O2", "-g", "-gz=zlib"]);
+    let main = functions(&program)["main"].0;
+    let (start, _) = section(&program, ".debug_info");
+    let mut bytes = Vec::new();
+    File::open(&program).unwrap().read_to_end(&mut bytes).unwrap();
+    for declared in [1_u64 << 31, 1 << 40, 1 << 63, u64::MAX] {
+        // Elf64_Chdr: type, reserved, size, alignment.
+        bytes[start + 8..start + 16].copy_from_slice(&declared.to_le_bytes());
+        fs::write(&program, &bytes).unwrap();
+        let answer = ask(&program, &[main]);
+        assert!(answer.error.unwrap().contains("unpack to"), "{declared:#x}");
+    }
+}
+
+/// The line table of the program with every file number out of range, on which blazesym 0.2.7 panics.
+fn with_bad_line_table(program: &Path) {
+    let (start, size) = section(program, ".debug_line");
     let mut bytes = Vec::new();
     File::open(program).unwrap().read_to_end(&mut bytes).unwrap();
     let table = &mut bytes[start..start + size];
@@ -828,4 +856,107 @@ fn full_queue_hands_the_request_back() {
     symbolizer.try_request(refused.into_request()).unwrap();
     assert!(symbolizer.recv_timeout(Duration::from_secs(20)).is_some());
     assert_eq!(symbolizer.try_recv(), None);
+}
+
+// ---- cost ------------------------------------------------------------------------------------------------------
+
+/// Resident anonymous memory and all resident memory, kB.
+fn resident() -> (u64, u64) {
+    let mut text = String::new();
+    File::open("/proc/self/status")
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
+    let field = |name: &str| -> u64 {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    (field("RssAnon:"), field("VmRSS:"))
+}
+
+/// What a capture waits for at its end: 1,000 addresses of the C library, of a Rust program with debug information
+/// and of the kernel, cold, within 0.3 s together.
+#[test]
+#[ignore = "measures: run alone and in release mode, `--ignored --nocapture`"]
+fn cost_of_names() {
+    if !have(&["nm"]) {
+        return;
+    }
+    let mut text = String::new();
+    File::open("/proc/self/maps")
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
+    let libc = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(5))
+        .find(|path| path.contains("/libc.so"));
+    let libc = PathBuf::from(libc.unwrap());
+    let exported = run(Command::new("nm").args(["-D", "--defined-only"]).arg(&libc));
+    let exported = exported.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let of_libc: Vec<u64> = exported
+        .filter(|fields| matches!(fields[1], "T" | "W"))
+        .map(|fields| u64::from_str_radix(fields[0], 16).unwrap() + 8)
+        .take(1000)
+        .collect();
+    let program = std::env::current_exe().unwrap();
+    let of_program = addresses(&program, 16, 1000);
+    let of_kernel: Vec<u64> = (0..1000)
+        .map(|step| 0xffff_ffff_8100_0000 + step * 8192)
+        .collect();
+
+    let mut resolver = Resolver::new();
+    let mut total = Duration::ZERO;
+    let objects = [
+        ("libc", object(&libc), of_libc),
+        ("this program", object(&program), of_program),
+        ("kernel", Object::Kernel, of_kernel),
+    ];
+    for (id, (name, object, addresses)) in objects.into_iter().enumerate() {
+        let request = |addresses: &[u64]| Request {
+            id: id as u32,
+            object: object.clone(),
+            addresses: addresses.to_vec(),
+        };
+        let before = resident();
+        let begun = Instant::now();
+        resolver.resolve(&request(&addresses[..1]));
+        let first = begun.elapsed();
+        let answer = resolver.resolve(&request(&addresses));
+        let cold = begun.elapsed();
+        total += cold;
+        let begun = Instant::now();
+        resolver.resolve(&request(&addresses));
+        let warm = begun.elapsed() / addresses.len() as u32;
+        let after = resident();
+        let named = answer
+            .symbols
+            .iter()
+            .filter(|symbols| !symbols.functions.is_empty())
+            .count();
+        let frames: usize = answer.symbols.iter().map(|symbols| symbols.functions.len()).sum();
+        let lines = answer
+            .symbols
+            .iter()
+            .flat_map(|symbols| &symbols.functions)
+            .filter(|f| f.line > 0)
+            .count();
+        eprintln!(
+            "{name}: first {first:?}, {} addresses cold {cold:?}, warm {warm:?} each; {named} named, {frames} frames, \
+             {lines} with a line; anonymous {} -> {} kB, resident {} -> {} kB; {:?}",
+            addresses.len(),
+            before.0,
+            after.0,
+            before.1,
+            after.1,
+            answer.error,
+        );
+    }
+    resolver.release();
+    eprintln!(
+        "released: anonymous {} kB, resident {} kB",
+        resident().0,
+        resident().1
+    );
+    assert!(total < Duration::from_millis(300), "{total:?}");
 }

@@ -1,12 +1,38 @@
 //! What must be known of an ELF file before its symbols are asked for. Read with pread, never mapped, so that a file
 //! that shrinks meanwhile is an error and not a signal; a few dozen kB even of big files.
 
-use std::{fs::File, io, ops::Range, os::unix::fs::FileExt};
+use std::{
+    fs::File,
+    io,
+    ops::Range,
+    os::unix::fs::{FileExt, MetadataExt},
+};
 
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, ObjectSymbolTable as _, read::ReadCache};
 
 /// No single section that is read here may be larger; libLLVM's relocations have 12 MB.
 const MOST_BYTES: u64 = 64 << 20;
+
+/// All compressed sections together unpack to no more; a section may declare 2^50 bytes, and blazesym allocates
+/// whatever it declares.
+const MOST_UNPACKED: u64 = 1 << 30;
+
+/// The sections that names are made from.
+const PARSED: [&[u8]; 13] = [
+    b".debug_info",
+    b".debug_abbrev",
+    b".debug_line",
+    b".debug_str",
+    b".debug_line_str",
+    b".debug_str_offsets",
+    b".debug_addr",
+    b".debug_ranges",
+    b".debug_rnglists",
+    b".symtab",
+    b".strtab",
+    b".dynsym",
+    b".dynstr",
+];
 
 /// Why a file is no source of symbols.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +49,12 @@ pub(super) enum Error {
     /// A section is larger than any real one.
     #[error("a section of {0} bytes is larger than the limit of {MOST_BYTES}")]
     TooLarge(u64),
+    /// Its compressed sections are a bomb.
+    #[error("compressed sections that unpack to {0} bytes are more than the limit of {MOST_UNPACKED}")]
+    Bomb(u64),
+    /// Unpacking has no bound, and somebody else than root wrote the file.
+    #[error("the symbols in .gnu_debugdata are not unpacked, as others than root can write the file")]
+    Untrusted,
 }
 
 /// Facts of one ELF file.
@@ -38,7 +70,7 @@ pub(super) struct Image {
     pub(super) has_dwarf: bool,
     /// Part of its DWARF is in another file (dwz).
     pub(super) has_supplement: bool,
-    /// Bytes of DWARF and symbol tables: what a parser may need memory for.
+    /// Unpacked bytes of the sections that names are made from.
     pub(super) weight: u64,
 }
 
@@ -60,21 +92,24 @@ impl Image {
         let cache = ReadCache::new(Pread { file, at: 0 });
         let elf = object::File::parse(&cache)?;
         let mut image = Self::default();
+        let mut unpacked = 0_u64;
+        let (mut has_symtab, mut has_minidebug) = (false, false);
         for section in elf.sections() {
             let name = section.name_bytes().unwrap_or_default();
-            let size = section
-                .compressed_file_range()
-                .map_or(0, |range| range.compressed_size);
-            if name.starts_with(b".debug_")
-                || matches!(name, b".symtab" | b".strtab" | b".dynsym" | b".dynstr")
-            {
-                image.weight = image.weight.saturating_add(size);
+            let range = section.compressed_file_range()?;
+            if range.format != object::CompressionFormat::None {
+                unpacked = unpacked.saturating_add(range.uncompressed_size);
+            }
+            if PARSED.contains(&name) {
+                image.weight = image.weight.saturating_add(range.uncompressed_size);
             }
             match name {
                 b".debug_info" => image.has_dwarf = true,
+                b".symtab" => has_symtab = true,
+                b".gnu_debugdata" => has_minidebug = true,
                 b".gnu_debugaltlink" | b".debug_sup" => image.has_supplement = true,
-                b".note.gnu.build-id" | b".gnu_debuglink" if size > 4096 => {
-                    return Err(Error::TooLarge(size));
+                b".note.gnu.build-id" | b".gnu_debuglink" if range.compressed_size > 4096 => {
+                    return Err(Error::TooLarge(range.compressed_size));
                 }
                 _ => {}
             }
@@ -88,6 +123,12 @@ impl Image {
                     plt: name.starts_with(b".plt"),
                 });
             }
+        }
+        if unpacked > MOST_UNPACKED {
+            return Err(Error::Bomb(unpacked));
+        }
+        if has_minidebug && !has_symtab && !only_root_writes(file) {
+            return Err(Error::Untrusted);
         }
         image.build_id = elf.build_id().ok().flatten().unwrap_or_default().to_vec();
         image.debug_link = elf
@@ -110,6 +151,12 @@ impl Image {
             .iter()
             .any(|section| section.plt && section.range.contains(&address))
     }
+}
+
+/// Whether nobody but root can have written what is in the file.
+pub(super) fn only_root_writes(file: &File) -> bool {
+    file.metadata()
+        .is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & 0o022 == 0)
 }
 
 /// Stubs of the procedure linkage table: `(first address, name of the function they jump to)`, ascending.
