@@ -1,6 +1,8 @@
 //! Names of real binaries, built here from small sources, against binutils; and files made to hurt.
 //!
 //! A tool that is missing skips its test: aloud, and as a failure under `PROFILER_TEST_STRICT=1`.
+//!
+//! One long file, as all parts use the same helpers and a second test binary would cost another link.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
