@@ -45,6 +45,8 @@ pub(super) struct ObjectEntry {
     due: Vec<LocationId>,
     /// Asked for, in the order of the requests.
     asked: Vec<LocationId>,
+    /// Whether what is wrong with it has been told.
+    told: bool,
 }
 
 /// One address of one object.
@@ -88,6 +90,11 @@ const KERNEL_START: u64 = 0xffff_0000_0000_0000;
 const VDSO_LIMIT: u64 = 1 << 16;
 
 impl Locations {
+    pub(super) fn prepare_kernel(&mut self) -> Request {
+        let id = self.object(ObjectKey::Kernel, None);
+        Request { id, object: Object::Kernel, addresses: Vec::new() }
+    }
+
     pub(super) fn kernel(&mut self, address: u64) -> LocationId {
         let object = self.object(ObjectKey::Kernel, None);
         self.location(object, address, true)
@@ -171,7 +178,9 @@ impl Locations {
     pub(super) fn name(&mut self, response: Response) {
         let Response { id, symbols, error } = response;
         let Some(entry) = usize::try_from(id).ok().and_then(|id| self.objects.get_mut(id)) else { return };
-        if let Some(error) = error {
+        if let Some(error) = error
+            && !std::mem::replace(&mut entry.told, true)
+        {
             let path = entry.file.as_ref().map_or("[kernel]", |file| &file.path);
             tracing::warn!(path, error, "some names are missing");
         }
@@ -235,7 +244,7 @@ impl Locations {
     fn object(&mut self, key: ObjectKey, file: Option<Arc<File>>) -> u32 {
         let objects = &mut self.objects;
         *self.object_ids.entry(key).or_insert_with_key(|key| {
-            objects.push(ObjectEntry { key: key.clone(), file, due: Vec::new(), asked: Vec::new() });
+            objects.push(ObjectEntry { key: key.clone(), file, due: Vec::new(), asked: Vec::new(), told: false });
             u32::try_from(objects.len() - 1).unwrap_or(u32::MAX)
         })
     }

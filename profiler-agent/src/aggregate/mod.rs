@@ -171,6 +171,11 @@ impl Aggregator {
         }
     }
 
+    /// A request that has the kernel's names read before the first one is asked for.
+    pub fn prepare_kernel(&mut self) -> Request {
+        self.locations.prepare_kernel()
+    }
+
     /// Hands out every request for names that is due; those that `send` gives back are kept for the next call.
     pub fn request_names(&mut self, send: impl FnMut(Request) -> Result<(), Request>) {
         self.locations.request_names(send);
