@@ -85,7 +85,10 @@ impl Stop {
     /// When the system has no descriptor left.
     pub fn new() -> std::io::Result<Self> {
         let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { requested: AtomicBool::new(false), event })
+        Ok(Self {
+            requested: AtomicBool::new(false),
+            event,
+        })
     }
 
     /// Asks the capture to end and to hand out what it has. Says whether it had been asked before.
@@ -149,8 +152,11 @@ pub fn capture(
         (Scope::Processes(pids), None) => Some(pids.clone()),
         (Scope::Host | Scope::Command(_), None) => None,
     };
-    let targets =
-        pids.iter().flatten().map(|&pid| Target::attach(pid)).collect::<Result<Vec<Target>, TargetError>>()?;
+    let targets = pids
+        .iter()
+        .flatten()
+        .map(|&pid| Target::attach(pid))
+        .collect::<Result<Vec<Target>, TargetError>>()?;
 
     let mut run = Run::new(options.frequency, pids.as_deref())?;
     let name = run.name_of_target(&options.scope, pids.as_deref());
@@ -166,7 +172,12 @@ pub fn capture(
     run.wait_for_names();
 
     let status = command.map(Running::end).transpose();
-    let status = status.map_err(|source| CaptureError::System { what: "wait for the command", source })?.flatten();
+    let status = status
+        .map_err(|source| CaptureError::System {
+            what: "wait for the command",
+            source,
+        })?
+        .flatten();
     run.finish(name, options.frequency, duration, status)
 }
 
@@ -193,8 +204,10 @@ impl Run {
         let mut symbolizer = Symbolizer::start().map_err(system("start the thread that finds names"))?;
         // Reading the kernel's symbols takes 50 ms: better now than at the end.
         let _ = symbolizer.try_request(aggregator.prepare_kernel());
-        let mut sampler =
-            Sampler::new(sampling::Config { frequency, targets: targets.map(<[u32]>::to_vec) })?;
+        let mut sampler = Sampler::new(sampling::Config {
+            frequency,
+            targets: targets.map(<[u32]>::to_vec),
+        })?;
         let kernel_log = match sampler.log() {
             Ok(log) => Some(log),
             Err(error) => {
@@ -238,10 +251,17 @@ impl Run {
             }
             let mut ends: Vec<BorrowedFd<'_>> = vec![stop.event.as_fd()];
             // A target that has ended stays readable: wait for the others only.
-            ends.extend(targets.iter().filter(|target| !target.has_ended()).map(Target::as_fd));
+            ends.extend(
+                targets
+                    .iter()
+                    .filter(|target| !target.has_ended())
+                    .map(Target::as_fd),
+            );
             let ended = ends.len() == 1 && !targets.is_empty();
             if !ended {
-                self.sampler.wait(&ends, left.min(TICK)).map_err(system("wait for samples"))?;
+                self.sampler
+                    .wait(&ends, left.min(TICK))
+                    .map_err(system("wait for samples"))?;
             }
             self.drain(clock::monotonic().saturating_sub(merge::SETTLE));
             self.exchange_names();
@@ -268,7 +288,14 @@ impl Run {
     }
 
     fn slow_tick(&mut self) -> Result<(), CaptureError> {
-        let Self { sampler, processes, aggregator, clock, lost_records, .. } = self;
+        let Self {
+            sampler,
+            processes,
+            aggregator,
+            clock,
+            lost_records,
+            ..
+        } = self;
         sampler.follow_cpus(|event| take_in(event, clock, processes, aggregator, lost_records))?;
         self.cpu_time.update(&self.processes);
         Ok(())
@@ -276,9 +303,18 @@ impl Run {
 
     /// Takes in what happened up to a time of `CLOCK_MONOTONIC`.
     fn drain(&mut self, until: u64) {
-        let Self { sampler, processes, aggregator, clock, lost_records, .. } = self;
+        let Self {
+            sampler,
+            processes,
+            aggregator,
+            clock,
+            lost_records,
+            ..
+        } = self;
         let lost_before = *lost_records;
-        sampler.drain(until, |event| take_in(event, clock, processes, aggregator, lost_records));
+        sampler.drain(until, |event| {
+            take_in(event, clock, processes, aggregator, lost_records);
+        });
         let torn = sampler.take_torn();
         self.torn += torn;
         if *lost_records != lost_before || torn > 0 {
@@ -289,12 +325,18 @@ impl Run {
 
     /// Asks for the names of new frames, and takes in those that are found.
     fn exchange_names(&mut self) {
-        let Self { aggregator, symbolizer, .. } = self;
+        let Self {
+            aggregator,
+            symbolizer,
+            ..
+        } = self;
         while let Some(response) = symbolizer.try_recv() {
             aggregator.name(response);
         }
         aggregator.request_names(|request| {
-            symbolizer.try_request(request).map_err(crate::symbols::NotTaken::into_request)
+            symbolizer
+                .try_request(request)
+                .map_err(crate::symbols::NotTaken::into_request)
         });
     }
 
@@ -306,7 +348,9 @@ impl Run {
             match self.symbolizer.recv_timeout(left) {
                 Some(response) => self.aggregator.name(response),
                 None => {
-                    tracing::warn!("some names took longer than {NAMES_DEADLINE:?}; they are shown by module and offset");
+                    tracing::warn!(
+                        "some names took longer than {NAMES_DEADLINE:?}; they are shown by module and offset"
+                    );
                     break;
                 }
             }
@@ -348,9 +392,11 @@ impl Run {
     fn name_of_target(&mut self, scope: &Scope, pids: Option<&[u32]>) -> String {
         match scope {
             Scope::Host => "whole host".into(),
-            Scope::Command(command) => {
-                command.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
-            }
+            Scope::Command(command) => command
+                .iter()
+                .map(|word| word.to_string_lossy())
+                .collect::<Vec<_>>()
+                .join(" "),
             Scope::Processes(_) => {
                 let names = pids.unwrap_or_default().iter().map(|&pid| {
                     let process = self.processes.find(pid);

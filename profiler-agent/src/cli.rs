@@ -28,7 +28,7 @@ Exit codes: 0 fine, 1 failed or saw no sample, 2 wrong usage, 3 a privilege is m
 /// build, no change of the target. Without a target the whole host is sampled.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES, max_term_width = 100)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// Profile these processes with all their threads, and the children they start. Ends when they all have ended.
     #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pid: Vec<u32>,
@@ -51,12 +51,8 @@ pub struct Cli {
     force: bool,
 
     /// Send the profile to this OpenTelemetry Collector, e.g. http://localhost:4317 (gRPC) or http://localhost:4318 (HTTP).
-    #[arg(long, value_name = "URL", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "URL")]
     otlp_endpoint: Option<String>,
-
-    /// How to send it. Default: by the port of the endpoint, 4318 is http/protobuf, all else grpc.
-    #[arg(long, value_name = "PROTOCOL", requires = "otlp_endpoint")]
-    otlp_protocol: Option<OtlpProtocol>,
 
     /// Say nothing but errors.
     #[arg(short, long)]
@@ -73,26 +69,26 @@ pub struct Cli {
 
 /// What the command line asks for.
 #[derive(Debug)]
-pub struct Request {
+pub(crate) struct Request {
     /// What to profile.
-    pub scope: Scope,
+    pub(crate) scope: Scope,
     /// Samples per second and CPU.
-    pub frequency: u32,
+    pub(crate) frequency: u32,
     /// How long.
-    pub duration: Option<Duration>,
+    pub(crate) duration: Option<Duration>,
     /// Where to write; empty is the default file.
-    pub outputs: Vec<Output>,
+    pub(crate) outputs: Vec<Output>,
     /// Whether files that exist are overwritten.
-    pub force: bool,
+    pub(crate) force: bool,
     /// Where to send.
-    pub endpoint: Option<Endpoint>,
+    pub(crate) endpoint: Option<String>,
     /// How much to say.
-    pub verbosity: Verbosity,
+    pub(crate) verbosity: Verbosity,
 }
 
 /// How much the agent says on the standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verbosity {
+pub(crate) enum Verbosity {
     /// Errors.
     Quiet,
     /// Progress, the summary and warnings.
@@ -105,8 +101,18 @@ pub enum Verbosity {
 
 impl Cli {
     /// The checked request.
-    pub fn request(self) -> Request {
-        let Self { mut pid, frequency, duration, output, force, otlp_endpoint, quiet, verbose, command } = self;
+    pub(crate) fn request(self) -> Request {
+        let Self {
+            mut pid,
+            frequency,
+            duration,
+            output,
+            force,
+            otlp_endpoint,
+            quiet,
+            verbose,
+            command,
+        } = self;
         pid.sort_unstable();
         pid.dedup();
         Request {

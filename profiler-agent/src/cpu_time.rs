@@ -45,7 +45,10 @@ impl CpuTime {
             if let Some(stat) = procfs::Stat::of(process.pid) {
                 let ticks = stat.cpu + stat.children_cpu;
                 // A process that joined later is a child: all its time counts.
-                self.processes.entry((process.pid, stat.start)).or_insert((0, 0)).1 = ticks;
+                self.processes
+                    .entry((process.pid, stat.start))
+                    .or_insert((0, 0))
+                    .1 = ticks;
             }
         }
     }
@@ -55,7 +58,10 @@ impl CpuTime {
         clock.nanoseconds(if self.whole_host {
             host_ticks().unwrap_or_default().saturating_sub(self.host)
         } else {
-            self.processes.values().map(|(start, now)| now.saturating_sub(*start)).sum()
+            self.processes
+                .values()
+                .map(|(start, now)| now.saturating_sub(*start))
+                .sum()
         })
     }
 }
@@ -91,9 +97,8 @@ impl OwnCost {
         let peak = procfs::status(pid, "VmHWM");
         let kilobytes = peak.and_then(|peak| peak.strip_suffix(" kB")?.trim().parse::<u64>().ok());
         Self {
-            cpu: schedstat().unwrap_or_else(|| {
-                clock.nanoseconds(procfs::Stat::of(pid).map_or(0, |stat| stat.cpu))
-            }),
+            cpu: schedstat()
+                .unwrap_or_else(|| clock.nanoseconds(procfs::Stat::of(pid).map_or(0, |stat| stat.cpu))),
             peak_memory: kilobytes.unwrap_or_default() * 1024,
         }
     }
@@ -105,7 +110,12 @@ fn schedstat() -> Option<u64> {
         .ok()?
         .map(|task| {
             let schedstat = procfs::read(task.ok()?.path().join("schedstat"), 256).ok()?;
-            String::from_utf8(schedstat).ok()?.split(' ').next()?.parse::<u64>().ok()
+            String::from_utf8(schedstat)
+                .ok()?
+                .split(' ')
+                .next()?
+                .parse::<u64>()
+                .ok()
         })
         .sum()
 }
@@ -127,7 +137,11 @@ mod tests {
             x = std::hint::black_box(x.wrapping_mul(3));
         }
         time.update(&processes);
-        assert!(time.nanoseconds(&clock) >= 80_000_000, "{} ns", time.nanoseconds(&clock));
+        assert!(
+            time.nanoseconds(&clock) >= 80_000_000,
+            "{} ns",
+            time.nanoseconds(&clock)
+        );
         assert!(OwnCost::now(&clock).peak_memory > 1 << 20);
     }
 }

@@ -13,9 +13,12 @@ use std::{
 use anyhow::Context as _;
 use clap::Parser as _;
 use profiler_agent::{
-    agent::{self, Captured, CaptureError, Options, Stop},
+    agent::{self, CaptureError, Captured, Options, Stop},
     export::file::{CreateError, Output, OutputFile},
-    kernel::{btf::BtfError, capabilities::{self, MissingCapabilities}},
+    kernel::{
+        btf::BtfError,
+        capabilities::{self, MissingCapabilities},
+    },
     sampling::SamplingError,
     summary::{NoSamples, ProgressLine, Summary},
     target::Scope,
@@ -53,7 +56,15 @@ fn main() -> ExitCode {
 
 /// One capture from the first check to the last word.
 async fn run(request: Request) -> anyhow::Result<ExitCode> {
-    let Request { scope, frequency, duration, outputs, force, endpoint, verbosity } = request;
+    let Request {
+        scope,
+        frequency,
+        duration,
+        outputs,
+        force,
+        endpoint,
+        verbosity,
+    } = request;
     capabilities::check()?;
     let quiet = verbosity == Verbosity::Quiet;
     // An output that cannot be written is told now, not after the capture.
@@ -61,12 +72,18 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
     let mut files = open(outputs, force)?;
 
     let stop = Arc::new(Stop::new().context("cannot start")?);
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt()).context("cannot wait for signals")?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt()).context("cannot wait for signals")?,
+        signal(SignalKind::terminate())?,
+    );
     if !quiet {
         eprintln!("{}", announce(&scope, frequency, duration.is_some()));
     }
-    let options = Options { scope, frequency, duration };
+    let options = Options {
+        scope,
+        frequency,
+        duration,
+    };
     let mut capture = tokio::task::spawn_blocking({
         let (options, stop) = (options.clone(), Arc::clone(&stop));
         move || {
@@ -109,7 +126,10 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
 }
 
 fn open(outputs: Vec<Output>, force: bool) -> Result<Vec<OutputFile>, CreateError> {
-    outputs.into_iter().map(|output| OutputFile::create(output, force)).collect()
+    outputs
+        .into_iter()
+        .map(|output| OutputFile::create(output, force))
+        .collect()
 }
 
 /// `flamegraphs/NAME-PID-TIME.svg` below the working directory.
@@ -120,14 +140,26 @@ fn default_file(scope: &Scope, captured: &Captured) -> anyhow::Result<OutputFile
         (Scope::Host, _) | (_, None) => profile.capture.host.clone(),
         (_, Some(process)) => format!("{}-{}", profile.string(process.name), process.pid),
     };
-    let name: String =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+    let name: String = name
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "-_.".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect();
     let time = UNIX_EPOCH + std::time::Duration::from_nanos(profile.capture.start);
     let time = humantime::format_rfc3339_seconds(time.max(SystemTime::UNIX_EPOCH)).to_string();
     let time: String = time.chars().filter(|c| !"-:".contains(*c)).collect();
     let folder = PathBuf::from("flamegraphs");
-    std::fs::create_dir_all(&folder).context("cannot make the folder flamegraphs; say where to write with -o")?;
-    Ok(OutputFile::create(Output::parse(folder.join(format!("{name}-{time}.svg")))?, false)?)
+    std::fs::create_dir_all(&folder)
+        .context("cannot make the folder flamegraphs; say where to write with -o")?;
+    Ok(OutputFile::create(
+        Output::parse(folder.join(format!("{name}-{time}.svg")))?,
+        false,
+    )?)
 }
 
 fn announce(scope: &Scope, frequency: u32, ends: bool) -> String {
@@ -138,10 +170,21 @@ fn announce(scope: &Scope, frequency: u32, ends: bool) -> String {
             format!("process {pids}")
         }
         Scope::Command(command) => {
-            format!("`{}`", command.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" "))
+            format!(
+                "`{}`",
+                command
+                    .iter()
+                    .map(|word| word.to_string_lossy())
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            )
         }
     };
-    let end = if ends { "" } else { " Ctrl-C ends it and writes the result." };
+    let end = if ends {
+        ""
+    } else {
+        " Ctrl-C ends it and writes the result."
+    };
     format!("Sampling {what} {frequency} times a second.{end}")
 }
 
@@ -158,10 +201,14 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if error.is::<CreateError>() {
         return exit::FAILED;
     }
-    let Some(CaptureError::Sampling(error)) = error.downcast_ref::<CaptureError>() else { return exit::FAILED };
+    let Some(CaptureError::Sampling(error)) = error.downcast_ref::<CaptureError>() else {
+        return exit::FAILED;
+    };
     match error {
         SamplingError::RateAboveLimit { .. } | SamplingError::TooManyTargets(_) => exit::USAGE,
-        SamplingError::Btf(BtfError::Missing(_) | BtfError::NoField { .. } | BtfError::Malformed) => exit::KERNEL,
+        SamplingError::Btf(BtfError::Missing(_) | BtfError::NoField { .. } | BtfError::Malformed) => {
+            exit::KERNEL
+        }
         SamplingError::Load(_)
         | SamplingError::Program { .. }
         | SamplingError::Map(_)
@@ -169,7 +216,9 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         | SamplingError::PerfEvent { .. }
         | SamplingError::NoCpu => match error.os_error().map(rustix::io::Errno::from_raw_os_error) {
             Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => exit::PRIVILEGE,
-            Some(rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => exit::KERNEL,
+            Some(rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => {
+                exit::KERNEL
+            }
             _ => exit::FAILED,
         },
     }
@@ -187,7 +236,10 @@ fn start_log(verbosity: Verbosity) {
         .with_default_directive(level.into())
         .with_env_var("PROFILER_AGENT_LOG")
         .from_env_lossy();
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr)
+        .with_target(false);
     // Fails when a log is set already, which it is not.
     let _ = tracing::subscriber::set_global_default(subscriber.finish());
     // The kernel side's warnings come through the `log` crate.

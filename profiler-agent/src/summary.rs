@@ -21,7 +21,10 @@ pub struct ProgressLine {
 impl ProgressLine {
     /// Not shown yet; never when `quiet`.
     pub fn new(quiet: bool) -> Self {
-        Self { visible: !quiet && stderr().is_terminal(), written: false }
+        Self {
+            visible: !quiet && stderr().is_terminal(),
+            written: false,
+        }
     }
 
     /// Shows where the capture stands.
@@ -29,9 +32,22 @@ impl ProgressLine {
         if !self.visible {
             return;
         }
-        let Progress { elapsed, samples, lost } = progress;
-        let lost = if lost > 0 { format!(", {} lost", Thousands(lost)) } else { String::new() };
-        let _ = write!(stderr(), "\r{} s, {} samples{lost}\x1b[K", elapsed.as_secs(), Thousands(samples));
+        let Progress {
+            elapsed,
+            samples,
+            lost,
+        } = progress;
+        let lost = if lost > 0 {
+            format!(", {} lost", Thousands(lost))
+        } else {
+            String::new()
+        };
+        let _ = write!(
+            stderr(),
+            "\r{} s, {} samples{lost}\x1b[K",
+            elapsed.as_secs(),
+            Thousands(samples)
+        );
         self.written = true;
     }
 
@@ -49,7 +65,15 @@ pub struct Summary<'a>(pub &'a Captured);
 
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Captured { profile, counts, cpu_time, lost_events, unfollowed, cost, command } = self.0;
+        let Captured {
+            profile,
+            counts,
+            cpu_time,
+            lost_events,
+            unfollowed,
+            cost,
+            command,
+        } = self.0;
         let capture = &profile.capture;
         let seconds = Duration::from_nanos(capture.duration).as_secs_f64();
         let expected = u128::from(*cpu_time) * u128::from(capture.frequency) / 1_000_000_000;
@@ -70,7 +94,11 @@ impl fmt::Display for Summary<'_> {
         write!(f, "stacks: {} complete", Percent(counts.complete, counts.samples))?;
         let mut outcomes = std::collections::BTreeMap::<_, u64>::new();
         for sample in &profile.samples {
-            if let Some(stack) = profile.stacks.get(sample.stack.index()).filter(|stack| !stack.outcome.is_complete()) {
+            if let Some(stack) = profile
+                .stacks
+                .get(sample.stack.index())
+                .filter(|stack| !stack.outcome.is_complete())
+            {
                 *outcomes.entry(stack.outcome).or_default() += sample.count;
             }
         }
@@ -78,17 +106,29 @@ impl fmt::Display for Summary<'_> {
             write!(f, ", {} {}", Thousands(count), outcome.name().replace('_', " "))?;
         }
         if counts.over_budget > 0 {
-            write!(f, "; {} beyond the budget of distinct stacks", Thousands(counts.over_budget))?;
+            write!(
+                f,
+                "; {} beyond the budget of distinct stacks",
+                Thousands(counts.over_budget)
+            )?;
         }
         write!(f, "\nlost: {}", Thousands(capture.lost_total()))?;
         for (reason, count) in &capture.lost {
             write!(f, ", {} {}", Thousands(*count), reason.name().replace('_', " "))?;
         }
         if *lost_events > 0 {
-            write!(f, "; {} process events (mappings were read again)", Thousands(*lost_events))?;
+            write!(
+                f,
+                "; {} process events (mappings were read again)",
+                Thousands(*lost_events)
+            )?;
         }
         if *unfollowed > 0 {
-            write!(f, "; {} children were not followed: too many targets", Thousands(*unfollowed))?;
+            write!(
+                f,
+                "; {} children were not followed: too many targets",
+                Thousands(*unfollowed)
+            )?;
         }
         write!(
             f,
@@ -106,7 +146,9 @@ pub struct NoSamples<'a>(pub &'a Captured);
 
 impl fmt::Display for NoSamples<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Captured { profile, cpu_time, .. } = self.0;
+        let Captured {
+            profile, cpu_time, ..
+        } = self.0;
         let capture = &profile.capture;
         let seconds = Duration::from_nanos(capture.duration).as_secs_f64();
         let cpu = Duration::from_nanos(*cpu_time).as_secs_f64();
@@ -133,7 +175,7 @@ impl fmt::Display for Thousands {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = self.0.to_string();
         for (index, digit) in digits.chars().enumerate() {
-            if index > 0 && (digits.len() - index) % 3 == 0 {
+            if index > 0 && (digits.len() - index).is_multiple_of(3) {
                 f.write_str(",")?;
             }
             write!(f, "{digit}")?;

@@ -79,21 +79,21 @@ impl Target {
     ///
     /// [`TargetError`] when it does not run, or is a thread.
     pub fn attach(pid: u32) -> Result<Self, TargetError> {
-        let fd = i32::try_from(pid)
+        let raw = i32::try_from(pid)
             .ok()
             .and_then(Pid::from_raw)
-            .ok_or(TargetError::NoSuchProcess(pid))
-            .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|error| (pid, error)).or_else(
-                |(raw, error)| {
-                    let id = raw.as_raw_nonzero().get().unsigned_abs();
-                    // The kernel says ESRCH, EINVAL or (6.15 and later) ENOENT for the id of a thread.
-                    match procfs::status(id, "Tgid") {
-                        Some(tgid) if tgid != id.to_string() => Err(TargetError::Thread { tid: id, pid: tgid }),
-                        Some(_) => Err(TargetError::Watch { pid: id, source: error.into() }),
-                        None => Err(TargetError::NoSuchProcess(id)),
-                    }
+            .ok_or(TargetError::NoSuchProcess(pid))?;
+        let fd = rustix::process::pidfd_open(raw, PidfdFlags::empty()).map_err(|error| {
+            // The kernel says EINVAL, or ENOENT from 6.15 on, for the id of a thread.
+            match procfs::status(pid, "Tgid") {
+                Some(tgid) if tgid != pid.to_string() => TargetError::Thread { tid: pid, pid: tgid },
+                Some(_) => TargetError::Watch {
+                    pid,
+                    source: error.into(),
                 },
-            ))?;
+                None => TargetError::NoSuchProcess(pid),
+            }
+        })?;
         match procfs::Stat::of(pid) {
             None => Err(TargetError::NoSuchProcess(pid)),
             Some(stat) if stat.state == b'Z' && stat.threads <= 1 => Err(TargetError::Ended(pid)),
@@ -105,7 +105,14 @@ impl Target {
     pub fn has_ended(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec};
         let mut fds = [PollFd::from_borrowed_fd(self.fd.as_fd(), PollFlags::IN)];
-        rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+        rustix::event::poll(
+            &mut fds,
+            Some(&Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            }),
+        )
+        .is_ok_and(|ready| ready > 0)
     }
 }
 
@@ -132,11 +139,20 @@ impl Waiting {
     ///
     /// [`TargetError::Start`].
     pub fn create(command: &[OsString]) -> Result<Self, TargetError> {
-        let name = command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        Self::spawn(command, &name).map_err(|source| TargetError::Start { command: name, source })
+        let name = command
+            .first()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        Self::spawn(command, &name).map_err(|source| TargetError::Start {
+            command: name,
+            source,
+        })
     }
 
-    #[expect(unsafe_code, reason = "std offers no other way to run code between fork and exec")]
+    #[expect(
+        unsafe_code,
+        reason = "std offers no other way to run code between fork and exec"
+    )]
     fn spawn(command: &[OsString], name: &str) -> io::Result<Self> {
         let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let (mut pid_reader, mut pid_writer) = io::pipe()?;
@@ -156,13 +172,20 @@ impl Waiting {
         // allocate.
         unsafe { command.pre_exec(wait_at_gate) };
         // `spawn` returns after exec only, hence the thread.
-        let thread = std::thread::Builder::new().name("command".into()).spawn(move || command.spawn())?;
+        let thread = std::thread::Builder::new()
+            .name("command".into())
+            .spawn(move || command.spawn())?;
         let mut pid = [0; 4];
         if let Err(error) = pid_reader.read_exact(&mut pid) {
             // Without a pid there was no fork; the thread knows why.
             return Err(join(thread).err().unwrap_or(error));
         }
-        Ok(Self { pid: u32::from_ne_bytes(pid), name: name.to_owned(), gate, thread })
+        Ok(Self {
+            pid: u32::from_ne_bytes(pid),
+            name: name.to_owned(),
+            gate,
+            thread,
+        })
     }
 
     /// Lets it run.
@@ -172,13 +195,18 @@ impl Waiting {
     /// [`TargetError::Start`] when there is no such program, or it cannot be executed.
     pub fn release(mut self) -> Result<Running, TargetError> {
         let child = self.gate.write_all(&[1]).and_then(|()| join(self.thread));
-        let child = child.map_err(|source| TargetError::Start { command: self.name, source })?;
+        let child = child.map_err(|source| TargetError::Start {
+            command: self.name,
+            source,
+        })?;
         Ok(Running(child))
     }
 }
 
 fn join(thread: JoinHandle<io::Result<std::process::Child>>) -> io::Result<std::process::Child> {
-    thread.join().unwrap_or_else(|_| Err(io::Error::other("the starting thread died")))
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("the starting thread died")))
 }
 
 /// How long a command may take to end when asked to.
@@ -208,7 +236,10 @@ impl Running {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        tracing::warn!(pid = self.0.id(), "the command did not end on SIGTERM; it goes on");
+        tracing::warn!(
+            pid = self.0.id(),
+            "the command did not end on SIGTERM; it goes on"
+        );
         Ok(None)
     }
 }
@@ -231,7 +262,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let made = directory.path().join("made");
         let waiting = Waiting::create(&["touch".into(), made.clone().into()]).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
         assert!(!made.exists());
         let target = Target::attach(waiting.pid).unwrap();
         assert!(!target.has_ended());
@@ -254,15 +285,24 @@ mod tests {
 
     #[test]
     fn what_cannot_be_profiled_says_why() {
-        assert!(matches!(Target::attach(u32::MAX), Err(TargetError::NoSuchProcess(_))));
-        assert!(matches!(Target::attach(4_194_305), Err(TargetError::NoSuchProcess(_))));
+        assert!(matches!(
+            Target::attach(u32::MAX),
+            Err(TargetError::NoSuchProcess(_))
+        ));
+        assert!(matches!(
+            Target::attach(4_194_305),
+            Err(TargetError::NoSuchProcess(_))
+        ));
         let tid = std::thread::spawn(|| {
             let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
             Target::attach(tid).unwrap_err().to_string()
         });
         let text = tid.join().unwrap();
         assert!(text.contains(&format!("-p {}", std::process::id())), "{text}");
-        let missing = Waiting::create(&["/no/such/program".into()]).unwrap().release().unwrap_err();
+        let missing = Waiting::create(&["/no/such/program".into()])
+            .unwrap()
+            .release()
+            .unwrap_err();
         assert!(missing.to_string().contains("/no/such/program"));
     }
 }

@@ -20,11 +20,36 @@ const SYS_ADMIN: u32 = 21;
 
 /// Every capability the agent has a use for.
 pub const CAPABILITIES: [Capability; 6] = [
-    Capability { name: "cap_bpf", number: 39, purpose: "load the sampling programs", required: true },
-    Capability { name: "cap_perfmon", number: 38, purpose: "open perf events and read stacks", required: true },
-    Capability { name: "cap_sys_ptrace", number: 19, purpose: "see what other users' processes map", required: false },
-    Capability { name: "cap_syslog", number: 34, purpose: "name kernel functions", required: false },
-    Capability { name: "cap_dac_read_search", number: 2, purpose: "read programs that only root may", required: false },
+    Capability {
+        name: "cap_bpf",
+        number: 39,
+        purpose: "load the sampling programs",
+        required: true,
+    },
+    Capability {
+        name: "cap_perfmon",
+        number: 38,
+        purpose: "open perf events and read stacks",
+        required: true,
+    },
+    Capability {
+        name: "cap_sys_ptrace",
+        number: 19,
+        purpose: "see what other users' processes map",
+        required: false,
+    },
+    Capability {
+        name: "cap_syslog",
+        number: 34,
+        purpose: "name kernel functions",
+        required: false,
+    },
+    Capability {
+        name: "cap_dac_read_search",
+        number: 2,
+        purpose: "read programs that only root may",
+        required: false,
+    },
     Capability {
         name: "cap_checkpoint_restore",
         number: 40,
@@ -50,13 +75,26 @@ pub struct MissingCapabilities(pub Vec<Capability>);
 /// When nothing would work.
 pub fn check() -> Result<(), MissingCapabilities> {
     // Without /proc nothing can be said; the kernel will.
-    let Some(effective) = effective() else { return Ok(()) };
-    let missing: Vec<Capability> = CAPABILITIES.into_iter().filter(|c| !has(effective, c.number)).collect();
+    let Some(effective) = effective() else {
+        return Ok(());
+    };
+    let missing: Vec<Capability> = CAPABILITIES
+        .into_iter()
+        .filter(|c| !has(effective, c.number))
+        .collect();
     for capability in missing.iter().filter(|c| !c.required) {
-        tracing::warn!("without {} the agent cannot {}", capability.name.to_uppercase(), capability.purpose);
+        tracing::warn!(
+            "without {} the agent cannot {}",
+            capability.name.to_uppercase(),
+            capability.purpose
+        );
     }
     let required: Vec<Capability> = missing.into_iter().filter(|c| c.required).collect();
-    if required.is_empty() { Ok(()) } else { Err(MissingCapabilities(required)) }
+    if required.is_empty() {
+        Ok(())
+    } else {
+        Err(MissingCapabilities(required))
+    }
 }
 
 fn effective() -> Option<u64> {
@@ -80,7 +118,10 @@ mod tests {
     #[test]
     fn the_message_names_the_remedy() {
         let text = MissingCapabilities(CAPABILITIES.into_iter().filter(|c| c.required).collect()).to_string();
-        assert!(text.contains("CAP_BPF (to load the sampling programs) and CAP_PERFMON"), "{text}");
+        assert!(
+            text.contains("CAP_BPF (to load the sampling programs) and CAP_PERFMON"),
+            "{text}"
+        );
         assert!(text.contains("sudo setcap cap_bpf,cap_perfmon,"), "{text}");
     }
 }
