@@ -1,2 +1,120 @@
-//! x
-fn main() {}
+//! Every chore of the project as `cargo xtask <verb>`; one file per verb, and no logic in shell.
+//!
+//! # Where things go
+//! Tools that the chores need (bpf-linker, cargo-deny, a Python with an OTLP decoder, an OpenTelemetry
+//! Collector) live in `target/tools` of this workspace, whatever `CARGO_TARGET_DIR` says, so that they
+//! are built once. Deleting that folder is always safe: `cargo xtask setup` brings it back.
+//!
+//! # What tests are given
+//! `cargo xtask test` sets for every test:
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `PROFILER_TEST_COLLECTOR` | the OpenTelemetry Collector with a profiles pipeline (`--feature-gates=+service.profilesSupport`) |
+//! | `PROFILER_TEST_PYTHON` | a Python that has `opentelemetry-proto`: an OTLP decoder that is not ours |
+//! | `PROFILER_TEST_GO` | the `go` command: `go tool pprof` is a pprof reader that is not ours |
+//! | `PROFILER_TEST_AGENT` | the release build of `profiler-agent` |
+//! | `PROFILER_TEST_SKIPS` | a file: a test that cannot run appends one line to it, `name: what is missing` |
+//! | `PROFILER_TEST_STRICT` | `1` in `cargo xtask ci` and wherever `CI` is set: a test that cannot run fails instead |
+//!
+//! So a test that lacks a tool or a privilege does this, and the run counts it aloud at its end:
+//! ```text
+//! if PROFILER_TEST_STRICT is 1    -> panic with what is missing and the remedy
+//! else if PROFILER_TEST_SKIPS set -> append "<test name>: <what is missing>\n" (O_APPEND, one write), return
+//! else                            -> print the same to stderr, return
+//! ```
+
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "stdout is where a chore reports, and the files read here are the project's own"
+)]
+
+mod build_ebpf;
+mod bytecode;
+mod ci;
+mod collector;
+mod command;
+mod lint;
+mod python;
+mod run;
+mod setup;
+mod sources;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+/// The chores of profiler-agent.
+#[derive(Parser)]
+#[command(name = "cargo xtask", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what this machine lacks to build and test everything
+    Setup {
+        /// Only tell what is missing, and fail if anything is
+        #[arg(long)]
+        check: bool,
+    },
+    /// Build the kernel object from its Rust source, into profiler-agent/src/sampling/
+    BuildEbpf {
+        /// Fail unless the kept object is the one that these sources give
+        #[arg(long)]
+        check: bool,
+    },
+    /// Build the agent for release and run it, as root
+    Run {
+        /// Arguments of profiler-agent, after `--`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Run every test, as root, set-up included
+    Test {
+        /// Arguments of `cargo test`, such as the name of a test
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Format, clippy on both sides, licences, documentation, and the project's own rules
+    Lint,
+    /// What a change must pass: setup, build-ebpf --check, lint, test
+    Ci,
+}
+
+fn main() -> ExitCode {
+    if let Some(code) = toolchain::run_as_rustc() {
+        return code;
+    }
+    match chore(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn chore(verb: Verb) -> Result<()> {
+    let workspace = Workspace::find()?;
+    match verb {
+        Verb::Setup { check: true } => setup::check(&workspace),
+        Verb::Setup { check: false } => setup::install(&workspace),
+        Verb::BuildEbpf { check: true } => build_ebpf::check(&workspace),
+        Verb::BuildEbpf { check: false } => build_ebpf::build(&workspace),
+        Verb::Run { args } => run::run(&workspace, &args),
+        Verb::Test { args } => test::run(&workspace, &args),
+        Verb::Lint => lint::run(&workspace),
+        Verb::Ci => ci::run(&workspace),
+    }
+}
