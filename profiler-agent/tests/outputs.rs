@@ -17,3 +17,5 @@ mod files;
 mod folded;
 #[path = "outputs/picture.rs"]
 mod picture;
+#[path = "outputs/pprof.rs"]
+mod pprof;

@@ -17,7 +17,7 @@ use std::{
 
 use tempfile::NamedTempFile;
 
-use super::folded;
+use super::{folded, pprof};
 use crate::{
     profile::Profile,
     render::svg::{self, SvgError},
@@ -30,17 +30,20 @@ pub enum Format {
     Folded,
     /// A flamegraph, [`crate::render::svg`].
     Svg,
+    /// pprof, gzipped, [`pprof`].
+    Pprof,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 2] = [Self::Svg, Self::Folded];
+    pub const ALL: [Self; 3] = [Self::Svg, Self::Folded, Self::Pprof];
 
     /// The end of the file's name, with its dot.
     pub const fn extension(self) -> &'static str {
         match self {
             Self::Folded => ".folded",
             Self::Svg => ".svg",
+            Self::Pprof => ".pb.gz",
         }
     }
 
@@ -71,6 +74,7 @@ impl Format {
         match self {
             Self::Folded => Ok(folded::write(profile, &folded::Options::default(), out)?),
             Self::Svg => svg::write(profile, &folded::Options::default(), out),
+            Self::Pprof => Ok(pprof::write(profile, out)?),
         }
     }
 }

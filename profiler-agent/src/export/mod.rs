@@ -26,4 +26,5 @@
 
 pub mod file;
 pub mod folded;
+pub mod pprof;
 pub mod text;
