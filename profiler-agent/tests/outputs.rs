@@ -11,10 +11,14 @@
 
 mod support;
 
+#[path = "outputs/conformance.rs"]
+mod conformance;
 #[path = "outputs/files.rs"]
 mod files;
 #[path = "outputs/folded.rs"]
 mod folded;
+#[path = "outputs/otlp.rs"]
+mod otlp;
 #[path = "outputs/picture.rs"]
 mod picture;
 #[path = "outputs/pprof.rs"]

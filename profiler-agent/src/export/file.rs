@@ -17,7 +17,7 @@ use std::{
 
 use tempfile::NamedTempFile;
 
-use super::{folded, pprof};
+use super::{folded, otlp, pprof};
 use crate::{
     profile::Profile,
     render::svg::{self, SvgError},
@@ -32,11 +32,13 @@ pub enum Format {
     Svg,
     /// pprof, gzipped, [`pprof`].
     Pprof,
+    /// OTLP Profiles, [`otlp::file`].
+    Otlp,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 3] = [Self::Svg, Self::Folded, Self::Pprof];
+    pub const ALL: [Self; 4] = [Self::Svg, Self::Folded, Self::Pprof, Self::Otlp];
 
     /// The end of the file's name, with its dot.
     pub const fn extension(self) -> &'static str {
@@ -44,6 +46,7 @@ impl Format {
             Self::Folded => ".folded",
             Self::Svg => ".svg",
             Self::Pprof => ".pb.gz",
+            Self::Otlp => ".otlp",
         }
     }
 
@@ -75,6 +78,7 @@ impl Format {
             Self::Folded => Ok(folded::write(profile, &folded::Options::default(), out)?),
             Self::Svg => svg::write(profile, &folded::Options::default(), out),
             Self::Pprof => Ok(pprof::write(profile, out)?),
+            Self::Otlp => Ok(otlp::file::write(profile, out)?),
         }
     }
 }

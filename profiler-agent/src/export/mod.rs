@@ -26,5 +26,6 @@
 
 pub mod file;
 pub mod folded;
+pub mod otlp;
 pub mod pprof;
 pub mod text;
