@@ -11,6 +11,10 @@
 
 mod support;
 
+#[path = "outputs/client.rs"]
+mod client;
+#[path = "outputs/collector.rs"]
+mod collector;
 #[path = "outputs/conformance.rs"]
 mod conformance;
 #[path = "outputs/files.rs"]

@@ -5,4 +5,5 @@
 pub mod conformance;
 pub mod golden;
 pub mod profiles;
+pub mod receivers;
 pub mod tools;

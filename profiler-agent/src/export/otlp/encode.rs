@@ -6,6 +6,8 @@
 //!
 //! The same profile gives the same bytes.
 
+use prost::bytes::Bytes;
+
 use super::{
     dictionary::{Dictionary, Mark, number_attribute, text_attribute},
     prepare::{Item, Prepared},
@@ -39,7 +41,7 @@ impl Default for Options {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// `ExportProfilesServiceRequest`, or `ProfilesData`: the same on the wire.
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
     /// Events in it; those of all requests of a profile add up to [`Profile::sample_count`].
     pub events: u64,
 }
@@ -312,7 +314,7 @@ impl<'p, 'a> Encoder<'p, 'a> {
         varint(&mut bytes, dictionary as u64);
         self.dictionary.write(&mut bytes);
         self.requests.push(Request {
-            bytes,
+            bytes: bytes.into(),
             events: std::mem::take(&mut self.events),
         });
         self.dictionary.clear();

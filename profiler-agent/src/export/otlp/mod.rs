@@ -16,9 +16,12 @@
 //!   and code made at run time is not told apart by language yet;
 //! - requests stay below 4 MiB, the default of gRPC servers in Go.
 
+pub mod client;
 pub mod encode;
+pub mod endpoint;
 pub mod file;
 
+mod answer;
 mod dictionary;
 mod prepare;
 mod wire;
