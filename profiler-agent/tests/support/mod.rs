@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(unreachable_pub, reason = "shared by inclusion, not by crate")]
 
+pub mod conformance;
 pub mod golden;
 pub mod profiles;
+pub mod receivers;
 pub mod tools;
