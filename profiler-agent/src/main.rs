@@ -1,2 +1,247 @@
-//! x
-fn main() {}
+//! The command `profiler-agent`: reads the command line, captures, writes, says what happened.
+
+mod cli;
+
+use std::{
+    io::stderr,
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use profiler_agent::{
+    agent::{self, CaptureError, Captured, Options, Stop},
+    export::file::{CreateError, Output, OutputFile},
+    kernel::{
+        btf::BtfError,
+        capabilities::{self, MissingCapabilities},
+    },
+    sampling::SamplingError,
+    summary::{NoSamples, ProgressLine, Summary},
+    target::Scope,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::level_filters::LevelFilter;
+
+use crate::cli::{Cli, Request, Verbosity};
+
+/// Exit codes, as `--help` states them.
+mod exit {
+    pub(crate) const FAILED: u8 = 1;
+    pub(crate) const USAGE: u8 = 2;
+    pub(crate) const PRIVILEGE: u8 = 3;
+    pub(crate) const KERNEL: u8 = 4;
+    /// Of a shell for a program ended by SIGINT: the second Ctrl-C.
+    pub(crate) const ABORTED: u8 = 130;
+}
+
+fn main() -> ExitCode {
+    let request = Cli::parse().request();
+    start_log(request.verbosity);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&anyhow::Error::new(error).context("cannot start")),
+    };
+    let code = match runtime.block_on(run(request)) {
+        Ok(code) => code,
+        Err(error) => failed(&error),
+    };
+    // A capture that was aborted is not waited for.
+    runtime.shutdown_background();
+    code
+}
+
+/// One capture from the first check to the last word.
+async fn run(request: Request) -> anyhow::Result<ExitCode> {
+    let Request {
+        scope,
+        frequency,
+        duration,
+        outputs,
+        force,
+        endpoint,
+        verbosity,
+    } = request;
+    capabilities::check()?;
+    let quiet = verbosity == Verbosity::Quiet;
+    // An output that cannot be written is told now, not after the capture.
+    let default_output = outputs.is_empty() && endpoint.is_none();
+    let mut files = open(outputs, force)?;
+
+    let stop = Arc::new(Stop::new().context("cannot start")?);
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt()).context("cannot wait for signals")?,
+        signal(SignalKind::terminate())?,
+    );
+    if !quiet {
+        eprintln!("{}", announce(&scope, frequency, duration.is_some()));
+    }
+    let options = Options {
+        scope,
+        frequency,
+        duration,
+    };
+    let mut capture = tokio::task::spawn_blocking({
+        let (options, stop) = (options.clone(), Arc::clone(&stop));
+        move || {
+            let mut line = ProgressLine::new(quiet);
+            let captured = agent::capture(&options, &stop, |progress| line.show(progress));
+            line.clear();
+            captured
+        }
+    });
+    let captured = loop {
+        tokio::select! {
+            captured = &mut capture => break captured.context("the capture died")??,
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if stop.request() {
+            return Ok(ExitCode::from(exit::ABORTED));
+        }
+    };
+
+    if captured.profile.samples.is_empty() {
+        eprintln!("profiler-agent: {}", NoSamples(&captured));
+        return Ok(ExitCode::from(exit::FAILED));
+    }
+    if default_output {
+        files.push(default_file(&options.scope, &captured)?);
+    }
+    let mut code = ExitCode::SUCCESS;
+    for file in files {
+        match file.write(&captured.profile) {
+            Ok(written) if !quiet => eprintln!("{written}"),
+            Ok(_) => {}
+            Err(error) => code = failed(&error.into()),
+        }
+    }
+    if !quiet {
+        eprintln!("{}", Summary(&captured));
+    }
+    Ok(code)
+}
+
+fn open(outputs: Vec<Output>, force: bool) -> Result<Vec<OutputFile>, CreateError> {
+    outputs
+        .into_iter()
+        .map(|output| OutputFile::create(output, force))
+        .collect()
+}
+
+/// `flamegraphs/NAME-PID-TIME.svg` below the working directory.
+fn default_file(scope: &Scope, captured: &Captured) -> anyhow::Result<OutputFile> {
+    let profile = &captured.profile;
+    let process = profile.processes.first();
+    let name = match (scope, process) {
+        (Scope::Host, _) | (_, None) => profile.capture.host.clone(),
+        (_, Some(process)) => format!("{}-{}", profile.string(process.name), process.pid),
+    };
+    let name: String = name
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "-_.".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect();
+    let time = UNIX_EPOCH + std::time::Duration::from_nanos(profile.capture.start);
+    let time = humantime::format_rfc3339_seconds(time.max(SystemTime::UNIX_EPOCH)).to_string();
+    let time: String = time.chars().filter(|c| !"-:".contains(*c)).collect();
+    let folder = PathBuf::from("flamegraphs");
+    std::fs::create_dir_all(&folder)
+        .context("cannot make the folder flamegraphs; say where to write with -o")?;
+    Ok(OutputFile::create(
+        Output::parse(folder.join(format!("{name}-{time}.svg")))?,
+        false,
+    )?)
+}
+
+fn announce(scope: &Scope, frequency: u32, ends: bool) -> String {
+    let what = match scope {
+        Scope::Host => "the whole host".into(),
+        Scope::Processes(pids) => {
+            let pids = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+            format!("process {pids}")
+        }
+        Scope::Command(command) => {
+            format!(
+                "`{}`",
+                command
+                    .iter()
+                    .map(|word| word.to_string_lossy())
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            )
+        }
+    };
+    let end = if ends {
+        ""
+    } else {
+        " Ctrl-C ends it and writes the result."
+    };
+    format!("Sampling {what} {frequency} times a second.{end}")
+}
+
+/// Tells an error with all its causes; returns the exit code of its kind.
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("profiler-agent: {error:#}");
+    ExitCode::from(exit_code(error))
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<MissingCapabilities>() {
+        return exit::PRIVILEGE;
+    }
+    if error.is::<CreateError>() {
+        return exit::FAILED;
+    }
+    let Some(CaptureError::Sampling(error)) = error.downcast_ref::<CaptureError>() else {
+        return exit::FAILED;
+    };
+    match error {
+        SamplingError::RateAboveLimit { .. } | SamplingError::TooManyTargets(_) => exit::USAGE,
+        SamplingError::Btf(BtfError::Missing(_) | BtfError::NoField { .. } | BtfError::Malformed) => {
+            exit::KERNEL
+        }
+        SamplingError::Load(_)
+        | SamplingError::Program { .. }
+        | SamplingError::Map(_)
+        | SamplingError::Incomplete(_)
+        | SamplingError::PerfEvent { .. }
+        | SamplingError::NoCpu => match error.os_error().map(rustix::io::Errno::from_raw_os_error) {
+            Some(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => exit::PRIVILEGE,
+            Some(rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => {
+                exit::KERNEL
+            }
+            _ => exit::FAILED,
+        },
+    }
+}
+
+/// Sends the log to the standard error: `PROFILER_AGENT_LOG` decides what, else the verbosity.
+fn start_log(verbosity: Verbosity) {
+    let level = match verbosity {
+        Verbosity::Quiet => LevelFilter::ERROR,
+        Verbosity::Normal => LevelFilter::WARN,
+        Verbosity::Verbose => LevelFilter::INFO,
+        Verbosity::Debug => LevelFilter::DEBUG,
+    };
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(level.into())
+        .with_env_var("PROFILER_AGENT_LOG")
+        .from_env_lossy();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr)
+        .with_target(false);
+    // Fails when a log is set already, which it is not.
+    let _ = tracing::subscriber::set_global_default(subscriber.finish());
+    // The kernel side's warnings come through the `log` crate.
+    let _ = tracing_log::LogTracer::init();
+}

@@ -81,7 +81,14 @@ mod tests {
         let stat = b"42 (a) b (c)) S 7 42 42 0 -1 0 0 0 0 0 10 5 3 1 20 0 9 0 1234 0 0";
         assert_eq!(
             Stat::parse(stat),
-            Some(Stat { state: b'S', parent: 7, cpu: 15, children_cpu: 4, threads: 9, start: 1234 })
+            Some(Stat {
+                state: b'S',
+                parent: 7,
+                cpu: 15,
+                children_cpu: 4,
+                threads: 9,
+                start: 1234
+            })
         );
         assert_eq!(Stat::parse(b"42 (a"), None);
         assert_eq!(Stat::parse(b"42 (a) S"), None);

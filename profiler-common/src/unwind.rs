@@ -59,5 +59,9 @@ fn frame_pointer(registers: Registers, memory: &mut impl Memory) -> Result<Regis
     if return_address >= USER_LIMIT {
         return Err(Outcome::BadFramePointer);
     }
-    Ok(Registers { ip: return_address, sp: bp.wrapping_add(FRAME_RECORD), bp: saved_bp })
+    Ok(Registers {
+        ip: return_address,
+        sp: bp.wrapping_add(FRAME_RECORD),
+        bp: saved_bp,
+    })
 }

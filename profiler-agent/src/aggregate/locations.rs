@@ -29,7 +29,11 @@ enum ObjectKey {
     Kernel,
     Vdso,
     File(u32, Segment),
-    Unreadable { path: Arc<str>, build_id: Vec<u8>, offsets: (u64, u64) },
+    Unreadable {
+        path: Arc<str>,
+        build_id: Vec<u8>,
+        offsets: (u64, u64),
+    },
     Anonymous(Key, u64, u64),
     /// Outside every mapping of this process.
     Nowhere(Key),
@@ -45,6 +49,8 @@ pub(super) struct ObjectEntry {
     due: Vec<LocationId>,
     /// Asked for, in the order of the requests.
     asked: Vec<LocationId>,
+    /// Whether what is wrong with it has been told.
+    told: bool,
 }
 
 /// One address of one object.
@@ -88,6 +94,15 @@ const KERNEL_START: u64 = 0xffff_0000_0000_0000;
 const VDSO_LIMIT: u64 = 1 << 16;
 
 impl Locations {
+    pub(super) fn prepare_kernel(&mut self) -> Request {
+        let id = self.object(ObjectKey::Kernel, None);
+        Request {
+            id,
+            object: Object::Kernel,
+            addresses: Vec::new(),
+        }
+    }
+
     pub(super) fn kernel(&mut self, address: u64) -> LocationId {
         let object = self.object(ObjectKey::Kernel, None);
         self.location(object, address, true)
@@ -99,8 +114,20 @@ impl Locations {
                 let object = self.object(ObjectKey::File(file.id, segment), Some(file));
                 self.location(object, address, true)
             }
-            Place::Unreadable { path, build_id, offsets, offset } => {
-                let object = self.object(ObjectKey::Unreadable { path, build_id, offsets }, None);
+            Place::Unreadable {
+                path,
+                build_id,
+                offsets,
+                offset,
+            } => {
+                let object = self.object(
+                    ObjectKey::Unreadable {
+                        path,
+                        build_id,
+                        offsets,
+                    },
+                    None,
+                );
                 self.location(object, offset, false)
             }
             Place::Vdso(offset) => {
@@ -147,12 +174,14 @@ impl Locations {
                     .collect();
                 let object = match (&entry.key, &entry.file) {
                     (ObjectKey::Kernel, _) => Some(Object::Kernel),
-                    (ObjectKey::File(..), Some(file)) => {
-                        Some(Object::Elf { file: Arc::clone(&file.file), path: file.path.clone() })
-                    }
-                    (ObjectKey::Vdso, _) => vdso_image()
-                        .ok()
-                        .map(|image| Object::Elf { file: Arc::new(image), path: "[vdso]".into() }),
+                    (ObjectKey::File(..), Some(file)) => Some(Object::Elf {
+                        file: Arc::clone(&file.file),
+                        path: file.path.clone(),
+                    }),
+                    (ObjectKey::Vdso, _) => vdso_image().ok().map(|image| Object::Elf {
+                        file: Arc::new(image),
+                        path: "[vdso]".into(),
+                    }),
                     _ => None,
                 };
                 let Some(object) = object else {
@@ -160,7 +189,13 @@ impl Locations {
                     entry.due.clear();
                     break;
                 };
-                if send(Request { id, object, addresses }).is_err() {
+                if send(Request {
+                    id,
+                    object,
+                    addresses,
+                })
+                .is_err()
+                {
                     return;
                 }
                 entry.asked.extend(entry.due.drain(..batch));
@@ -170,8 +205,12 @@ impl Locations {
 
     pub(super) fn name(&mut self, response: Response) {
         let Response { id, symbols, error } = response;
-        let Some(entry) = usize::try_from(id).ok().and_then(|id| self.objects.get_mut(id)) else { return };
-        if let Some(error) = error {
+        let Some(entry) = usize::try_from(id).ok().and_then(|id| self.objects.get_mut(id)) else {
+            return;
+        };
+        if let Some(error) = error
+            && !std::mem::replace(&mut entry.told, true)
+        {
             let path = entry.file.as_ref().map_or("[kernel]", |file| &file.path);
             tracing::warn!(path, error, "some names are missing");
         }
@@ -188,24 +227,55 @@ impl Locations {
     pub(super) fn view(&self, object: u32) -> Option<ObjectView<'_>> {
         let entry = self.objects.get(usize::try_from(object).ok()?)?;
         let mapping = |kind, start, limit, file_offset, path, build_id| {
-            Some(MappingView { kind, start, limit, file_offset, path, build_id })
+            Some(MappingView {
+                kind,
+                start,
+                limit,
+                file_offset,
+                path,
+                build_id,
+            })
         };
         let (frame, mapping) = match &entry.key {
-            ObjectKey::Kernel => {
-                (FrameKind::Kernel, mapping(MappingKind::Kernel, KERNEL_START, u64::MAX, 0, "[kernel]", &[]))
-            }
-            ObjectKey::Vdso => (FrameKind::Native, mapping(MappingKind::Vdso, 0, VDSO_LIMIT, 0, "[vdso]", &[])),
+            ObjectKey::Kernel => (
+                FrameKind::Kernel,
+                mapping(MappingKind::Kernel, KERNEL_START, u64::MAX, 0, "[kernel]", &[]),
+            ),
+            ObjectKey::Vdso => (
+                FrameKind::Native,
+                mapping(MappingKind::Vdso, 0, VDSO_LIMIT, 0, "[vdso]", &[]),
+            ),
             ObjectKey::File(_, segment) => {
                 let file = entry.file.as_deref()?;
-                let Segment { start, limit, file_offset } = *segment;
-                (FrameKind::Native, mapping(MappingKind::File, start, limit, file_offset, &file.path, &file.build_id))
+                let Segment {
+                    start,
+                    limit,
+                    file_offset,
+                } = *segment;
+                (
+                    FrameKind::Native,
+                    mapping(
+                        MappingKind::File,
+                        start,
+                        limit,
+                        file_offset,
+                        &file.path,
+                        &file.build_id,
+                    ),
+                )
             }
-            ObjectKey::Unreadable { path, build_id, offsets: (start, limit) } => {
-                (FrameKind::Native, mapping(MappingKind::File, *start, *limit, *start, path, build_id))
-            }
-            ObjectKey::Anonymous(_, start, limit) => {
-                (FrameKind::Jit, mapping(MappingKind::Anonymous, *start, *limit, 0, "[anon]", &[]))
-            }
+            ObjectKey::Unreadable {
+                path,
+                build_id,
+                offsets: (start, limit),
+            } => (
+                FrameKind::Native,
+                mapping(MappingKind::File, *start, *limit, *start, path, build_id),
+            ),
+            ObjectKey::Anonymous(_, start, limit) => (
+                FrameKind::Jit,
+                mapping(MappingKind::Anonymous, *start, *limit, 0, "[anon]", &[]),
+            ),
             ObjectKey::Nowhere(_) => (FrameKind::Native, None),
             ObjectKey::Marker(_) => (FrameKind::Marker, None),
         };
@@ -214,20 +284,32 @@ impl Locations {
 
     /// What to call a location that has no name.
     pub(super) fn fallback_name(&self, location: &LocationEntry) -> String {
-        let entry = usize::try_from(location.object).ok().and_then(|object| self.objects.get(object));
-        let Some(entry) = entry else { return "[unknown]".into() };
+        let entry = usize::try_from(location.object)
+            .ok()
+            .and_then(|object| self.objects.get(object));
+        let Some(entry) = entry else {
+            return "[unknown]".into();
+        };
         let base = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
         let address = location.address;
         match &entry.key {
             ObjectKey::Kernel => format!("[kernel]+{address:#x}"),
             ObjectKey::Vdso => format!("[vdso]+{address:#x}"),
             ObjectKey::File(..) => {
-                format!("{}+{address:#x}", entry.file.as_ref().map_or("[unknown]".into(), |file| base(&file.path)))
+                format!(
+                    "{}+{address:#x}",
+                    entry
+                        .file
+                        .as_ref()
+                        .map_or("[unknown]".into(), |file| base(&file.path))
+                )
             }
             ObjectKey::Unreadable { path, .. } => format!("{}+{address:#x}", base(path)),
             ObjectKey::Anonymous(_, start, _) => format!("[anon]+{:#x}", address.wrapping_sub(*start)),
             ObjectKey::Nowhere(_) => "[unknown]".into(),
-            ObjectKey::Marker(Marker::Incomplete(outcome)) => format!("[{}]", outcome.name().replace('_', " ")),
+            ObjectKey::Marker(Marker::Incomplete(outcome)) => {
+                format!("[{}]", outcome.name().replace('_', " "))
+            }
             ObjectKey::Marker(Marker::StackBudget) => "[too many distinct stacks]".into(),
         }
     }
@@ -235,7 +317,13 @@ impl Locations {
     fn object(&mut self, key: ObjectKey, file: Option<Arc<File>>) -> u32 {
         let objects = &mut self.objects;
         *self.object_ids.entry(key).or_insert_with_key(|key| {
-            objects.push(ObjectEntry { key: key.clone(), file, due: Vec::new(), asked: Vec::new() });
+            objects.push(ObjectEntry {
+                key: key.clone(),
+                file,
+                due: Vec::new(),
+                asked: Vec::new(),
+                told: false,
+            });
             u32::try_from(objects.len() - 1).unwrap_or(u32::MAX)
         })
     }
@@ -245,8 +333,14 @@ impl Locations {
             Entry::Occupied(id) => *id.get(),
             Entry::Vacant(place) => {
                 let id = LocationId(u32::try_from(self.locations.len()).unwrap_or(u32::MAX));
-                self.locations.push(LocationEntry { object, address, functions: Box::default() });
-                if has_names && let Some(entry) = usize::try_from(object).ok().and_then(|o| self.objects.get_mut(o)) {
+                self.locations.push(LocationEntry {
+                    object,
+                    address,
+                    functions: Box::default(),
+                });
+                if has_names
+                    && let Some(entry) = usize::try_from(object).ok().and_then(|o| self.objects.get_mut(o))
+                {
                     entry.due.push(id);
                     self.unanswered += 1;
                 }

@@ -36,7 +36,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { stacks: 100_000, timestamps: 4_000_000 }
+        Self {
+            stacks: 100_000,
+            timestamps: 4_000_000,
+        }
     }
 }
 
@@ -171,6 +174,11 @@ impl Aggregator {
         }
     }
 
+    /// A request that has the kernel's names read before the first one is asked for.
+    pub fn prepare_kernel(&mut self) -> Request {
+        self.locations.prepare_kernel()
+    }
+
     /// Hands out every request for names that is due; those that `send` gives back are kept for the next call.
     pub fn request_names(&mut self, send: impl FnMut(Request) -> Result<(), Request>) {
         self.locations.request_names(send);
@@ -226,13 +234,19 @@ impl Aggregator {
         if !sample.outcome.is_complete() {
             frames.push(self.locations.marker(Marker::Incomplete(sample.outcome)));
         }
-        let mut stack = Stack { frames: frames.as_slice().into(), outcome: sample.outcome };
+        let mut stack = Stack {
+            frames: frames.as_slice().into(),
+            outcome: sample.outcome,
+        };
         self.frames = frames;
 
         if self.stacks.len() >= self.limits.stacks && !self.stack_ids.contains_key(&stack) {
             self.counts.over_budget += 1;
             let marker = self.locations.marker(Marker::StackBudget);
-            stack = Stack { frames: [marker].into(), outcome: Outcome::Complete };
+            stack = Stack {
+                frames: [marker].into(),
+                outcome: Outcome::Complete,
+            };
         }
         let stacks = &mut self.stacks;
         let id = *self.stack_ids.entry(stack).or_insert_with_key(|stack| {
@@ -250,5 +264,9 @@ impl Aggregator {
 /// Callers are known by their return address, which may already belong to the next line, or the next function: one byte before
 /// it is the call. The leaf is where it is.
 const fn call_site(depth: usize, address: u64) -> u64 {
-    if depth == 0 { address } else { address.wrapping_sub(1) }
+    if depth == 0 {
+        address
+    } else {
+        address.wrapping_sub(1)
+    }
 }

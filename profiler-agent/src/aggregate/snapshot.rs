@@ -5,13 +5,16 @@ use std::hash::Hash;
 use hashbrown::HashMap;
 use profiler_common::record::COMM_LEN;
 
-use super::{Aggregator, Identity, Stack, Total, locations::{Locations, ObjectView}};
+use super::{
+    Aggregator, Identity, Stack, Total,
+    locations::{Locations, ObjectView},
+};
 use crate::{
     clock::Clock,
     process::Key,
     profile::{
-        Capture, Function, FunctionId, Line, Location, LocationId, Mapping, MappingId, Process, ProcessId, Profile,
-        Sample, StackId, StringId,
+        Capture, Function, FunctionId, Line, Location, LocationId, Mapping, MappingId, Process, ProcessId,
+        Profile, Sample, StackId, StringId,
     },
 };
 
@@ -22,15 +25,32 @@ pub(super) fn take(aggregator: &mut Aggregator, capture: Capture, clock: &Clock)
     let mut totals: Vec<(Identity, Total)> = aggregator.samples.drain().collect();
     // In the order in which things were first seen, whatever the hash table made of it.
     totals.sort_unstable_by_key(|(identity, total)| {
-        (identity.process, identity.tid, identity.stack, identity.cpu, total.timestamps.first().copied())
+        (
+            identity.process,
+            identity.tid,
+            identity.stack,
+            identity.cpu,
+            total.timestamps.first().copied(),
+        )
     });
 
     let mut builder = Builder::new(aggregator, clock);
     let samples = totals
         .into_iter()
         .map(|(identity, total)| {
-            let Identity { kind, process, tid, thread_name, cpu, stack } = identity;
-            let Total { count, weight, mut timestamps } = total;
+            let Identity {
+                kind,
+                process,
+                tid,
+                thread_name,
+                cpu,
+                stack,
+            } = identity;
+            let Total {
+                count,
+                weight,
+                mut timestamps,
+            } = total;
             if !with_timestamps {
                 timestamps.clear();
             }
@@ -48,7 +68,15 @@ pub(super) fn take(aggregator: &mut Aggregator, capture: Capture, clock: &Clock)
             }
         })
         .collect();
-    let Builder { strings, processes, mappings, functions, locations, stacks, .. } = builder;
+    let Builder {
+        strings,
+        processes,
+        mappings,
+        functions,
+        locations,
+        stacks,
+        ..
+    } = builder;
     Profile {
         capture,
         strings: strings.rows,
@@ -70,7 +98,10 @@ struct Table<T> {
 
 impl<T: Clone + Eq + Hash> Table<T> {
     fn new() -> Self {
-        Self { rows: Vec::new(), ids: HashMap::new() }
+        Self {
+            rows: Vec::new(),
+            ids: HashMap::new(),
+        }
     }
 
     fn intern(&mut self, row: T) -> u32 {
@@ -138,12 +169,26 @@ impl<'a> Builder<'a> {
         }
         let (pid, start, name, executable) = match self.source_processes.get(&key) {
             Some(info) => {
-                let start = if info.start_ticks == 0 { 0 } else { self.clock.wall_of_ticks(info.start_ticks) };
-                (info.pid, start, self.string(&info.name), self.string(&info.executable))
+                let start = if info.start_ticks == 0 {
+                    0
+                } else {
+                    self.clock.wall_of_ticks(info.start_ticks)
+                };
+                (
+                    info.pid,
+                    start,
+                    self.string(&info.name),
+                    self.string(&info.executable),
+                )
             }
             None => (0, 0, StringId(0), StringId(0)),
         };
-        let id = ProcessId(self.processes.intern(Process { pid, start, name, executable }));
+        let id = ProcessId(self.processes.intern(Process {
+            pid,
+            start,
+            name,
+            executable,
+        }));
         self.process_ids.insert(key, id);
         id
     }
@@ -152,11 +197,17 @@ impl<'a> Builder<'a> {
         if let Some(&id) = self.stack_ids.get(&source) {
             return id;
         }
-        let Some(stack) = usize::try_from(source).ok().and_then(|source| self.source_stacks.get(source)) else {
+        let Some(stack) = usize::try_from(source)
+            .ok()
+            .and_then(|source| self.source_stacks.get(source))
+        else {
             return StackId(0);
         };
         let frames = stack.frames.iter().map(|&frame| self.location(frame)).collect();
-        let id = StackId(self.stacks.intern(crate::profile::Stack { frames, outcome: stack.outcome }));
+        let id = StackId(self.stacks.intern(crate::profile::Stack {
+            frames,
+            outcome: stack.outcome,
+        }));
         self.stack_ids.insert(source, id);
         id
     }
@@ -165,8 +216,12 @@ impl<'a> Builder<'a> {
         if let Some(&id) = self.location_ids.get(&source) {
             return id;
         }
-        let Some(entry) = self.source.get(source) else { return LocationId(0) };
-        let Some(ObjectView { frame, mapping }) = self.source.view(entry.object) else { return LocationId(0) };
+        let Some(entry) = self.source.get(source) else {
+            return LocationId(0);
+        };
+        let Some(ObjectView { frame, mapping }) = self.source.view(entry.object) else {
+            return LocationId(0);
+        };
         let mapping = mapping.map(|mapping| {
             let path = self.string(mapping.path);
             MappingId(self.mappings.intern(Mapping {
@@ -183,20 +238,45 @@ impl<'a> Builder<'a> {
             .iter()
             .map(|symbol| {
                 let name = self.string(&symbol.name);
-                let system_name =
-                    if symbol.system_name.is_empty() { name } else { self.string(&symbol.system_name) };
+                let system_name = if symbol.system_name.is_empty() {
+                    name
+                } else {
+                    self.string(&symbol.system_name)
+                };
                 let file = self.string(&symbol.file);
-                let function = self.functions.intern(Function { name, system_name, file, start_line: 0 });
-                Line { function: FunctionId(function), line: symbol.line, column: symbol.column }
+                let function = self.functions.intern(Function {
+                    name,
+                    system_name,
+                    file,
+                    start_line: 0,
+                });
+                Line {
+                    function: FunctionId(function),
+                    line: symbol.line,
+                    column: symbol.column,
+                }
             })
             .collect();
         if lines.is_empty() {
             let name = self.string(&self.source.fallback_name(entry));
-            let function =
-                self.functions.intern(Function { name, system_name: name, file: StringId(0), start_line: 0 });
-            lines.push(Line { function: FunctionId(function), line: 0, column: 0 });
+            let function = self.functions.intern(Function {
+                name,
+                system_name: name,
+                file: StringId(0),
+                start_line: 0,
+            });
+            lines.push(Line {
+                function: FunctionId(function),
+                line: 0,
+                column: 0,
+            });
         }
-        let id = LocationId(self.locations.intern(Location { kind: frame, mapping, address: entry.address, lines }));
+        let id = LocationId(self.locations.intern(Location {
+            kind: frame,
+            mapping,
+            address: entry.address,
+            lines,
+        }));
         self.location_ids.insert(source, id);
         id
     }

@@ -19,7 +19,9 @@ const MAX_NESTING: usize = 8;
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
     /// The kernel publishes no types.
-    #[error("the kernel has no type information at {KERNEL_BTF} ({0}); it must be built with CONFIG_DEBUG_INFO_BTF=y")]
+    #[error(
+        "the kernel has no type information at {KERNEL_BTF} ({0}); it must be built with CONFIG_DEBUG_INFO_BTF=y"
+    )]
     Missing(#[source] std::io::Error),
     /// Not the documented format.
     #[error("the type information at {KERNEL_BTF} is malformed")]
@@ -55,7 +57,9 @@ impl Btf {
     pub fn of_running_kernel() -> Result<Self, BtfError> {
         let file = File::open(Path::new(KERNEL_BTF)).map_err(BtfError::Missing)?;
         let mut bytes = Vec::new();
-        file.take(MAX_LEN).read_to_end(&mut bytes).map_err(BtfError::Missing)?;
+        file.take(MAX_LEN)
+            .read_to_end(&mut bytes)
+            .map_err(BtfError::Missing)?;
         Self::parse(bytes).ok_or(BtfError::Malformed)
     }
 
@@ -78,15 +82,19 @@ impl Btf {
             let members = usize::try_from(info & 0xffff).ok()?;
             at += 12
                 + match info >> 24 & 0x1f {
-                    1 | 14 | 17 => 4,                        // int, var, decl tag
-                    3 => 12,                                 // array
+                    1 | 14 | 17 => 4, // int, var, decl tag
+                    3 => 12,          // array
                     KIND_STRUCT | KIND_UNION => 12 * members,
-                    15 | 19 => 12 * members,                 // datasec, enum64
-                    6 | 13 => 8 * members,                   // enum, function prototype
+                    15 | 19 => 12 * members, // datasec, enum64
+                    6 | 13 => 8 * members,   // enum, function prototype
                     _ => 0,
                 };
         }
-        Some(Self { bytes, strings, types })
+        Some(Self {
+            bytes,
+            strings,
+            types,
+        })
     }
 
     /// Offset in bytes of `structure.field`; anonymous inner structures are looked through, as C does.
@@ -96,10 +104,15 @@ impl Btf {
     /// [`BtfError::NoField`] when the kernel has no such structure or field.
     pub fn offset(&self, structure: &str, field: &str) -> Result<u32, BtfError> {
         (1..self.types.len())
-            .filter(|&id| self.kind(id) == Some(KIND_STRUCT) && self.type_name(id) == Some(structure.as_bytes()))
+            .filter(|&id| {
+                self.kind(id) == Some(KIND_STRUCT) && self.type_name(id) == Some(structure.as_bytes())
+            })
             .find_map(|id| self.member(id, field.as_bytes(), MAX_NESTING))
             .map(|bits| bits / 8)
-            .ok_or_else(|| BtfError::NoField { structure: structure.into(), field: field.into() })
+            .ok_or_else(|| BtfError::NoField {
+                structure: structure.into(),
+                field: field.into(),
+            })
     }
 
     /// Offset in bits of a member of the structure or union `id`.
@@ -146,7 +159,10 @@ impl Btf {
 
 /// The 32-bit word at a position; BTF of a running kernel is in its byte order.
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|&word| u32::from_ne_bytes(word))
+    bytes
+        .get(at..)?
+        .first_chunk()
+        .map(|&word| u32::from_ne_bytes(word))
 }
 
 #[cfg(test)]
@@ -160,7 +176,10 @@ mod tests {
         // The kernel declares `pid_t pid; pid_t tgid;` next to each other.
         assert_eq!(btf.offset("task_struct", "tgid").unwrap(), pid + 4);
         assert!(btf.offset("signal_struct", "live").unwrap() > 0);
-        assert!(matches!(btf.offset("task_struct", "no_such_field"), Err(BtfError::NoField { .. })));
+        assert!(matches!(
+            btf.offset("task_struct", "no_such_field"),
+            Err(BtfError::NoField { .. })
+        ));
     }
 
     #[test]

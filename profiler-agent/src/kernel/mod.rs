@@ -1,3 +1,4 @@
-//! What this kernel offers, found by asking it, never by its version.
+//! What this kernel offers and allows, found by asking it, never by its version.
 
 pub mod btf;
+pub mod capabilities;

@@ -45,7 +45,10 @@ pub enum Identity {
 
 impl Identity {
     pub(super) fn inode(major: u32, minor: u32, inode: u64) -> Self {
-        Self::Inode { device: rustix::fs::makedev(major, minor), inode }
+        Self::Inode {
+            device: rustix::fs::makedev(major, minor),
+            inode,
+        }
     }
 
     pub(super) fn build_id_of(id: &[u8]) -> Self {
@@ -89,10 +92,11 @@ pub struct Segment {
 impl File {
     /// The segment that holds an offset of the file.
     pub fn segment(&self, offset: u64) -> Option<Segment> {
-        self.segments
-            .iter()
-            .copied()
-            .find(|segment| offset.checked_sub(segment.file_offset).is_some_and(|o| o < segment.limit - segment.start))
+        self.segments.iter().copied().find(|segment| {
+            offset
+                .checked_sub(segment.file_offset)
+                .is_some_and(|o| o < segment.limit - segment.start)
+        })
     }
 }
 
@@ -106,7 +110,13 @@ pub(super) struct Files {
 
 impl Files {
     /// The file of a mapping of a process.
-    pub(super) fn open(&mut self, pid: u32, mapping: &Mapping, path: &str, identity: &Identity) -> Option<Arc<File>> {
+    pub(super) fn open(
+        &mut self,
+        pid: u32,
+        mapping: &Mapping,
+        path: &str,
+        identity: &Identity,
+    ) -> Option<Arc<File>> {
         if let Some(known) = self.known.get(identity) {
             return known.clone();
         }
@@ -145,7 +155,9 @@ fn candidates(pid: u32, mapping: &Mapping, path: &str) -> impl Iterator<Item = (
     let in_map_files = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
     let in_its_root = format!("/proc/{pid}/root{path}");
     let here = path.to_owned();
-    [(in_map_files, true), (in_its_root, false), (here, false)].into_iter().filter(|(path, _)| path.starts_with('/'))
+    [(in_map_files, true), (in_its_root, false), (here, false)]
+        .into_iter()
+        .filter(|(path, _)| path.starts_with('/'))
 }
 
 /// Opens a regular file, and nothing else: opening a FIFO waits for its writer, opening a device may do anything.
@@ -186,8 +198,16 @@ impl Image {
 
         let segments = headers
             .iter()
-            .filter(|segment| segment.p_type(endian) == elf::PT_LOAD && segment.p_flags(endian) & elf::PF_X != 0)
-            .filter_map(|segment| pages(segment.p_vaddr(endian), segment.p_offset(endian), segment.p_filesz(endian)))
+            .filter(|segment| {
+                segment.p_type(endian) == elf::PT_LOAD && segment.p_flags(endian) & elf::PF_X != 0
+            })
+            .filter_map(|segment| {
+                pages(
+                    segment.p_vaddr(endian),
+                    segment.p_offset(endian),
+                    segment.p_filesz(endian),
+                )
+            })
             .collect();
         let build_id = headers
             .iter()
@@ -202,7 +222,9 @@ impl Image {
                 )
                 .ok()?;
                 std::iter::from_fn(|| notes.next().ok().flatten())
-                    .find(|note| note.n_type(endian) == elf::NT_GNU_BUILD_ID && note.name() == elf::ELF_NOTE_GNU)
+                    .find(|note| {
+                        note.n_type(endian) == elf::NT_GNU_BUILD_ID && note.name() == elf::ELF_NOTE_GNU
+                    })
                     .map(|note| note.desc().to_vec())
             })
             .unwrap_or_default();
@@ -216,7 +238,11 @@ fn pages(address: u64, offset: u64, len: u64) -> Option<Segment> {
     let inside = offset % page;
     let limit = address.checked_add(len)?.checked_next_multiple_of(page)?;
     let start = address.checked_sub(inside)?;
-    (start < limit).then_some(Segment { start, limit, file_offset: offset - inside })
+    (start < limit).then_some(Segment {
+        start,
+        limit,
+        file_offset: offset - inside,
+    })
 }
 
 #[cfg(test)]
@@ -228,7 +254,10 @@ mod tests {
         let libc = "/lib/x86_64-linux-gnu/libc.so.6";
         let image = Image::read(&open_regular(libc).unwrap()).unwrap();
         assert_eq!(image.segments.len(), 1);
-        let notes = std::process::Command::new("readelf").args(["-n", libc]).output().unwrap();
+        let notes = std::process::Command::new("readelf")
+            .args(["-n", libc])
+            .output()
+            .unwrap();
         let notes = String::from_utf8_lossy(&notes.stdout).into_owned();
         let id: String = image.build_id.iter().map(|byte| format!("{byte:02x}")).collect();
         assert!(notes.contains(&format!("Build ID: {id}")), "{notes}");
@@ -249,7 +278,10 @@ mod tests {
         assert!(Image::read(&file).is_none());
         // A valid header that promises program headers behind the end.
         let mut header = vec![0; 64];
-        open_regular("/proc/self/exe").unwrap().read_exact_at(&mut header, 0).unwrap();
+        open_regular("/proc/self/exe")
+            .unwrap()
+            .read_exact_at(&mut header, 0)
+            .unwrap();
         header[32..40].copy_from_slice(&u64::MAX.to_le_bytes());
         file.write_all_at(&header, 0).unwrap();
         assert!(Image::read(&file).is_none());

@@ -27,7 +27,10 @@ pub(super) fn read(pid: u32) -> Vec<MapsLine> {
 
 /// The range of the mapping with this name.
 pub(super) fn find(pid: u32, name: &str) -> Option<(u64, u64)> {
-    read(pid).into_iter().find(|line| line.path == name).map(|line| (line.start, line.end))
+    read(pid)
+        .into_iter()
+        .find(|line| line.path == name)
+        .map(|line| (line.start, line.end))
 }
 
 fn parse(line: &[u8]) -> Option<MapsLine> {
@@ -48,21 +51,42 @@ fn parse(line: &[u8]) -> Option<MapsLine> {
         minor: u32::from_str_radix(minor, 16).ok()?,
         inode: inode.parse().ok()?,
         // Padded with spaces to a column; the name itself may hold some.
-        path: fields.next().unwrap_or_default().trim_start_matches(' ').to_owned(),
+        path: fields
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches(' ')
+            .to_owned(),
     })
 }
 
 impl MapsLine {
     /// The mapping, if it holds code.
     pub(super) fn into_mapping(self) -> Option<Mapping> {
-        let Self { start, end, executable, offset, major, minor, inode, path } = self;
+        let Self {
+            start,
+            end,
+            executable,
+            offset,
+            major,
+            minor,
+            inode,
+            path,
+        } = self;
         let backing = match &*path {
             "[vdso]" => Backing::Vdso,
             "[vsyscall]" => return None,
             _ if inode == 0 => Backing::Anonymous,
-            path => Backing::File { path: path.into(), identity: Identity::inode(major, minor, inode) },
+            path => Backing::File {
+                path: path.into(),
+                identity: Identity::inode(major, minor, inode),
+            },
         };
-        executable.then_some(Mapping { start, end, file_offset: offset, backing })
+        executable.then_some(Mapping {
+            start,
+            end,
+            file_offset: offset,
+            backing,
+        })
     }
 }
 
@@ -87,7 +111,14 @@ mod tests {
             })
         );
         assert_eq!(parse(b"7ffd-8000 rw-p 00000000 00:00 0 ").unwrap().path, "");
-        for bad in [&b""[..], b"x", b"1-2", b"1-2 r-xp", b"g-h r-xp 0 0:0 0", b"\xff\xfe"] {
+        for bad in [
+            &b""[..],
+            b"x",
+            b"1-2",
+            b"1-2 r-xp",
+            b"g-h r-xp 0 0:0 0",
+            b"\xff\xfe",
+        ] {
             assert_eq!(parse(bad), None);
         }
     }

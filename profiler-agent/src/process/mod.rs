@@ -12,11 +12,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use hashbrown::{HashMap, hash_map::Entry};
 
+use self::{file::Identity, maps::MapsLine};
 pub use self::{
     file::{File, Segment},
     vdso::image as vdso_image,
 };
-use self::{file::Identity, maps::MapsLine};
 use crate::{
     procfs,
     sampling::record::{MappedFile, Mmap, Record},
@@ -117,7 +117,10 @@ pub struct Processes {
 impl Processes {
     /// Knows nothing yet. With `targets`, events of other processes are passed over.
     pub fn new(targets: Option<&[u32]>) -> Self {
-        Self { targets: targets.map(|pids| pids.iter().copied().collect()), ..Self::default() }
+        Self {
+            targets: targets.map(|pids| pids.iter().copied().collect()),
+            ..Self::default()
+        }
     }
 
     /// Learns about the processes that run already: the targets, or all. Call it after events are recorded, so that nothing falls
@@ -197,8 +200,12 @@ impl Processes {
 
     /// Where an address of the process lies.
     pub fn place(&mut self, pid: u32, address: u64) -> Place {
-        let Some(process) = self.living.get(&pid) else { return Place::Nowhere };
-        let Some(mapping) = process.mapping(address) else { return Place::Nowhere };
+        let Some(process) = self.living.get(&pid) else {
+            return Place::Nowhere;
+        };
+        let Some(mapping) = process.mapping(address) else {
+            return Place::Nowhere;
+        };
         let from_start = address - mapping.start;
         match &mapping.backing {
             Backing::Vdso => Place::Vdso(from_start),
@@ -208,7 +215,9 @@ impl Processes {
                 let found = self.files.open(pid, mapping, path, identity);
                 match found.and_then(|file| Some((file.segment(offset)?, file))) {
                     Some((segment, file)) => {
-                        let address = offset.wrapping_sub(segment.file_offset).wrapping_add(segment.start);
+                        let address = offset
+                            .wrapping_sub(segment.file_offset)
+                            .wrapping_add(segment.start);
                         Place::File(file, segment, address)
                     }
                     None => Place::Unreadable {
@@ -237,7 +246,9 @@ impl Processes {
             targets.insert(pid);
         }
         // An unknown parent has unknown mappings; /proc knows the child at its first sample.
-        let Some(parent) = self.living.get(&parent) else { return };
+        let Some(parent) = self.living.get(&parent) else {
+            return;
+        };
         let child = Process {
             key: next(&mut self.next_key),
             pid,
@@ -274,10 +285,14 @@ impl Processes {
             ("[vdso]", _) => Backing::Vdso,
             // What has an inode or a build ID is a file, whatever it is called.
             (_, MappedFile::Inode { inode: 0, .. }) => Backing::Anonymous,
-            (path, MappedFile::Inode { major, minor, inode }) => {
-                Backing::File { path: path.into(), identity: Identity::inode(major, minor, inode) }
-            }
-            (path, MappedFile::BuildId(id)) => Backing::File { path: path.into(), identity: Identity::build_id_of(id) },
+            (path, MappedFile::Inode { major, minor, inode }) => Backing::File {
+                path: path.into(),
+                identity: Identity::inode(major, minor, inode),
+            },
+            (path, MappedFile::BuildId(id)) => Backing::File {
+                path: path.into(),
+                identity: Identity::build_id_of(id),
+            },
         };
         if process.executable.is_empty() && matches!(backing, Backing::File { .. }) {
             // The program itself is the first file that exec maps.
@@ -322,7 +337,10 @@ impl Process {
     }
 
     fn rescan(&mut self) {
-        for mapping in maps::read(self.pid).into_iter().filter_map(|line: MapsLine| line.into_mapping()) {
+        for mapping in maps::read(self.pid)
+            .into_iter()
+            .filter_map(|line: MapsLine| line.into_mapping())
+        {
             self.insert(mapping);
         }
     }
@@ -345,7 +363,9 @@ impl Process {
             .map(|(&start, _)| start)
             .collect();
         for start in covered {
-            let Some(old) = self.mappings.remove(&start) else { continue };
+            let Some(old) = self.mappings.remove(&start) else {
+                continue;
+            };
             if old.end > new.end {
                 let cut = new.end - old.start;
                 let rest = Mapping {
@@ -356,7 +376,13 @@ impl Process {
                 self.mappings.insert(rest.start, rest);
             }
             if old.start < new.start {
-                self.mappings.insert(old.start, Mapping { end: new.start, ..old });
+                self.mappings.insert(
+                    old.start,
+                    Mapping {
+                        end: new.start,
+                        ..old
+                    },
+                );
             }
         }
         if self.mappings.len() < MAX_MAPPINGS {
@@ -373,7 +399,12 @@ mod tests {
     use super::*;
 
     fn mapping(start: u64, end: u64) -> Mapping {
-        Mapping { start, end, file_offset: start, backing: Backing::Anonymous }
+        Mapping {
+            start,
+            end,
+            file_offset: start,
+            backing: Backing::Anonymous,
+        }
     }
 
     fn process() -> Process {
@@ -389,7 +420,11 @@ mod tests {
     }
 
     fn ranges(process: &Process) -> Vec<(u64, u64, u64)> {
-        process.mappings.values().map(|m| (m.start, m.end, m.file_offset)).collect()
+        process
+            .mappings
+            .values()
+            .map(|m| (m.start, m.end, m.file_offset))
+            .collect()
     }
 
     #[test]
@@ -400,7 +435,16 @@ mod tests {
         process.insert(mapping(15, 25));
         assert_eq!(ranges(&process), [(10, 15, 10), (15, 25, 15), (25, 30, 25)]);
         process.insert(mapping(17, 19));
-        assert_eq!(ranges(&process), [(10, 15, 10), (15, 17, 15), (17, 19, 17), (19, 25, 19), (25, 30, 25)]);
+        assert_eq!(
+            ranges(&process),
+            [
+                (10, 15, 10),
+                (15, 17, 15),
+                (17, 19, 17),
+                (19, 25, 19),
+                (25, 30, 25)
+            ]
+        );
         process.insert(mapping(0, 100));
         assert_eq!(ranges(&process), [(0, 100, 0)]);
         assert!(process.mapping(99).is_some() && process.mapping(100).is_none());
@@ -412,7 +456,9 @@ mod tests {
         let pid = std::process::id();
         processes.find(pid);
         let address = finds_the_code_of_this_process as *const () as u64;
-        let Place::File(file, segment, address) = processes.place(pid, address) else { panic!("not found") };
+        let Place::File(file, segment, address) = processes.place(pid, address) else {
+            panic!("not found")
+        };
         assert!(file.path.contains("profiler_agent"), "{}", file.path);
         assert!((segment.start..segment.limit).contains(&address));
         assert!(matches!(processes.place(pid, 16), Place::Nowhere));
@@ -421,24 +467,42 @@ mod tests {
     #[test]
     fn exec_begins_a_new_image_and_fork_copies_one() {
         let mut processes = Processes::new(Some(&[7]));
-        processes.apply(&Record::Comm { pid: 7, tid: 7, name: b"one", exec: true });
+        processes.apply(&Record::Comm {
+            pid: 7,
+            tid: 7,
+            name: b"one",
+            exec: true,
+        });
         let mmap = |pid| {
             Record::Mmap(Mmap {
                 pid,
                 start: 4096,
                 len: 4096,
                 file_offset: 0,
-                file: MappedFile::Inode { major: 0, minor: 0, inode: 0 },
+                file: MappedFile::Inode {
+                    major: 0,
+                    minor: 0,
+                    inode: 0,
+                },
                 protection: 5,
                 path: b"//anon",
             })
         };
         processes.apply(&mmap(7));
         processes.apply(&mmap(8)); // a stranger
-        processes.apply(&Record::Fork { pid: 9, parent: 7, tid: 9 });
+        processes.apply(&Record::Fork {
+            pid: 9,
+            parent: 7,
+            tid: 9,
+        });
         assert!(matches!(processes.place(9, 5000), Place::Anonymous(4096, 8192)));
         assert!(matches!(processes.place(8, 5000), Place::Nowhere));
-        processes.apply(&Record::Comm { pid: 9, tid: 9, name: b"two", exec: true });
+        processes.apply(&Record::Comm {
+            pid: 9,
+            tid: 9,
+            name: b"two",
+            exec: true,
+        });
         assert!(matches!(processes.place(9, 5000), Place::Nowhere));
         assert_eq!(processes.find(9).name, "two");
         assert_eq!(processes.find(7).name, "one");

@@ -1,1 +1,3 @@
-//! Pictures for people.
+//! Pictures for people. The only module that knows inferno.
+
+pub mod svg;

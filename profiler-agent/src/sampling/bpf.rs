@@ -32,5 +32,9 @@ pub(super) fn set_perf_event(map: BorrowedFd<'_>, cpu: u32, event: BorrowedFd<'_
             size_of::<bpf_attr>(),
         )
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

@@ -6,7 +6,9 @@ use crate::procfs;
 
 /// The CPUs that are online. Empty when the kernel does not say, which is no reason to give up the CPUs already sampled.
 pub(super) fn online() -> BTreeSet<u32> {
-    procfs::read("/sys/devices/system/cpu/online", 64 << 10).map(|list| parse(&list)).unwrap_or_default()
+    procfs::read("/sys/devices/system/cpu/online", 64 << 10)
+        .map(|list| parse(&list))
+        .unwrap_or_default()
 }
 
 /// Reads a list like `0-3,8,10-11`; what is no number is left out.

@@ -80,7 +80,8 @@ impl Merger {
     pub fn drain<B: Buffer>(&mut self, rings: &mut [B], until: u64, mut sink: impl FnMut(Event<'_>)) {
         self.next.clear();
         self.spans.clear();
-        self.spans.extend(rings.iter().map(|ring| (ring.tail(), ring.head())));
+        self.spans
+            .extend(rings.iter().map(|ring| (ring.tail(), ring.head())));
         for (index, ring) in rings.iter().enumerate() {
             self.queue(index, ring);
         }
@@ -88,10 +89,16 @@ impl Merger {
             if time > until {
                 break;
             }
-            let (Some(ring), Some((from, to))) = (rings.get(index), self.spans.get_mut(index)) else { break };
+            let (Some(ring), Some((from, to))) = (rings.get(index), self.spans.get_mut(index)) else {
+                break;
+            };
             match next_record(ring.window(*from, *to), &mut self.spare) {
                 Ok((len, time, record)) => {
-                    sink(Event { time, cpu: ring.cpu(), record });
+                    sink(Event {
+                        time,
+                        cpu: ring.cpu(),
+                        record,
+                    });
                     *from += len as u64;
                 }
                 Err(Torn) => {
@@ -113,7 +120,9 @@ impl Merger {
 
     /// Puts the next record of a ring in line.
     fn queue(&mut self, index: usize, ring: &impl Buffer) {
-        let Some((from, to)) = self.spans.get_mut(index) else { return };
+        let Some((from, to)) = self.spans.get_mut(index) else {
+            return;
+        };
         if from == to {
             return;
         }
@@ -143,12 +152,18 @@ fn time(window: Window<'_>) -> Result<u64, Torn> {
         None => window.first.get(offset..),
         Some(offset) => window.second.get(offset..),
     };
-    word.and_then(<[u8]>::first_chunk).map(|&word| u64::from_ne_bytes(word)).ok_or(Torn)
+    word.and_then(<[u8]>::first_chunk)
+        .map(|&word| u64::from_ne_bytes(word))
+        .ok_or(Torn)
 }
 
 const _: () = assert!(HEADER_LEN == 8);
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "small numbers of the tests' own making"
+)]
 mod tests {
     use proptest::prelude::*;
 
@@ -165,7 +180,12 @@ mod tests {
     impl Memory {
         /// An empty ring of 256 bytes whose positions begin at `start`.
         fn new(cpu: u32, start: u64) -> Self {
-            Self { cpu, data: vec![0xaa; 256], head: start, tail: start }
+            Self {
+                cpu,
+                data: vec![0xaa; 256],
+                head: start,
+                tail: start,
+            }
         }
 
         /// Writes a record if there is room.
@@ -199,7 +219,10 @@ mod tests {
             let start = (from % 256) as usize;
             let len = (to - from) as usize;
             let first = len.min(256 - start);
-            Window { first: &self.data[start..start + first], second: &self.data[..len - first] }
+            Window {
+                first: &self.data[start..start + first],
+                second: &self.data[..len - first],
+            }
         }
 
         fn release(&mut self, tail: u64) {

@@ -31,12 +31,12 @@ use aya::{
 use profiler_common::record::{Counter, MAX_TARGETS};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+pub use self::perf_event::Clock;
 use self::{
     merge::{Event, Merger},
     perf_event::PerfEvent,
     ring::Ring,
 };
-pub use self::perf_event::Clock;
 use crate::{
     kernel::btf::{Btf, BtfError},
     procfs,
@@ -61,7 +61,9 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum SamplingError {
     /// More than the kernel allows.
-    #[error("-F {asked} is above the kernel's limit of {limit} samples a second; raise it with `sysctl kernel.perf_event_max_sample_rate={asked}`")]
+    #[error(
+        "-F {asked} is above the kernel's limit of {limit} samples a second; raise it with `sysctl kernel.perf_event_max_sample_rate={asked}`"
+    )]
     RateAboveLimit {
         /// Asked for.
         asked: u32,
@@ -69,7 +71,9 @@ pub enum SamplingError {
         limit: u64,
     },
     /// More targets than the map holds.
-    #[error("{0} targets are more than the {MAX_TARGETS} that can be followed; profile the whole host instead")]
+    #[error(
+        "{0} targets are more than the {MAX_TARGETS} that can be followed; profile the whole host instead"
+    )]
     TooManyTargets(usize),
     /// The kernel's types are needed and not there.
     #[error(transparent)]
@@ -138,7 +142,10 @@ pub struct Sampler {
 
 impl std::fmt::Debug for Sampler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sampler").field("config", &self.config).field("clock", &self.clock).finish_non_exhaustive()
+        f.debug_struct("Sampler")
+            .field("config", &self.config)
+            .field("clock", &self.clock)
+            .finish_non_exhaustive()
     }
 }
 
@@ -150,10 +157,19 @@ impl Sampler {
     ///
     /// [`SamplingError`]; nothing stays behind in the kernel.
     pub fn new(config: Config) -> Result<Self, SamplingError> {
-        if let Some(limit) = procfs::number(MAX_SAMPLE_RATE).filter(|&limit| u64::from(config.frequency) > limit) {
-            return Err(SamplingError::RateAboveLimit { asked: config.frequency, limit });
+        if let Some(limit) =
+            procfs::number(MAX_SAMPLE_RATE).filter(|&limit| u64::from(config.frequency) > limit)
+        {
+            return Err(SamplingError::RateAboveLimit {
+                asked: config.frequency,
+                limit,
+            });
         }
-        if let Some(targets) = config.targets.as_ref().filter(|targets| targets.len() > MAX_TARGETS as usize) {
+        if let Some(targets) = config
+            .targets
+            .as_ref()
+            .filter(|targets| targets.len() > MAX_TARGETS as usize)
+        {
             return Err(SamplingError::TooManyTargets(targets.len()));
         }
         let mut programs = load(&config)?;
@@ -211,7 +227,10 @@ impl Sampler {
     ///
     /// [`SamplingError::Map`] when the set is full.
     pub fn add_target(&mut self, pid: u32) -> Result<(), SamplingError> {
-        let targets = self.programs.map_mut("TARGETS").ok_or(SamplingError::Incomplete("TARGETS"))?;
+        let targets = self
+            .programs
+            .map_mut("TARGETS")
+            .ok_or(SamplingError::Incomplete("TARGETS"))?;
         HashMap::<_, u32, u8>::try_from(targets)?.insert(pid, 1, 0)?;
         Ok(())
     }
@@ -228,8 +247,10 @@ impl Sampler {
     /// Those of `poll(2)`, an interruption by a signal excepted.
     pub fn wait(&self, others: &[BorrowedFd<'_>], timeout: Duration) -> io::Result<()> {
         let rings = self.rings.iter().map(|ring| ring.event().as_fd());
-        let mut fds: Vec<PollFd<'_>> =
-            rings.chain(others.iter().copied()).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let mut fds: Vec<PollFd<'_>> = rings
+            .chain(others.iter().copied())
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
         let timeout = Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: timeout.subsec_nanos().into(),
@@ -283,7 +304,10 @@ impl Sampler {
     ///
     /// [`SamplingError::Map`].
     pub fn counter(&self, counter: Counter) -> Result<u64, SamplingError> {
-        let counters = self.programs.map("COUNTERS").ok_or(SamplingError::Incomplete("COUNTERS"))?;
+        let counters = self
+            .programs
+            .map("COUNTERS")
+            .ok_or(SamplingError::Incomplete("COUNTERS"))?;
         let counters = PerCpuArray::<_, u64>::try_from(counters)?;
         Ok(counters.get(&(counter as u32), 0)?.iter().sum())
     }
@@ -318,16 +342,23 @@ impl Sampler {
         let owner = PerfEvent::ring_owner(cpu, wakeup, self.build_ids).map_err(failed("ring buffer"))?;
         let ring = Ring::new(owner, cpu, bytes).map_err(failed("ring buffer"))?;
         ring.event().enable().map_err(failed("ring buffer"))?;
-        bpf::set_perf_event(self.samples.fd().as_fd(), cpu, ring.event().as_fd()).map_err(failed("ring buffer"))?;
+        bpf::set_perf_event(self.samples.fd().as_fd(), cpu, ring.event().as_fd())
+            .map_err(failed("ring buffer"))?;
 
-        let clock = PerfEvent::clock(self.clock, self.config.frequency, cpu).map_err(failed("sampling clock"))?;
+        let clock =
+            PerfEvent::clock(self.clock, self.config.frequency, cpu).map_err(failed("sampling clock"))?;
         let program: &PerfEventProgram = self
             .programs
             .program("on_tick")
             .and_then(|program| program.try_into().ok())
             .ok_or(SamplingError::Incomplete("on_tick"))?;
-        let program = program.fd().map_err(|source| SamplingError::Program { name: "on_tick", source })?;
-        clock.set_program(program.as_fd()).map_err(failed("sampling clock"))?;
+        let program = program.fd().map_err(|source| SamplingError::Program {
+            name: "on_tick",
+            source,
+        })?;
+        clock
+            .set_program(program.as_fd())
+            .map_err(failed("sampling clock"))?;
         if self.running {
             enable(cpu, &clock)?;
         }
@@ -338,7 +369,11 @@ impl Sampler {
 }
 
 fn enable(cpu: u32, clock: &PerfEvent) -> Result<(), SamplingError> {
-    clock.enable().map_err(|source| SamplingError::PerfEvent { what: "sampling clock", cpu, source })
+    clock.enable().map_err(|source| SamplingError::PerfEvent {
+        what: "sampling clock",
+        cpu,
+        source,
+    })
 }
 
 /// Size of each ring: room for a second of samples of 100 frames, and for a burst of processes that start.
@@ -369,7 +404,10 @@ fn load(config: &Config) -> Result<Ebpf, SamplingError> {
         .program_mut("on_tick")
         .and_then(|program| program.try_into().ok())
         .ok_or(SamplingError::Incomplete("on_tick"))?;
-    program.load().map_err(|source| SamplingError::Program { name: "on_tick", source })?;
+    program.load().map_err(|source| SamplingError::Program {
+        name: "on_tick",
+        source,
+    })?;
     Ok(programs)
 }
 
@@ -378,6 +416,9 @@ fn attach(programs: &mut Ebpf, name: &'static str, tracepoint: &str) -> Result<(
         .program_mut(name)
         .and_then(|program| program.try_into().ok())
         .ok_or(SamplingError::Incomplete(name))?;
-    program.load().and_then(|()| program.attach(tracepoint)).map_err(|source| SamplingError::Program { name, source })?;
+    program
+        .load()
+        .and_then(|()| program.attach(tracepoint))
+        .map_err(|source| SamplingError::Program { name, source })?;
     Ok(())
 }

@@ -2,16 +2,17 @@
 //!
 //! aya can attach a program to a perf event, but opens the event itself and without what this agent needs: idle CPUs
 //! left out, a ring with a watermark, side-band records. So the events are opened here and the loaded program is tied to them.
-#![expect(unsafe_code, reason = "perf_event_open and its ioctls have no safe wrapper in a maintained crate")]
+#![expect(
+    unsafe_code,
+    reason = "perf_event_open and its ioctls have no safe wrapper in a maintained crate"
+)]
 
 use std::{
     io,
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
-use aya_obj::generated::{
-    perf_event_attr, perf_event_sample_format, perf_hw_id, perf_sw_ids, perf_type_id,
-};
+use aya_obj::generated::{perf_event_attr, perf_event_sample_format, perf_hw_id, perf_sw_ids, perf_type_id};
 
 /// What makes a CPU tick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +34,14 @@ impl Clock {
 
     const fn event(self) -> (perf_type_id, u64) {
         match self {
-            Self::Cycles => (perf_type_id::PERF_TYPE_HARDWARE, perf_hw_id::PERF_COUNT_HW_CPU_CYCLES as u64),
-            Self::CpuClock => (perf_type_id::PERF_TYPE_SOFTWARE, perf_sw_ids::PERF_COUNT_SW_CPU_CLOCK as u64),
+            Self::Cycles => (
+                perf_type_id::PERF_TYPE_HARDWARE,
+                perf_hw_id::PERF_COUNT_HW_CPU_CYCLES as u64,
+            ),
+            Self::CpuClock => (
+                perf_type_id::PERF_TYPE_SOFTWARE,
+                perf_sw_ids::PERF_COUNT_SW_CPU_CLOCK as u64,
+            ),
         }
     }
 }
@@ -76,8 +83,10 @@ impl PerfEvent {
     ///
     /// As [`Self::clock`]; `EINVAL` when the kernel cannot report build IDs.
     pub fn ring_owner(cpu: u32, wakeup_bytes: u32, build_ids: bool) -> io::Result<Self> {
-        let mut attr =
-            attr(perf_type_id::PERF_TYPE_SOFTWARE, perf_sw_ids::PERF_COUNT_SW_BPF_OUTPUT as u64);
+        let mut attr = attr(
+            perf_type_id::PERF_TYPE_SOFTWARE,
+            perf_sw_ids::PERF_COUNT_SW_BPF_OUTPUT as u64,
+        );
         attr.sample_type = SAMPLE_TYPE;
         attr.set_watermark(1);
         attr.__bindgen_anon_2.wakeup_watermark = wakeup_bytes;
@@ -147,8 +156,8 @@ impl PerfEvent {
 }
 
 /// What each sample in a ring carries besides its raw data; side-band records end in the same fields.
-const SAMPLE_TYPE: u64 = perf_event_sample_format::PERF_SAMPLE_TIME as u64
-    | perf_event_sample_format::PERF_SAMPLE_RAW as u64;
+const SAMPLE_TYPE: u64 =
+    perf_event_sample_format::PERF_SAMPLE_TIME as u64 | perf_event_sample_format::PERF_SAMPLE_RAW as u64;
 
 // include/uapi/linux/perf_event.h: _IO('$', 0), _IO('$', 1), _IOW('$', 8, __u32)
 const ENABLE: libc::Ioctl = 0x2400;
@@ -166,5 +175,9 @@ fn attr(kind: perf_type_id, config: u64) -> perf_event_attr {
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

@@ -108,7 +108,11 @@ impl<'a> Frames<'a> {
 
     /// The addresses.
     pub fn iter(self) -> impl Iterator<Item = u64> + use<'a> {
-        self.0.as_chunks::<8>().0.iter().map(|&bytes| u64::from_ne_bytes(bytes))
+        self.0
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|&bytes| u64::from_ne_bytes(bytes))
     }
 }
 
@@ -160,7 +164,11 @@ pub struct Torn;
 pub fn length(header: &[u8]) -> Result<usize, Torn> {
     let &[_, _, _, _, _, _, low, high] = header.first_chunk::<HEADER_LEN>().ok_or(Torn)?;
     let len = usize::from(u16::from_ne_bytes([low, high]));
-    if len < HEADER_LEN || len % 8 != 0 { Err(Torn) } else { Ok(len) }
+    if len < HEADER_LEN || len % 8 != 0 {
+        Err(Torn)
+    } else {
+        Ok(len)
+    }
 }
 
 /// Where the time stands in a record of this length.
@@ -198,11 +206,20 @@ pub fn parse(bytes: &[u8]) -> Result<(u64, Record<'_>), Torn> {
         MMAP2 => mmap(&mut body, misc)?,
         COMM => {
             let (pid, tid) = (body.u32()?, body.u32()?);
-            Record::Comm { pid, tid, name: body.name(), exec: misc & MISC_COMM_EXEC != 0 }
+            Record::Comm {
+                pid,
+                tid,
+                name: body.name(),
+                exec: misc & MISC_COMM_EXEC != 0,
+            }
         }
         FORK | EXIT => {
             let (pid, parent, tid) = (body.u32()?, body.u32()?, body.u32()?);
-            if kind == FORK { Record::Fork { pid, parent, tid } } else { Record::Exit { pid, tid } }
+            if kind == FORK {
+                Record::Fork { pid, parent, tid }
+            } else {
+                Record::Exit { pid, tid }
+            }
         }
         LOST => {
             let _id = body.u64()?;
@@ -216,8 +233,20 @@ pub fn parse(bytes: &[u8]) -> Result<(u64, Record<'_>), Torn> {
 
 fn sample(raw: &[u8]) -> Result<Sample<'_>, Torn> {
     let (header, frames) = SampleHeader::parse(raw).ok_or(Torn)?;
-    let SampleHeader { kind, outcome, kernel_frames, user_frames, reserved: _, pid, tid, weight, comm } = header;
-    let (kernel, rest) = frames.split_at_checked(usize::from(kernel_frames) * 8).ok_or(Torn)?;
+    let SampleHeader {
+        kind,
+        outcome,
+        kernel_frames,
+        user_frames,
+        reserved: _,
+        pid,
+        tid,
+        weight,
+        comm,
+    } = header;
+    let (kernel, rest) = frames
+        .split_at_checked(usize::from(kernel_frames) * 8)
+        .ok_or(Torn)?;
     // What follows the user frames is padding.
     let user = rest.get(..usize::from(user_frames) * 8).ok_or(Torn)?;
     Ok(Sample {
@@ -240,10 +269,22 @@ fn mmap<'a>(body: &mut Reader<'a>, misc: u16) -> Result<Record<'a>, Torn> {
         let len = identity.bytes(4)?.first().copied().ok_or(Torn)?;
         MappedFile::BuildId(identity.bytes(usize::from(len))?)
     } else {
-        MappedFile::Inode { major: identity.u32()?, minor: identity.u32()?, inode: identity.u64()? }
+        MappedFile::Inode {
+            major: identity.u32()?,
+            minor: identity.u32()?,
+            inode: identity.u64()?,
+        }
     };
     let (protection, _flags) = (body.u32()?, body.u32()?);
-    Ok(Record::Mmap(Mmap { pid, start, len, file_offset, file, protection, path: body.name() }))
+    Ok(Record::Mmap(Mmap {
+        pid,
+        start,
+        len,
+        file_offset,
+        file,
+        protection,
+        path: body.name(),
+    }))
 }
 
 /// Takes integers of the machine's byte order off the front.

@@ -63,7 +63,13 @@ impl Ring {
             return Err(io::Error::last_os_error());
         }
         let memory = NonNull::new(memory.cast()).ok_or_else(io::Error::last_os_error)?;
-        Ok(Self { event, cpu, memory, page, len })
+        Ok(Self {
+            event,
+            cpu,
+            memory,
+            page,
+            len,
+        })
     }
 
     /// The CPU that writes here.
@@ -97,9 +103,10 @@ impl Ring {
     /// The written bytes from `from` to `to`, which must lie between tail and head; otherwise empty.
     pub fn window(&self, from: u64, to: u64) -> Window<'_> {
         let tail = self.tail();
-        let (Ok(start), Ok(len)) =
-            (usize::try_from(from & (self.len as u64 - 1)), usize::try_from(to.wrapping_sub(from)))
-        else {
+        let (Ok(start), Ok(len)) = (
+            usize::try_from(from & (self.len as u64 - 1)),
+            usize::try_from(to.wrapping_sub(from)),
+        ) else {
             return Window::default();
         };
         if len > self.len || from < tail || to.wrapping_sub(tail) > self.len as u64 {
@@ -115,7 +122,10 @@ impl Ring {
         let first_part = unsafe { std::slice::from_raw_parts(head_part, first) };
         // SAFETY: as above; what is left begins at the start of the data.
         let second_part = unsafe { std::slice::from_raw_parts(data, len - first) };
-        Window { first: first_part, second: second_part }
+        Window {
+            first: first_part,
+            second: second_part,
+        }
     }
 
     fn metadata(&self, offset: usize) -> &AtomicU64 {

@@ -1,0 +1,426 @@
+//! A capture from its start to its profile: the one place that knows every stage and their order.
+//!
+//! ```text
+//! sampling ─▶ process ─▶ aggregate ─▶ Profile
+//!                           │  ▲
+//!                           ▼  │ names
+//!                         symbols
+//! ```
+//!
+//! One thread reads, follows and adds up; it waits for nobody. Names are found by another one meanwhile.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    process::ExitStatus,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use profiler_common::record::Counter;
+use rustix::event::EventfdFlags;
+
+use crate::{
+    aggregate::{Aggregator, Counts, Limits},
+    clock::{self, Clock},
+    cpu_time::{CpuTime, OwnCost},
+    process::Processes,
+    profile::{Capture, Profile},
+    sampling::{self, Sampler, SamplingError, merge, record::Record},
+    symbols::Symbolizer,
+    target::{Running, Scope, Target, TargetError, Waiting},
+    telemetry::Loss,
+};
+
+/// How often the rings are looked at when none is half full.
+const TICK: Duration = Duration::from_millis(100);
+/// How often the rest is seen to: CPUs, CPU time, progress.
+const SLOW_TICK: Duration = Duration::from_secs(1);
+/// How long a finished capture waits for names; what has none by then is shown by module and offset.
+const NAMES_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What to capture.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Which processes.
+    pub scope: Scope,
+    /// Samples per second and busy CPU.
+    pub frequency: u32,
+    /// How long; `None` is until [`Stop::request`] or the end of the targets.
+    pub duration: Option<Duration>,
+}
+
+/// Why a capture failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// Its target.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The kernel side.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// A resource of the system.
+    #[error("cannot {what}")]
+    System {
+        /// For what.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Ends a capture from another thread.
+#[derive(Debug)]
+pub struct Stop {
+    requested: AtomicBool,
+    /// Readable once requested.
+    event: OwnedFd,
+}
+
+impl Stop {
+    /// Not requested yet.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no descriptor left.
+    pub fn new() -> std::io::Result<Self> {
+        let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self {
+            requested: AtomicBool::new(false),
+            event,
+        })
+    }
+
+    /// Asks the capture to end and to hand out what it has. Says whether it had been asked before.
+    pub fn request(&self) -> bool {
+        // An eventfd takes the count up to 2^64 - 2.
+        let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
+        self.requested.swap(true, Ordering::Relaxed)
+    }
+
+    fn requested(&self) -> bool {
+        self.requested.load(Ordering::Relaxed)
+    }
+}
+
+/// Where a running capture stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// Since its start.
+    pub elapsed: Duration,
+    /// Samples so far.
+    pub samples: u64,
+    /// Samples lost so far.
+    pub lost: u64,
+}
+
+/// A finished capture.
+#[derive(Debug)]
+pub struct Captured {
+    /// What was sampled.
+    pub profile: Profile,
+    /// How the samples went.
+    pub counts: Counts,
+    /// CPU time of the targets by the kernel's accounting, nanoseconds.
+    pub cpu_time: u64,
+    /// Process records that a full ring refused; mappings were read again then.
+    pub lost_events: u64,
+    /// Children that did not fit into the set of targets.
+    pub unfollowed: u64,
+    /// What the agent used up to here.
+    pub cost: OwnCost,
+    /// How the command ended, if one was run.
+    pub command: Option<ExitStatus>,
+}
+
+/// Captures until the duration is over, the targets have ended, or `stop` is requested. `progress` is called about once a second.
+///
+/// # Errors
+///
+/// [`CaptureError`]; nothing stays behind in the kernel, and a command that was created does not run.
+pub fn capture(
+    options: &Options,
+    stop: &Stop,
+    mut progress: impl FnMut(Progress),
+) -> Result<Captured, CaptureError> {
+    let waiting = match &options.scope {
+        Scope::Command(command) => Some(Waiting::create(command)?),
+        Scope::Host | Scope::Processes(_) => None,
+    };
+    let pids = match (&options.scope, &waiting) {
+        (_, Some(command)) => Some(vec![command.pid]),
+        (Scope::Processes(pids), None) => Some(pids.clone()),
+        (Scope::Host | Scope::Command(_), None) => None,
+    };
+    let targets = pids
+        .iter()
+        .flatten()
+        .map(|&pid| Target::attach(pid))
+        .collect::<Result<Vec<Target>, TargetError>>()?;
+
+    let mut run = Run::new(options.frequency, pids.as_deref())?;
+    let name = run.name_of_target(&options.scope, pids.as_deref());
+    run.sampler.start()?;
+    let command = waiting.map(Waiting::release).transpose()?;
+
+    let deadline = options.duration.map(|duration| run.started + duration);
+    run.until(deadline, &targets, stop, &mut progress)?;
+    run.sampler.stop();
+    let duration = clock::monotonic().saturating_sub(run.start_time);
+    run.cpu_time.update(&run.processes);
+    run.drain(u64::MAX);
+    run.wait_for_names();
+
+    let status = command.map(Running::end).transpose();
+    let status = status
+        .map_err(|source| CaptureError::System {
+            what: "wait for the command",
+            source,
+        })?
+        .flatten();
+    run.finish(name, options.frequency, duration, status)
+}
+
+/// The stages of a running capture.
+struct Run {
+    clock: Clock,
+    sampler: Sampler,
+    kernel_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    processes: Processes,
+    aggregator: Aggregator,
+    symbolizer: Symbolizer,
+    cpu_time: CpuTime,
+    started: Instant,
+    /// The same on `CLOCK_MONOTONIC`.
+    start_time: u64,
+    torn: u64,
+    lost_records: u64,
+}
+
+impl Run {
+    fn new(frequency: u32, targets: Option<&[u32]>) -> Result<Self, CaptureError> {
+        let system = |what| move |source| CaptureError::System { what, source };
+        let mut aggregator = Aggregator::new(Limits::default());
+        let mut symbolizer = Symbolizer::start().map_err(system("start the thread that finds names"))?;
+        // Reading the kernel's symbols takes 50 ms: better now than at the end.
+        let _ = symbolizer.try_request(aggregator.prepare_kernel());
+        let mut sampler = Sampler::new(sampling::Config {
+            frequency,
+            targets: targets.map(<[u32]>::to_vec),
+        })?;
+        let kernel_log = match sampler.log() {
+            Ok(log) => Some(log),
+            Err(error) => {
+                tracing::debug!(%error, "the kernel side has no log");
+                None
+            }
+        };
+        let mut processes = Processes::new(targets);
+        // After the events began, so that no mapping falls between the two.
+        processes.scan();
+        Ok(Self {
+            clock: Clock::now(),
+            sampler,
+            kernel_log,
+            processes,
+            aggregator,
+            symbolizer,
+            cpu_time: CpuTime::start(targets),
+            started: Instant::now(),
+            start_time: clock::monotonic(),
+            torn: 0,
+            lost_records: 0,
+        })
+    }
+
+    /// Runs until something ends the capture.
+    fn until(
+        &mut self,
+        deadline: Option<Instant>,
+        targets: &[Target],
+        stop: &Stop,
+        progress: &mut impl FnMut(Progress),
+    ) -> Result<(), CaptureError> {
+        let system = |what| move |source| CaptureError::System { what, source };
+        let mut next_slow_tick = self.started + SLOW_TICK;
+        loop {
+            let now = Instant::now();
+            let left = deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(now));
+            if left.is_zero() {
+                return Ok(());
+            }
+            let mut ends: Vec<BorrowedFd<'_>> = vec![stop.event.as_fd()];
+            // A target that has ended stays readable: wait for the others only.
+            ends.extend(
+                targets
+                    .iter()
+                    .filter(|target| !target.has_ended())
+                    .map(Target::as_fd),
+            );
+            let ended = ends.len() == 1 && !targets.is_empty();
+            if !ended {
+                self.sampler
+                    .wait(&ends, left.min(TICK))
+                    .map_err(system("wait for samples"))?;
+            }
+            self.drain(clock::monotonic().saturating_sub(merge::SETTLE));
+            self.exchange_names();
+            if let Some(log) = &mut self.kernel_log {
+                log.flush();
+            }
+            if ended {
+                self.cpu_time.update(&self.processes);
+                return Ok(());
+            }
+            if stop.requested() {
+                return Ok(());
+            }
+            if now >= next_slow_tick {
+                next_slow_tick = now + SLOW_TICK;
+                self.slow_tick()?;
+                progress(Progress {
+                    elapsed: self.started.elapsed(),
+                    samples: self.aggregator.counts().samples,
+                    lost: self.sampler.counter(Counter::RingFull)?,
+                });
+            }
+        }
+    }
+
+    fn slow_tick(&mut self) -> Result<(), CaptureError> {
+        let Self {
+            sampler,
+            processes,
+            aggregator,
+            clock,
+            lost_records,
+            ..
+        } = self;
+        sampler.follow_cpus(|event| take_in(event, clock, processes, aggregator, lost_records))?;
+        self.cpu_time.update(&self.processes);
+        Ok(())
+    }
+
+    /// Takes in what happened up to a time of `CLOCK_MONOTONIC`.
+    fn drain(&mut self, until: u64) {
+        let Self {
+            sampler,
+            processes,
+            aggregator,
+            clock,
+            lost_records,
+            ..
+        } = self;
+        let lost_before = *lost_records;
+        sampler.drain(until, |event| {
+            take_in(event, clock, processes, aggregator, lost_records);
+        });
+        let torn = sampler.take_torn();
+        self.torn += torn;
+        if *lost_records != lost_before || torn > 0 {
+            // Some of what is missing may have been mappings.
+            processes.rescan();
+        }
+    }
+
+    /// Asks for the names of new frames, and takes in those that are found.
+    fn exchange_names(&mut self) {
+        let Self {
+            aggregator,
+            symbolizer,
+            ..
+        } = self;
+        while let Some(response) = symbolizer.try_recv() {
+            aggregator.name(response);
+        }
+        aggregator.request_names(|request| {
+            symbolizer
+                .try_request(request)
+                .map_err(crate::symbols::NotTaken::into_request)
+        });
+    }
+
+    fn wait_for_names(&mut self) {
+        let deadline = Instant::now() + NAMES_DEADLINE;
+        self.exchange_names();
+        while self.aggregator.waits_for_names() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.symbolizer.recv_timeout(left) {
+                Some(response) => self.aggregator.name(response),
+                None => {
+                    tracing::warn!(
+                        "some names took longer than {NAMES_DEADLINE:?}; they are shown by module and offset"
+                    );
+                    break;
+                }
+            }
+            self.exchange_names();
+        }
+    }
+
+    fn finish(
+        mut self,
+        target: String,
+        frequency: u32,
+        duration: u64,
+        command: Option<ExitStatus>,
+    ) -> Result<Captured, CaptureError> {
+        let ring_full = self.sampler.counter(Counter::RingFull)?;
+        let losses = [(Loss::RingFull, ring_full), (Loss::TornRecord, self.torn)];
+        let capture = Capture {
+            target,
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            start: self.clock.wall(self.start_time),
+            duration,
+            frequency,
+            clock: self.sampler.clock().name(),
+            lost: losses.into_iter().filter(|&(_, count)| count > 0).collect(),
+        };
+        Ok(Captured {
+            counts: self.aggregator.counts(),
+            cpu_time: self.cpu_time.nanoseconds(&self.clock),
+            // What the kernel calls lost are records of any kind; the samples among them were counted as such.
+            lost_events: self.lost_records.saturating_sub(ring_full),
+            unfollowed: self.sampler.counter(Counter::TargetsFull)?,
+            profile: self.aggregator.take(capture, &self.clock),
+            cost: OwnCost::now(&self.clock),
+            command,
+        })
+    }
+
+    /// What is profiled, for people.
+    fn name_of_target(&mut self, scope: &Scope, pids: Option<&[u32]>) -> String {
+        match scope {
+            Scope::Host => "whole host".into(),
+            Scope::Command(command) => command
+                .iter()
+                .map(|word| word.to_string_lossy())
+                .collect::<Vec<_>>()
+                .join(" "),
+            Scope::Processes(_) => {
+                let names = pids.unwrap_or_default().iter().map(|&pid| {
+                    let process = self.processes.find(pid);
+                    format!("{} ({pid})", process.name)
+                });
+                names.collect::<Vec<_>>().join(", ")
+            }
+        }
+    }
+}
+
+/// One event on its way through the stages.
+fn take_in(
+    event: merge::Event<'_>,
+    clock: &Clock,
+    processes: &mut Processes,
+    aggregator: &mut Aggregator,
+    lost_records: &mut u64,
+) {
+    match event.record {
+        Record::Sample(sample) => aggregator.add(&sample, event.cpu, clock.wall(event.time), processes),
+        Record::Lost(count) => *lost_records += count,
+        Record::Mmap(_) | Record::Comm { .. } | Record::Fork { .. } | Record::Exit { .. } | Record::Other => {
+            processes.apply(&event.record);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The command line. Nothing below this module sees clap.
+
+use std::{ffi::OsString, time::Duration};
+
+use clap::Parser;
+use profiler_agent::{export::file::Output, target::Scope};
+
+const EXAMPLES: &str = "\
+Examples:
+  Where does process 1234 spend its time? Until Ctrl-C, then a flamegraph in flamegraphs/:
+      sudo profiler-agent --pid 1234
+  Thirty seconds of it, as a picture and for `go tool pprof`:
+      sudo profiler-agent -p 1234 -d 30s -o out.svg -o out.pb.gz
+  Two processes and the children they start:
+      sudo profiler-agent -p 1234,1300 -d 1m
+  A command from its first instruction to its end:
+      sudo profiler-agent -- ./bench --size 1000
+  The whole host for ten seconds, as folded stacks for other tools:
+      sudo profiler-agent -d 10s -o - | grep nginx
+  To an OpenTelemetry Collector:
+      sudo profiler-agent -d 30s --otlp-endpoint http://localhost:4317
+
+Exit codes: 0 fine, 1 failed or saw no sample, 2 wrong usage, 3 a privilege is missing, 4 this kernel cannot.";
+
+/// Where does the time go? Samples stacks in the kernel and draws a flamegraph.
+///
+/// Every stack of the target is sampled 99 times a second while it runs on a CPU, by a program in the kernel: no restart, no debug
+/// build, no change of the target. Without a target the whole host is sampled.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Profile these processes with all their threads, and the children they start. Ends when they all have ended.
+    #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    pid: Vec<u32>,
+
+    /// Samples per second and CPU. Odd rates do not run in step with what happens every 10 ms.
+    #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..))]
+    frequency: u32,
+
+    /// How long, e.g. 30s, 5m, 1h30m. Default: until Ctrl-C, SIGTERM, or the end of the target.
+    #[arg(short, long, value_name = "TIME", value_parser = duration)]
+    duration: Option<Duration>,
+
+    /// Write this file; repeatable. The extension decides: .svg (flamegraph), .folded (stacks as text), .pb.gz (pprof), .otlp
+    /// (OpenTelemetry). `-` is folded stacks on the standard output. Default: an .svg in flamegraphs/.
+    #[arg(short, long, value_name = "FILE", value_parser = clap::value_parser!(Output))]
+    output: Vec<Output>,
+
+    /// Overwrite files that exist.
+    #[arg(long)]
+    force: bool,
+
+    /// Send the profile to this OpenTelemetry Collector, e.g. http://localhost:4317 (gRPC) or http://localhost:4318 (HTTP).
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
+
+    /// Say nothing but errors.
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Say more: what was probed, what was missing. Twice: everything.
+    #[arg(short, long, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    verbose: u8,
+
+    /// Profile this command, which is asked to end (SIGTERM) when the profile ends before it does.
+    #[arg(last = true, value_name = "COMMAND", conflicts_with = "pid")]
+    command: Vec<OsString>,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// What to profile.
+    pub(crate) scope: Scope,
+    /// Samples per second and CPU.
+    pub(crate) frequency: u32,
+    /// How long.
+    pub(crate) duration: Option<Duration>,
+    /// Where to write; empty is the default file.
+    pub(crate) outputs: Vec<Output>,
+    /// Whether files that exist are overwritten.
+    pub(crate) force: bool,
+    /// Where to send.
+    pub(crate) endpoint: Option<String>,
+    /// How much to say.
+    pub(crate) verbosity: Verbosity,
+}
+
+/// How much the agent says on the standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Verbosity {
+    /// Errors.
+    Quiet,
+    /// Progress, the summary and warnings.
+    Normal,
+    /// What was probed and found.
+    Verbose,
+    /// Everything.
+    Debug,
+}
+
+impl Cli {
+    /// The checked request.
+    pub(crate) fn request(self) -> Request {
+        let Self {
+            mut pid,
+            frequency,
+            duration,
+            output,
+            force,
+            otlp_endpoint,
+            quiet,
+            verbose,
+            command,
+        } = self;
+        pid.sort_unstable();
+        pid.dedup();
+        Request {
+            scope: match (pid.is_empty(), command.is_empty()) {
+                (false, _) => Scope::Processes(pid),
+                (true, false) => Scope::Command(command),
+                (true, true) => Scope::Host,
+            },
+            frequency,
+            duration,
+            outputs: output,
+            force,
+            endpoint: otlp_endpoint,
+            verbosity: match (quiet, verbose) {
+                (true, _) => Verbosity::Quiet,
+                (false, 0) => Verbosity::Normal,
+                (false, 1) => Verbosity::Verbose,
+                (false, _) => Verbosity::Debug,
+            },
+        }
+    }
+}
+
+/// Reads `30s`, `5m`, `1h30m`. A bare number is refused: some tools take it for seconds, others for milliseconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!("say which unit: {text}s, {text}m or {text}ms"));
+    }
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be longer than nothing".into()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; write it like 30s, 5m or 1h30m")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Request, clap::Error> {
+        Cli::try_parse_from([&["profiler-agent"], arguments].concat()).map(Cli::request)
+    }
+
+    #[test]
+    fn clap_finds_nothing_wrong() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn pids_come_in_lists_and_repeated() {
+        let request = parse(&["-p", "3,1", "--pid", "2", "-p1"]).unwrap();
+        assert_eq!(request.scope, Scope::Processes(vec![1, 2, 3]));
+        assert_eq!(parse(&[]).unwrap().scope, Scope::Host);
+        assert_eq!(
+            parse(&["--", "ls", "-l"]).unwrap().scope,
+            Scope::Command(vec!["ls".into(), "-l".into()])
+        );
+    }
+
+    #[test]
+    fn wrong_usage_names_the_remedy() {
+        for (arguments, remedy) in [
+            (&["-F", "0"][..], "0 is not in 1.."),
+            (&["-p", "0"], "0 is not in 1.."),
+            (&["-p", "x"], "invalid digit"),
+            (&["-d", "30"], "say which unit: 30s, 30m or 30ms"),
+            (&["-d", "0s"], "longer than nothing"),
+            (&["-d", "soon"], "write it like 30s"),
+            (&["-o", "x.png"], ".svg"),
+            (&["-p", "1", "--", "ls"], "cannot be used with"),
+            (&["--otlp-endpoint", "collector"], "http://"),
+        ] {
+            let error = parse(arguments).unwrap_err().to_string();
+            assert!(error.contains(remedy), "{arguments:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! A flamegraph as an SVG file: zooms and searches in a browser, reads as a still picture everywhere else.
+//!
+//! What a person needs to trust a picture that is found in a ticket a year later stands in it as text: what was
+//! profiled, when, on which host, at which rate, how many samples it shows and how many are missing.
+//!
+//! The same profile gives the same bytes: colours come from names, never from chance.
+
+use std::{
+    fmt::Write as _,
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+};
+
+use inferno::flamegraph::{
+    self,
+    color::{BackgroundColor, Color, PaletteMap, StrokeColor},
+};
+
+use crate::{
+    export::{
+        folded::{Folded, LabelKind, Options},
+        text::{Rfc3339, Thousands, plain},
+    },
+    profile::Profile,
+};
+
+/// Characters of the title that fit beside the buttons at 1,200 pixels.
+const TITLE_LIMIT: usize = 90;
+/// Characters of a host name that leave room for the rest of its line.
+const HOST_LIMIT: usize = 40;
+
+/// Why there is no picture.
+#[derive(Debug, thiserror::Error)]
+pub enum SvgError {
+    /// A picture of nothing would look like a picture of idleness.
+    #[error("there are no samples to draw")]
+    NoSamples,
+    /// The writer failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Draws a flamegraph, root at the bottom, widths in samples. Frames narrower than a tenth of a pixel are left
+/// out. Writes in small pieces: give it a buffered writer.
+///
+/// # Errors
+/// [`SvgError::NoSamples`] for a profile without samples of the asked kind, and the errors of the writer.
+pub fn write(profile: &Profile, options: &Options, out: &mut impl io::Write) -> Result<(), SvgError> {
+    let folded = Folded::new(profile, options);
+    if folded.is_empty() {
+        return Err(SvgError::NoSamples);
+    }
+    let mut lines = Vec::new();
+    folded.write(&mut lines)?;
+    // Made of strings, so this cannot fail.
+    let lines = String::from_utf8(lines).map_err(io::Error::other)?;
+
+    let mut palette = PaletteMap::default();
+    palette.insert("", shade(LabelKind::Process, ""));
+    for (label, kind) in folded.labels() {
+        palette.insert(label, shade(kind, label));
+    }
+    let mut inferno = flamegraph::Options::default();
+    inferno.title = title(profile);
+    inferno.subtitle = Some(subtitle(profile));
+    inferno.notes = notes(profile);
+    "samples".clone_into(&mut inferno.count_name);
+    "verdana, dejavu sans, sans-serif".clone_into(&mut inferno.font_type);
+    inferno.bgcolors = Some(BackgroundColor::Flat(Color::new(255, 255, 255)));
+    inferno.stroke_color = StrokeColor::None;
+    // Every label has its colour already; this is for what inferno might add.
+    inferno.deterministic = true;
+    inferno.palette_map = Some(&mut palette);
+    // `no_sort` stays off: inferno refuses lines that are not in the order of their bytes, and ours are in the
+    // order of their frames.
+    flamegraph::from_lines(&mut inferno, lines.lines(), out)?;
+    Ok(())
+}
+
+/// What was profiled.
+fn title(profile: &Profile) -> String {
+    let target = plain(&profile.capture.target, TITLE_LIMIT);
+    if target.trim().is_empty() {
+        "flamegraph".to_owned()
+    } else {
+        target
+    }
+}
+
+/// When, where, how, how much, and how much not.
+fn subtitle(profile: &Profile) -> String {
+    let capture = &profile.capture;
+    let mut text = format!(
+        "{} to {}",
+        Rfc3339(capture.start),
+        Rfc3339(capture.start.saturating_add(capture.duration))
+    );
+    let tenths = capture.duration / 100_000_000;
+    // Writing to a string cannot fail.
+    let _ = write!(text, " ({}.{} s)", tenths / 10, tenths % 10);
+    let host = plain(&capture.host, HOST_LIMIT);
+    if !host.is_empty() {
+        let _ = write!(text, " · host {host}");
+    }
+    let samples = profile.sample_count();
+    let _ = write!(text, " · {} Hz {}", capture.frequency, capture.clock);
+    let _ = write!(text, " · {} samples", Thousands(samples));
+    let _ = write!(text, " · {} lost", Thousands(capture.lost_total()));
+    let incomplete = incomplete(profile);
+    if incomplete > 0 {
+        let _ = write!(text, " · {} incomplete", Thousands(incomplete));
+    }
+    text
+}
+
+/// Samples whose stack is not whole.
+fn incomplete(profile: &Profile) -> u64 {
+    let whole = |sample: &&crate::profile::Sample| {
+        let stack = profile.stacks.get(sample.stack.index());
+        !stack.is_none_or(|stack| stack.outcome.is_complete())
+    };
+    profile
+        .samples
+        .iter()
+        .filter(whole)
+        .map(|sample| sample.count)
+        .sum()
+}
+
+/// A comment in the file: what made it, and the losses by reason.
+fn notes(profile: &Profile) -> String {
+    let mut text = format!("made by profiler-agent {}", env!("CARGO_PKG_VERSION"));
+    for (reason, count) in &profile.capture.lost {
+        let _ = write!(text, "; lost {}: {count}", reason.name());
+    }
+    text
+}
+
+/// The colour of a label: its hue says what it is, its shade tells neighbours apart.
+///
+/// The hues differ in lightness too, so that they can be told apart in grey and by the colour-blind.
+fn shade(kind: LabelKind, label: &str) -> Color {
+    let (red, green, blue) = match kind {
+        LabelKind::Process => (214, 219, 226),
+        LabelKind::Native => (248, 196, 92),
+        LabelKind::Inlined => (136, 206, 214),
+        LabelKind::Kernel => (232, 124, 84),
+        LabelKind::Jit => (142, 200, 112),
+        LabelKind::Marker => (178, 156, 196),
+    };
+    // `DefaultHasher::new` has fixed keys, so the colour of a name is the same in every run.
+    let mut hasher = DefaultHasher::new();
+    label.hash(&mut hasher);
+    let percent = match kind {
+        LabelKind::Process | LabelKind::Marker => 100,
+        LabelKind::Native | LabelKind::Inlined | LabelKind::Kernel | LabelKind::Jit => {
+            84 + hasher.finish() % 22
+        }
+    };
+    let scale = |value: u64| u8::try_from((value * percent / 100).min(255)).unwrap_or(u8::MAX);
+    Color::new(scale(red), scale(green), scale(blue))
+}

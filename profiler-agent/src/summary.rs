@@ -1,0 +1,220 @@
+//! What a person is told: while it runs, and at the end.
+
+use std::{
+    fmt,
+    io::{IsTerminal as _, Write as _, stderr},
+    time::Duration,
+};
+
+use crate::{
+    agent::{Captured, Progress},
+    target,
+};
+
+/// A line on the terminal that is written over as the capture goes on; nothing where the standard error is no terminal.
+#[derive(Debug)]
+pub struct ProgressLine {
+    visible: bool,
+    written: bool,
+}
+
+impl ProgressLine {
+    /// Not shown yet; never when `quiet`.
+    pub fn new(quiet: bool) -> Self {
+        Self {
+            visible: !quiet && stderr().is_terminal(),
+            written: false,
+        }
+    }
+
+    /// Shows where the capture stands.
+    pub fn show(&mut self, progress: Progress) {
+        if !self.visible {
+            return;
+        }
+        let Progress {
+            elapsed,
+            samples,
+            lost,
+        } = progress;
+        let lost = if lost > 0 {
+            format!(", {} lost", Thousands(lost))
+        } else {
+            String::new()
+        };
+        let _ = write!(
+            stderr(),
+            "\r{} s, {} samples{lost}\x1b[K",
+            elapsed.as_secs(),
+            Thousands(samples)
+        );
+        self.written = true;
+    }
+
+    /// Takes the line away.
+    pub fn clear(&mut self) {
+        if std::mem::take(&mut self.written) {
+            let _ = write!(stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+/// The closing words about a capture.
+#[derive(Debug)]
+pub struct Summary<'a>(pub &'a Captured);
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Captured {
+            profile,
+            counts,
+            cpu_time,
+            lost_events,
+            unfollowed,
+            cost,
+            command,
+        } = self.0;
+        let capture = &profile.capture;
+        let seconds = Duration::from_nanos(capture.duration).as_secs_f64();
+        let expected = u128::from(*cpu_time) * u128::from(capture.frequency) / 1_000_000_000;
+        if let Some(status) = command {
+            writeln!(f, "`{}` {}", capture.target, target::describe(*status))?;
+        }
+        writeln!(
+            f,
+            "{} samples of {} in {seconds:.1} s at {} Hz by {}; expected {} for its {:.2} s of CPU time",
+            Thousands(counts.samples),
+            capture.target,
+            capture.frequency,
+            capture.clock,
+            Thousands(u64::try_from(expected).unwrap_or(u64::MAX)),
+            Duration::from_nanos(*cpu_time).as_secs_f64(),
+        )?;
+
+        write!(f, "stacks: {} complete", Percent(counts.complete, counts.samples))?;
+        let mut outcomes = std::collections::BTreeMap::<_, u64>::new();
+        for sample in &profile.samples {
+            if let Some(stack) = profile
+                .stacks
+                .get(sample.stack.index())
+                .filter(|stack| !stack.outcome.is_complete())
+            {
+                *outcomes.entry(stack.outcome).or_default() += sample.count;
+            }
+        }
+        for (outcome, count) in outcomes {
+            write!(f, ", {} {}", Thousands(count), outcome.name().replace('_', " "))?;
+        }
+        if counts.over_budget > 0 {
+            write!(
+                f,
+                "; {} beyond the budget of distinct stacks",
+                Thousands(counts.over_budget)
+            )?;
+        }
+        write!(f, "\nlost: {}", Thousands(capture.lost_total()))?;
+        for (reason, count) in &capture.lost {
+            write!(f, ", {} {}", Thousands(*count), reason.name().replace('_', " "))?;
+        }
+        if *lost_events > 0 {
+            write!(
+                f,
+                "; {} process events (mappings were read again)",
+                Thousands(*lost_events)
+            )?;
+        }
+        if *unfollowed > 0 {
+            write!(
+                f,
+                "; {} children were not followed: too many targets",
+                Thousands(*unfollowed)
+            )?;
+        }
+        write!(
+            f,
+            "\nthe agent itself: {:.3} s of CPU time ({} of one CPU), {:.1} MB of memory at most",
+            Duration::from_nanos(cost.cpu).as_secs_f64(),
+            Percent(cost.cpu, capture.duration),
+            cost.peak_memory as f64 / 1e6,
+        )
+    }
+}
+
+/// Why there is nothing to show.
+#[derive(Debug)]
+pub struct NoSamples<'a>(pub &'a Captured);
+
+impl fmt::Display for NoSamples<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Captured {
+            profile, cpu_time, ..
+        } = self.0;
+        let capture = &profile.capture;
+        let seconds = Duration::from_nanos(capture.duration).as_secs_f64();
+        let cpu = Duration::from_nanos(*cpu_time).as_secs_f64();
+        write!(f, "no samples of {} in {seconds:.1} s: ", capture.target)?;
+        if *cpu_time < capture.period() {
+            write!(
+                f,
+                "it used {cpu:.2} s of CPU time, so it slept or waited all the while; profile it while it works, or for longer (-d)"
+            )
+        } else {
+            write!(
+                f,
+                "although it used {cpu:.2} s of CPU time, which is less than a few periods of {} Hz; try a higher rate (-F) or longer (-d)",
+                capture.frequency
+            )
+        }
+    }
+}
+
+/// A number with its digits in groups of three.
+struct Thousands(u64);
+
+impl fmt::Display for Thousands {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = self.0.to_string();
+        for (index, digit) in digits.chars().enumerate() {
+            if index > 0 && (digits.len() - index).is_multiple_of(3) {
+                f.write_str(",")?;
+            }
+            write!(f, "{digit}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A share; never rounded up to the whole.
+struct Percent(u64, u64);
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(part, whole) = *self;
+        if whole == 0 {
+            return f.write_str("0 %");
+        }
+        let share = part as f64 * 100.0 / whole as f64;
+        if part == whole {
+            f.write_str("100 %")
+        } else if share < 1.0 {
+            write!(f, "{share:.3} %")
+        } else {
+            write!(f, "{:.1} %", (share * 10.0).floor() / 10.0)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_readable_and_shares_honest() {
+        assert_eq!(Thousands(0).to_string(), "0");
+        assert_eq!(Thousands(999).to_string(), "999");
+        assert_eq!(Thousands(1_234_567).to_string(), "1,234,567");
+        assert_eq!(Percent(99_999, 100_000).to_string(), "99.9 %");
+        assert_eq!(Percent(5, 5).to_string(), "100 %");
+        assert_eq!(Percent(1, 1000).to_string(), "0.100 %");
+    }
+}

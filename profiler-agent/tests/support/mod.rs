@@ -1,0 +1,7 @@
+//! What the integration tests share.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(unreachable_pub, reason = "shared by inclusion, not by crate")]
+
+pub mod golden;
+pub mod profiles;
+pub mod tools;
