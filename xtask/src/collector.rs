@@ -21,7 +21,8 @@ pub(crate) fn program(workspace: &Workspace) -> PathBuf {
 
 pub(crate) fn is_ready(workspace: &Workspace) -> Result<bool> {
     Ok(program(workspace).is_file()
-        && fs::read_to_string(stamp(workspace)).is_ok_and(|built| source_digest(workspace).is_ok_and(|now| now == built)))
+        && fs::read_to_string(stamp(workspace))
+            .is_ok_and(|built| source_digest(workspace).is_ok_and(|now| now == built)))
 }
 
 /// Builds it, unless it is the one that its sources give.
@@ -30,12 +31,23 @@ pub(crate) fn build(workspace: &Workspace) -> Result<()> {
         return Ok(());
     }
     let Some(go) = find_go(workspace)? else {
-        bail!("the Collector of the tests is built with Go {}.{} or newer; `cargo xtask setup` installs it", OLDEST_GO.0, OLDEST_GO.1);
+        bail!(
+            "the Collector of the tests is built with Go {}.{} or newer; `cargo xtask setup` installs it",
+            OLDEST_GO.0,
+            OLDEST_GO.1
+        );
     };
     eprintln!("building the OpenTelemetry Collector of the tests (once, two to five minutes)");
     let mut build = Command::new(go);
     build
-        .args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o"])
+        .args([
+            "build",
+            "-mod=readonly",
+            "-trimpath",
+            "-buildvcs=false",
+            "-ldflags=-s -w",
+            "-o",
+        ])
         .arg(program(workspace))
         .arg(".")
         .current_dir(folder(workspace))
@@ -48,13 +60,26 @@ pub(crate) fn build(workspace: &Workspace) -> Result<()> {
 /// A `go` that is new enough: of this machine, or from its wheel.
 pub(crate) fn find_go(workspace: &Workspace) -> Result<Option<PathBuf>> {
     let usual = Path::new("/usr/local/go/bin/go");
-    let candidates = [command::find_in_path("go"), usual.is_file().then(|| usual.to_owned()), Python::of(workspace).go()?];
-    Ok(candidates.into_iter().flatten().find(|go| version(go).is_some_and(|version| version >= OLDEST_GO)))
+    let candidates = [
+        command::find_in_path("go"),
+        usual.is_file().then(|| usual.to_owned()),
+        Python::of(workspace).go()?,
+    ];
+    Ok(candidates
+        .into_iter()
+        .flatten()
+        .find(|go| version(go).is_some_and(|version| version >= OLDEST_GO)))
 }
 
 fn version(go: &Path) -> Option<(u32, u32)> {
     // Asked outside any module, so that it tells its own version.
-    let text = command::output(Command::new(go).args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local").current_dir("/")).ok()?;
+    let text = command::output(
+        Command::new(go)
+            .args(["env", "GOVERSION"])
+            .env("GOTOOLCHAIN", "local")
+            .current_dir("/"),
+    )
+    .ok()?;
     parse_version(&text)
 }
 
@@ -75,7 +100,12 @@ fn stamp(workspace: &Workspace) -> PathBuf {
 fn source_digest(workspace: &Workspace) -> Result<String> {
     ["main.go", "go.mod", "go.sum"]
         .iter()
-        .map(|file| Ok(format!("{}  {file}\n", sources::digest_of(&folder(workspace).join(file))?)))
+        .map(|file| {
+            Ok(format!(
+                "{}  {file}\n",
+                sources::digest_of(&folder(workspace).join(file))?
+            ))
+        })
         .collect()
 }
 

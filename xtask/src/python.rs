@@ -62,20 +62,38 @@ impl Python {
         }
         command::run_quiet(
             Command::new(self.program("pip"))
-                .args(["install", "--quiet", "--require-hashes", "--no-deps", "--only-binary", ":all:", "--requirement"])
+                .args([
+                    "install",
+                    "--quiet",
+                    "--require-hashes",
+                    "--no-deps",
+                    "--only-binary",
+                    ":all:",
+                    "--requirement",
+                ])
                 .arg(list),
         )
-        .with_context(|| format!("cannot install what {} lists; is PyPI within reach?", list.display()))?;
+        .with_context(|| {
+            format!(
+                "cannot install what {} lists; is PyPI within reach?",
+                list.display()
+            )
+        })?;
         fs::write(self.stamp(list), sources::digest_of(list)?).context("cannot note what was installed")
     }
 
     fn has(&self, list: &Path) -> Result<bool> {
-        let Ok(stamp) = fs::read_to_string(self.stamp(list)) else { return Ok(false) };
+        let Ok(stamp) = fs::read_to_string(self.stamp(list)) else {
+            return Ok(false);
+        };
         Ok(stamp == sources::digest_of(list)? && self.program("python3").exists())
     }
 
     fn stamp(&self, list: &Path) -> PathBuf {
-        let name = list.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = list
+            .file_stem()
+            .map(|stem| stem.to_string_lossy().into_owned())
+            .unwrap_or_default();
         self.folder.join(format!("{name}.installed"))
     }
 }

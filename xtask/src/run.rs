@@ -43,6 +43,14 @@ pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> Result<()> {
 /// The release build of the agent.
 pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     let mut cargo = command::cargo();
-    cargo.args(["build", "--release", "--locked", "--package", "profiler-agent", "--bin", "profiler-agent"]);
+    cargo.args([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "profiler-agent",
+        "--bin",
+        "profiler-agent",
+    ]);
     command::run(cargo.current_dir(workspace.root()))
 }

@@ -50,7 +50,9 @@ pub(crate) fn install(workspace: &Workspace) -> Result<()> {
     let python = Python::of(workspace);
     python.install()?;
     if collector::find_go(workspace)?.is_none() {
-        python.install_go().context("there is no Go 1.26 or newer here; install it from https://go.dev/dl/")?;
+        python
+            .install_go()
+            .context("there is no Go 1.26 or newer here; install it from https://go.dev/dl/")?;
     }
     collector::build(workspace)?;
     println!("setup: everything is here");
@@ -61,24 +63,48 @@ pub(crate) fn install(workspace: &Workspace) -> Result<()> {
 pub(crate) fn check(workspace: &Workspace) -> Result<()> {
     let mut needs = Vec::new();
     for (package, purpose) in PACKAGES.iter().filter(|_| has_apt()) {
-        needs.push(Need { what: format!("package {package} ({purpose})"), ready: is_installed(package) });
+        needs.push(Need {
+            what: format!("package {package} ({purpose})"),
+            ready: is_installed(package),
+        });
     }
     let toolchain = Toolchain::find(workspace)?;
-    needs.push(Need { what: "a compiler for BPF".to_owned(), ready: toolchain.is_some() });
+    needs.push(Need {
+        what: "a compiler for BPF".to_owned(),
+        ready: toolchain.is_some(),
+    });
     let linker = toolchain.as_ref().is_some_and(Toolchain::has_linker);
-    needs.push(Need { what: "bpf-linker".to_owned(), ready: linker });
+    needs.push(Need {
+        what: "bpf-linker".to_owned(),
+        ready: linker,
+    });
     for (component, program) in COMPONENTS {
-        needs.push(Need { what: format!("rustup component {component}"), ready: command::find_in_path(program).is_some() });
+        needs.push(Need {
+            what: format!("rustup component {component}"),
+            ready: command::find_in_path(program).is_some(),
+        });
     }
-    needs.push(Need { what: "Python packages of xtask/requirements.txt".to_owned(), ready: Python::of(workspace).is_ready()? });
-    needs.push(Need { what: "Go 1.26 or newer".to_owned(), ready: collector::find_go(workspace)?.is_some() });
-    needs.push(Need { what: "the OpenTelemetry Collector of the tests".to_owned(), ready: collector::is_ready(workspace)? });
+    needs.push(Need {
+        what: "Python packages of xtask/requirements.txt".to_owned(),
+        ready: Python::of(workspace).is_ready()?,
+    });
+    needs.push(Need {
+        what: "Go 1.26 or newer".to_owned(),
+        ready: collector::find_go(workspace)?.is_some(),
+    });
+    needs.push(Need {
+        what: "the OpenTelemetry Collector of the tests".to_owned(),
+        ready: collector::is_ready(workspace)?,
+    });
     for Need { what, ready } in &needs {
         println!("{}  {what}", if *ready { "here   " } else { "MISSING" });
     }
     let missing = needs.iter().filter(|need| !need.ready).count();
     if missing > 0 {
-        bail!("{missing} of {} are missing; run `cargo xtask setup`", needs.len());
+        bail!(
+            "{missing} of {} are missing; run `cargo xtask setup`",
+            needs.len()
+        );
     }
     Ok(())
 }
@@ -88,10 +114,17 @@ fn install_packages() -> Result<()> {
         return if Path::new("/usr/bin/gcc").exists() || command::find_in_path("cc").is_some() {
             Ok(())
         } else {
-            bail!("this is neither Debian nor Ubuntu: install gcc, g++, libc headers, binutils, git and python3, then\n{}", toolchain::missing())
+            bail!(
+                "this is neither Debian nor Ubuntu: install gcc, g++, libc headers, binutils, git and python3, then\n{}",
+                toolchain::missing()
+            )
         };
     }
-    let missing: Vec<&str> = PACKAGES.iter().map(|(package, _)| *package).filter(|package| !is_installed(package)).collect();
+    let missing: Vec<&str> = PACKAGES
+        .iter()
+        .map(|(package, _)| *package)
+        .filter(|package| !is_installed(package))
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -99,9 +132,19 @@ fn install_packages() -> Result<()> {
     command::run_quiet(command::privileged("apt-get", &[])?.args(["update", "-q"]))
         .context("cannot refresh the list of packages")?;
     let mut install = command::privileged("env", &[])?;
-    install.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-q", "--no-install-recommends"]);
+    install.args([
+        "DEBIAN_FRONTEND=noninteractive",
+        "apt-get",
+        "install",
+        "-y",
+        "-q",
+        "--no-install-recommends",
+    ]);
     command::run_quiet(install.args(&missing)).with_context(|| {
-        format!("install these packages by hand: {}; rustc-web is in Debian 12's security archive and newer", missing.join(" "))
+        format!(
+            "install these packages by hand: {}; rustc-web is in Debian 12's security archive and newer",
+            missing.join(" ")
+        )
     })
 }
 

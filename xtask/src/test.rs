@@ -26,7 +26,10 @@ pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> Result<()> {
     fs::write(&skips, "").with_context(|| format!("cannot write {}", skips.display()))?;
 
     let mut cargo = command::cargo();
-    cargo.args(["test", "--workspace", "--locked", "--no-fail-fast"]).args(as_root()?).args(args);
+    cargo
+        .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+        .args(as_root()?)
+        .args(args);
     cargo
         .current_dir(workspace.root())
         .env("PROFILER_TEST_COLLECTOR", collector::program(workspace))
@@ -46,9 +49,15 @@ pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> Result<()> {
     }
     // A test that returned early counted itself as passed.
     let passed = tally.passed.saturating_sub(skipped.len());
-    println!("{passed} passed, {} failed, {} skipped", tally.failed, skipped.len() + tally.ignored);
+    println!(
+        "{passed} passed, {} failed, {} skipped",
+        tally.failed,
+        skipped.len() + tally.ignored
+    );
     if strict && !skipped.is_empty() {
-        bail!("under CI every test runs; what each of those lacks is above, and `cargo xtask setup` should install it");
+        bail!(
+            "under CI every test runs; what each of those lacks is above, and `cargo xtask setup` should install it"
+        );
     }
     if !all_passed {
         bail!("not every test passed; the failures are listed above");
@@ -66,7 +75,10 @@ fn as_root() -> Result<Vec<String>> {
     }
     // sudo has a PATH of its own even under -E.
     let path = format!("PATH={}", env::var("PATH").unwrap_or_default());
-    Ok(vec!["--config".to_owned(), format!("target.'cfg(all())'.runner = [\"sudo\", \"-E\", \"env\", {path:?}]")])
+    Ok(vec![
+        "--config".to_owned(),
+        format!("target.'cfg(all())'.runner = [\"sudo\", \"-E\", \"env\", {path:?}]"),
+    ])
 }
 
 /// Sums of what the test binaries said at their ends.
@@ -80,9 +92,16 @@ struct Tally {
 impl Tally {
     /// Adds a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
     fn add(&mut self, line: &str) {
-        let Some((_, counts)) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else { return };
+        let Some((_, counts)) = line
+            .strip_prefix("test result: ")
+            .and_then(|rest| rest.split_once(". "))
+        else {
+            return;
+        };
         for count in counts.split("; ") {
-            let Some((number, what)) = count.split_once(' ') else { continue };
+            let Some((number, what)) = count.split_once(' ') else {
+                continue;
+            };
             let number = number.parse::<usize>().unwrap_or(0);
             match what {
                 "passed" => self.passed += number,
@@ -96,7 +115,11 @@ impl Tally {
 
 /// Runs `cargo`, repeats its output and counts along.
 fn follow(cargo: &mut Command) -> Result<(bool, Tally)> {
-    let mut child = cargo.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
+    let mut child = cargo
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo")?;
     let mut tally = Tally::default();
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).split(b'\n') {
@@ -117,8 +140,17 @@ mod tests {
     fn results_are_summed_over_binaries() {
         let mut tally = Tally::default();
         tally.add("running 3 tests");
-        tally.add("test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 4 filtered out; finished in 0.00s");
+        tally.add(
+            "test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 4 filtered out; finished in 0.00s",
+        );
         tally.add("test result: FAILED. 5 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s");
-        assert_eq!(tally, Tally { passed: 7, failed: 2, ignored: 1 });
+        assert_eq!(
+            tally,
+            Tally {
+                passed: 7,
+                failed: 2,
+                ignored: 1
+            }
+        );
     }
 }

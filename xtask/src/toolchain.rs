@@ -65,7 +65,9 @@ impl Toolchain {
         if let Compiler::Debian = self.compiler {
             let source = format!("/usr/src/rustc-{}", self.verbose("release: ")?);
             if Path::new(&source).exists() {
-                bail!("{source} would get into the kernel object; remove the package it is from: apt-get remove rust-web-src");
+                bail!(
+                    "{source} would get into the kernel object; remove the package it is from: apt-get remove rust-web-src"
+                );
             }
         }
         Ok(())
@@ -207,7 +209,9 @@ impl Toolchain {
     fn verbose(&self, start: &str) -> Result<String> {
         let text = command::output(Command::new(self.rustc()).arg("-vV"))?;
         let line = text.lines().find_map(|line| line.strip_prefix(start));
-        Ok(line.with_context(|| format!("`rustc -vV` has no line `{start}`; install the compiler again"))?.to_owned())
+        Ok(line
+            .with_context(|| format!("`rustc -vV` has no line `{start}`; install the compiler again"))?
+            .to_owned())
     }
 
     fn rustc(&self) -> &Path {
