@@ -11,10 +11,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::Parser as _;
 use profiler_agent::{
     agent::{self, CaptureError, Captured, Options, Stop},
-    export::file::{CreateError, Output, OutputFile},
+    export::{
+        file::{CreateError, Output, OutputFile},
+        otlp::deliver::{Delivered, deliver},
+    },
     kernel::{
         btf::BtfError,
         capabilities::{self, MissingCapabilities},
@@ -39,7 +41,7 @@ mod exit {
 }
 
 fn main() -> ExitCode {
-    let request = Cli::parse().request();
+    let request = Cli::read();
     start_log(request.verbosity);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -116,6 +118,20 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         match file.write(&captured.profile) {
             Ok(written) if !quiet => eprintln!("{written}"),
             Ok(_) => {}
+            Err(error) => code = failed(&error.into()),
+        }
+    }
+    if let Some(endpoint) = endpoint {
+        let name = endpoint.to_string();
+        match deliver(&captured.profile, endpoint).await {
+            Ok(Delivered { samples, rejected: None, bytes }) => {
+                if !quiet {
+                    eprintln!("{name} ({samples} samples, {bytes} bytes before compression)");
+                }
+            }
+            Ok(Delivered { rejected: Some((count, words)), .. }) => {
+                code = failed(&anyhow::anyhow!("{name} rejected {count} samples: {words}"));
+            }
             Err(error) => code = failed(&error.into()),
         }
     }

@@ -17,6 +17,7 @@
 //! - requests stay below 4 MiB, the default of gRPC servers in Go.
 
 pub mod client;
+pub mod deliver;
 pub mod encode;
 pub mod endpoint;
 pub mod file;
