@@ -132,7 +132,9 @@ impl Cli {
         let endpoint = otlp_endpoint
             .map(|url| Endpoint::parse(&url, otlp_protocol))
             .transpose()
-            .map_err(|error| Self::command().error(ErrorKind::ValueValidation, format!("--otlp-endpoint: {error}")))?;
+            .map_err(|error| {
+                Self::command().error(ErrorKind::ValueValidation, format!("--otlp-endpoint: {error}"))
+            })?;
         pid.sort_unstable();
         pid.dedup();
         Ok(Request {

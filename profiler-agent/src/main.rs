@@ -124,12 +124,19 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
     if let Some(endpoint) = endpoint {
         let name = endpoint.to_string();
         match deliver(&captured.profile, endpoint).await {
-            Ok(Delivered { samples, rejected: None, bytes }) => {
+            Ok(Delivered {
+                samples,
+                rejected: None,
+                bytes,
+            }) => {
                 if !quiet {
                     eprintln!("{name} ({samples} samples, {bytes} bytes before compression)");
                 }
             }
-            Ok(Delivered { rejected: Some((count, words)), .. }) => {
+            Ok(Delivered {
+                rejected: Some((count, words)),
+                ..
+            }) => {
                 code = failed(&anyhow::anyhow!("{name} rejected {count} samples: {words}"));
             }
             Err(error) => code = failed(&error.into()),
