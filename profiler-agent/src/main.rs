@@ -3,7 +3,8 @@
 mod cli;
 
 use std::{
-    io::stderr,
+    fmt::Display,
+    io::{IsTerminal as _, Write as _, stderr},
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
@@ -67,18 +68,16 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
     } = request;
     capabilities::check()?;
     let quiet = verbosity == Verbosity::Quiet;
-    // An output that cannot be written is told now, not after the capture.
-    let default_output = outputs.is_empty() && endpoint.is_none();
-    let mut files = open(outputs, force)?;
-
+    // Before the first file is made: a signal must not leave it behind.
     let stop = Arc::new(Stop::new().context("cannot start")?);
     let (mut interrupt, mut terminate) = (
         signal(SignalKind::interrupt()).context("cannot wait for signals")?,
         signal(SignalKind::terminate())?,
     );
-    if !quiet {
-        eprintln!("{}", announce(&scope, frequency, duration.is_some()));
-    }
+    // An output that cannot be written is told now, not after the capture.
+    let default_output = outputs.is_empty() && endpoint.is_none();
+    let mut files = open(outputs, force)?;
+    let announcement = announce(&scope, frequency, duration.is_some());
     let options = Options {
         scope,
         frequency,
@@ -88,7 +87,13 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         let (options, stop) = (options.clone(), Arc::clone(&stop));
         move || {
             let mut line = ProgressLine::new(quiet);
-            let captured = agent::capture(&options, &stop, |progress| line.show(progress));
+            let mut announcement = (!quiet).then_some(announcement);
+            let captured = agent::capture(&options, &stop, |progress| {
+                if let Some(announcement) = announcement.take() {
+                    tell(&announcement);
+                }
+                line.show(progress);
+            });
             line.clear();
             captured
         }
@@ -105,7 +110,7 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
     };
 
     if captured.profile.samples.is_empty() {
-        eprintln!("profiler-agent: {}", NoSamples(&captured));
+        tell(&format_args!("profiler-agent: {}", NoSamples(&captured)));
         return Ok(ExitCode::from(exit::FAILED));
     }
     if default_output {
@@ -114,13 +119,13 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for file in files {
         match file.write(&captured.profile) {
-            Ok(written) if !quiet => eprintln!("{written}"),
+            Ok(written) if !quiet => tell(&written),
             Ok(_) => {}
             Err(error) => code = failed(&error.into()),
         }
     }
     if !quiet {
-        eprintln!("{}", Summary(&captured));
+        tell(&Summary(&captured));
     }
     Ok(code)
 }
@@ -190,8 +195,33 @@ fn announce(scope: &Scope, frequency: u32, ends: bool) -> String {
 
 /// Tells an error with all its causes; returns the exit code of its kind.
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("profiler-agent: {error:#}");
+    match remedy(error) {
+        Some(remedy) => tell(&format_args!("profiler-agent: {error:#}; {remedy}")),
+        None => tell(&format_args!("profiler-agent: {error:#}")),
+    }
     ExitCode::from(exit_code(error))
+}
+
+/// What to do about an error that cannot know it itself.
+fn remedy(error: &anyhow::Error) -> Option<&'static str> {
+    let Some(CaptureError::Sampling(SamplingError::PerfEvent { source, .. })) = error.downcast_ref() else {
+        return None;
+    };
+    match rustix::io::Errno::from_io_error(source)? {
+        rustix::io::Errno::NOSYS => Some(
+            "the kernel must be built with CONFIG_PERF_EVENTS=y, and the seccomp filter of a container must allow perf_event_open",
+        ),
+        rustix::io::Errno::PERM | rustix::io::Errno::ACCESS => Some(
+            "a security module, lockdown, or the seccomp filter of a container refuses perf_event_open; allow it, or run on the host",
+        ),
+        _ => None,
+    }
+}
+
+/// Says something on the standard error. That nobody listens any more (`2>&1 | head`) is no reason to lose a profile, which
+/// `eprintln!` would by its panic.
+fn tell(words: &dyn Display) {
+    let _ = writeln!(stderr(), "{words}");
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
@@ -239,6 +269,9 @@ fn start_log(verbosity: Verbosity) {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(stderr)
+        .with_ansi(stderr().is_terminal())
+        // It would print, and panic when nobody listens.
+        .log_internal_errors(false)
         .with_target(false);
     // Fails when a log is set already, which it is not.
     let _ = tracing::subscriber::set_global_default(subscriber.finish());
