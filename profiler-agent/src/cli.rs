@@ -20,7 +20,8 @@ Examples:
   To an OpenTelemetry Collector:
       sudo profiler-agent -d 30s --otlp-endpoint http://localhost:4317
 
-Exit codes: 0 fine, 1 failed or saw no sample, 2 wrong usage, 3 a privilege is missing, 4 this kernel cannot.";
+Exit codes: 0 fine, 1 failed or saw no sample, 2 wrong usage, 3 a privilege is missing,
+4 this kernel cannot, 130 aborted by a second Ctrl-C.";
 
 /// Where does the time go? Samples stacks in the kernel and draws a flamegraph.
 ///

@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use profiler_agent::{
     agent::{self, CaptureError, Captured, Options, Stop},
-    export::file::{CreateError, Output, OutputFile},
+    export::file::{CreateError, Output, OutputFile, create_folder},
     kernel::{
         btf::BtfError,
         capabilities::{self, MissingCapabilities},
@@ -159,8 +159,7 @@ fn default_file(scope: &Scope, captured: &Captured) -> anyhow::Result<OutputFile
     let time = humantime::format_rfc3339_seconds(time.max(SystemTime::UNIX_EPOCH)).to_string();
     let time: String = time.chars().filter(|c| !"-:".contains(*c)).collect();
     let folder = PathBuf::from("flamegraphs");
-    std::fs::create_dir_all(&folder)
-        .context("cannot make the folder flamegraphs; say where to write with -o")?;
+    create_folder(&folder).context("cannot make the folder flamegraphs; say where to write with -o")?;
     Ok(OutputFile::create(
         Output::parse(folder.join(format!("{name}-{time}.svg")))?,
         false,
@@ -195,24 +194,41 @@ fn announce(scope: &Scope, frequency: u32, ends: bool) -> String {
 
 /// Tells an error with all its causes; returns the exit code of its kind.
 fn failed(error: &anyhow::Error) -> ExitCode {
+    let mut text = String::from("profiler-agent");
+    for cause in error.chain().map(ToString::to_string) {
+        // Some say what their cause says too.
+        if !text.ends_with(&cause) {
+            text = text + ": " + &cause;
+        }
+    }
     match remedy(error) {
-        Some(remedy) => tell(&format_args!("profiler-agent: {error:#}; {remedy}")),
-        None => tell(&format_args!("profiler-agent: {error:#}")),
+        Some(remedy) => tell(&format_args!("{text}; {remedy}")),
+        None => tell(&text),
     }
     ExitCode::from(exit_code(error))
 }
 
-/// What to do about an error that cannot know it itself.
+/// What to do when the kernel itself refuses; every other error knows it.
 fn remedy(error: &anyhow::Error) -> Option<&'static str> {
-    let Some(CaptureError::Sampling(SamplingError::PerfEvent { source, .. })) = error.downcast_ref() else {
+    use rustix::io::Errno;
+
+    let Some(CaptureError::Sampling(error)) = error.downcast_ref() else {
         return None;
     };
-    match rustix::io::Errno::from_io_error(source)? {
-        rustix::io::Errno::NOSYS => Some(
+    let errno = Errno::from_raw_os_error(error.os_error()?);
+    let perf_event = matches!(error, SamplingError::PerfEvent { .. });
+    match (errno, perf_event) {
+        (Errno::NOSYS, true) => Some(
             "the kernel must be built with CONFIG_PERF_EVENTS=y, and the seccomp filter of a container must allow perf_event_open",
         ),
-        rustix::io::Errno::PERM | rustix::io::Errno::ACCESS => Some(
+        (Errno::NOSYS, false) => Some(
+            "the kernel must be built with CONFIG_BPF_SYSCALL=y, and the seccomp filter of a container must allow bpf",
+        ),
+        (Errno::PERM | Errno::ACCESS, true) => Some(
             "a security module, lockdown, or the seccomp filter of a container refuses perf_event_open; allow it, or run on the host",
+        ),
+        (Errno::PERM | Errno::ACCESS, false) => Some(
+            "a security module, lockdown, or the seccomp filter of a container refuses bpf; allow it, or run on the host; before Linux 5.11, `ulimit -l unlimited` too",
         ),
         _ => None,
     }

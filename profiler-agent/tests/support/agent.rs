@@ -3,6 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fs::File,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -26,6 +27,7 @@ pub struct Agent {
     streams: TempDir,
     /// What runs it, e.g. `unshare -m`.
     through: Vec<OsString>,
+    program: PathBuf,
     variables: Vec<(OsString, OsString)>,
 }
 
@@ -35,6 +37,7 @@ impl Agent {
             folder: tempfile::tempdir().unwrap(),
             streams: tempfile::tempdir().unwrap(),
             through: Vec::new(),
+            program: PROGRAM.into(),
             variables: Vec::new(),
         }
     }
@@ -42,6 +45,14 @@ impl Agent {
     /// Runs it as the last arguments of this command.
     pub fn through<S: AsRef<OsStr>>(mut self, command: impl IntoIterator<Item = S>) -> Self {
         self.through = command.into_iter().map(|word| word.as_ref().into()).collect();
+        self
+    }
+
+    /// Runs a copy that every user can reach, wherever the build lies.
+    pub fn for_every_user(mut self) -> Self {
+        self.program = self.path("profiler-agent");
+        std::fs::copy(PROGRAM, &self.program).unwrap();
+        std::fs::set_permissions(self.folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         self
     }
 
@@ -64,7 +75,7 @@ impl Agent {
     /// Its command, standard streams in files, for a test that has more to say about it.
     pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut words = self.through.clone();
-        words.push(PROGRAM.into());
+        words.push(self.program.clone().into());
         let mut command = Command::new(&words[0]);
         command
             .args(&words[1..])

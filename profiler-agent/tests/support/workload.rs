@@ -37,8 +37,7 @@ pub struct Alone {
 /// Whether a test that captures can run here, and if so, alone on the machine as far as these tests go: they measure
 /// CPU time. A test that cannot says so.
 pub fn alone(test: &str) -> Option<Alone> {
-    if !rustix::process::geteuid().is_root() {
-        tools::skip(test, "root");
+    if !root(test) {
         return None;
     }
     if tools::find("CC", Some("cc")).is_none() {
@@ -49,6 +48,15 @@ pub fn alone(test: &str) -> Option<Alone> {
     let lock = File::create(temporary().join("alone.lock")).unwrap();
     lock.lock().unwrap();
     Some(Alone { _lock: lock })
+}
+
+/// Whether this is root, without whom no capture begins. A test that needs it says so.
+pub fn root(test: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        tools::skip(test, "root");
+    }
+    root
 }
 
 fn temporary() -> &'static Path {
