@@ -2,8 +2,14 @@
 
 use std::{ffi::OsString, time::Duration};
 
-use clap::Parser;
-use profiler_agent::{export::file::Output, target::Scope};
+use clap::{CommandFactory as _, Parser, error::ErrorKind};
+use profiler_agent::{
+    export::{
+        file::Output,
+        otlp::endpoint::{Endpoint, Protocol},
+    },
+    target::Scope,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,6 +61,10 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "URL")]
     otlp_endpoint: Option<String>,
 
+    /// How to send it: grpc or http/protobuf. Default: by the port of the endpoint, 4318 is http/protobuf, any other grpc.
+    #[arg(long, value_name = "PROTOCOL", requires = "otlp_endpoint")]
+    otlp_protocol: Option<Protocol>,
+
     /// Say nothing but errors.
     #[arg(short, long)]
     quiet: bool,
@@ -82,7 +92,7 @@ pub(crate) struct Request {
     /// Whether files that exist are overwritten.
     pub(crate) force: bool,
     /// Where to send.
-    pub(crate) endpoint: Option<String>,
+    pub(crate) endpoint: Option<Endpoint>,
     /// How much to say.
     pub(crate) verbosity: Verbosity,
 }
@@ -101,8 +111,13 @@ pub(crate) enum Verbosity {
 }
 
 impl Cli {
+    /// Reads the command line of this process. Wrong usage ends it with exit code 2 and the remedy.
+    pub(crate) fn read() -> Request {
+        Self::parse().request().unwrap_or_else(|error| error.exit())
+    }
+
     /// The checked request.
-    pub(crate) fn request(self) -> Request {
+    fn request(self) -> Result<Request, clap::Error> {
         let Self {
             mut pid,
             frequency,
@@ -110,13 +125,23 @@ impl Cli {
             output,
             force,
             otlp_endpoint,
+            otlp_protocol,
             quiet,
             verbose,
             command,
         } = self;
+        let endpoint = otlp_endpoint
+            .map(|url| Endpoint::parse(&url, otlp_protocol))
+            .transpose()
+            .map_err(|error| Self::command().error(ErrorKind::ValueValidation, format!("--otlp-endpoint: {error}")))?;
+        // The second would find the first in its way, after the capture.
+        if let Some(twice) = output.iter().enumerate().find(|(place, this)| output.iter().take(*place).any(|other| other == *this)) {
+            let message = format!("--output: {} is given twice", twice.1);
+            return Err(Self::command().error(ErrorKind::ValueValidation, message));
+        }
         pid.sort_unstable();
         pid.dedup();
-        Request {
+        Ok(Request {
             scope: match (pid.is_empty(), command.is_empty()) {
                 (false, _) => Scope::Processes(pid),
                 (true, false) => Scope::Command(command),
@@ -126,14 +151,14 @@ impl Cli {
             duration,
             outputs: output,
             force,
-            endpoint: otlp_endpoint,
+            endpoint,
             verbosity: match (quiet, verbose) {
                 (true, _) => Verbosity::Quiet,
                 (false, 0) => Verbosity::Normal,
                 (false, 1) => Verbosity::Verbose,
                 (false, _) => Verbosity::Debug,
             },
-        }
+        })
     }
 }
 
@@ -151,12 +176,10 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     fn parse(arguments: &[&str]) -> Result<Request, clap::Error> {
-        Cli::try_parse_from([&["profiler-agent"], arguments].concat()).map(Cli::request)
+        Cli::try_parse_from([&["profiler-agent"], arguments].concat()).and_then(Cli::request)
     }
 
     #[test]
@@ -185,6 +208,7 @@ mod tests {
             (&["-d", "0s"], "longer than nothing"),
             (&["-d", "soon"], "write it like 30s"),
             (&["-o", "x.png"], ".svg"),
+            (&["-o", "x.svg", "-o", "-", "-o", "x.svg"], "x.svg is given twice"),
             (&["-p", "1", "--", "ls"], "cannot be used with"),
             (&["--otlp-endpoint", "collector"], "http://"),
         ] {

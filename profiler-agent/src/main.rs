@@ -12,10 +12,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::Parser as _;
 use profiler_agent::{
     agent::{self, CaptureError, Captured, Options, Stop},
-    export::file::{CreateError, Output, OutputFile, create_folder},
+    export::{
+        file::{CreateError, Output, OutputFile, create_folder},
+        otlp::deliver::{Delivered, deliver},
+    },
     kernel::{
         btf::BtfError,
         capabilities::{self, MissingCapabilities},
@@ -40,7 +42,7 @@ mod exit {
 }
 
 fn main() -> ExitCode {
-    let request = Cli::parse().request();
+    let request = Cli::read();
     start_log(request.verbosity);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -124,10 +126,37 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
             Err(error) => code = failed(&error.into()),
         }
     }
+    if let Some(endpoint) = endpoint {
+        let name = endpoint.to_string();
+        let delivered = tokio::select! {
+            delivered = deliver(&captured.profile, endpoint) => delivered,
+            _ = interrupt.recv() => return Ok(gave_up(&name)),
+            _ = terminate.recv() => return Ok(gave_up(&name)),
+        };
+        match delivered {
+            Ok(Delivered { samples, rejected: None, bytes }) => {
+                if !quiet {
+                    tell(&format_args!(
+                        "{name} ({samples} samples, {bytes} bytes before compression)"
+                    ));
+                }
+            }
+            Ok(Delivered { rejected: Some((count, words)), .. }) => {
+                code = failed(&anyhow::anyhow!("{name} rejected {count} samples: {words}"));
+            }
+            Err(error) => code = failed(&error.into()),
+        }
+    }
     if !quiet {
         tell(&Summary(&captured));
     }
     Ok(code)
+}
+
+/// Files are written by now; a receiver that takes its time is not waited for against anybody's will.
+fn gave_up(endpoint: &str) -> ExitCode {
+    tell(&format_args!("profiler-agent: stopped sending to {endpoint}"));
+    ExitCode::from(exit::ABORTED)
 }
 
 fn open(outputs: Vec<Output>, force: bool) -> Result<Vec<OutputFile>, CreateError> {

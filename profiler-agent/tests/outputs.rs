@@ -11,9 +11,19 @@
 
 mod support;
 
+#[path = "outputs/client.rs"]
+mod client;
+#[path = "outputs/collector.rs"]
+mod collector;
+#[path = "outputs/conformance.rs"]
+mod conformance;
 #[path = "outputs/files.rs"]
 mod files;
 #[path = "outputs/folded.rs"]
 mod folded;
+#[path = "outputs/otlp.rs"]
+mod otlp;
 #[path = "outputs/picture.rs"]
 mod picture;
+#[path = "outputs/pprof.rs"]
+mod pprof;

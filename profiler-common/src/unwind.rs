@@ -7,7 +7,7 @@ use crate::{
 
 /// Memory of the thread whose stack is walked.
 pub trait Memory {
-    /// The two words at `address` and above it; `None` where they cannot be read.
+    /// The two words at `address`, a multiple of 8, and above it; `None` where they cannot be read.
     fn pair(&mut self, address: u64) -> Option<[u64; 2]>;
 }
 

@@ -18,6 +18,7 @@ use aya_ebpf::{
 mod arch;
 mod bounded;
 mod maps;
+mod memory;
 mod sample;
 mod targets;
 mod task;

@@ -9,6 +9,8 @@ use profiler_common::{
     record::{Counter, MAX_KERNEL_FRAMES, MAX_TARGETS, MAX_USER_FRAMES, SampleHeader},
 };
 
+use crate::memory::UserMemory;
+
 /// One ring per CPU, opened and mapped by the agent. A perf ring is written by its own CPU alone and without a lock, in
 /// NMI too.
 #[map]
@@ -49,6 +51,8 @@ pub struct Record {
 pub struct Scratch {
     /// What goes out.
     pub record: Record,
+    /// What was copied of the stack.
+    pub memory: UserMemory,
     /// Where the walk stands.
     pub registers: Registers,
     /// Number of frames written, kernel and user.

@@ -47,6 +47,7 @@ pub fn take(ctx: &PerfEventContext) {
         UserMode::Compat => Outcome::Compat as u8,
         UserMode::Native(registers) => {
             scratch.registers = registers;
+            scratch.memory.forget();
             walk::user_stack()
         }
     };

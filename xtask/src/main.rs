@@ -15,7 +15,7 @@
 //! | `PROFILER_TEST_GO` | the `go` command: `go tool pprof` is a pprof reader that is not ours |
 //! | `PROFILER_TEST_AGENT` | the release build of `profiler-agent` |
 //! | `PROFILER_TEST_SKIPS` | a file: a test that cannot run appends one line to it, `name: what is missing` |
-//! | `PROFILER_TEST_STRICT` | `1` in `cargo xtask ci` and wherever `CI` is set: a test that cannot run fails instead |
+//! | `PROFILER_TEST_STRICT` | `1` where `CI` is set: a test that cannot run fails instead |
 //!
 //! So a test that lacks a tool or a privilege does this, and the run counts it aloud at its end:
 //! ```text

@@ -1,7 +1,159 @@
-//! Not yet.
-pub(crate) fn check(_: &crate::workspace::Workspace) -> anyhow::Result<()> {
-    anyhow::bail!("not yet")
+//! `setup`: what a fresh Debian or Ubuntu needs, installed; or named exactly, where it cannot be.
+//!
+//! Every step looks first and does nothing when its result is there.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::collector;
+use crate::command;
+use crate::python::Python;
+use crate::toolchain::{self, Toolchain};
+use crate::workspace::Workspace;
+
+/// Debian packages, and what each is for.
+const PACKAGES: &[(&str, &str)] = &[
+    ("rustc-web", "the compiler of the kernel side"),
+    ("libstd-rust-web-dev-bpf", "its `core` for BPF"),
+    ("rust-web-clippy", "its linter"),
+    ("gcc", "linker of the user side; C programs that tests profile"),
+    ("g++", "C++ programs that tests profile"),
+    ("libc6-dev", "headers of both"),
+    ("binutils", "`nm` and `readelf`, which tests compare with"),
+    ("python3-venv", "the OTLP decoder of the tests"),
+    ("git", "lists of the project's files"),
+];
+
+/// Parts of rustup's stable toolchain, beside cargo and rustc.
+const COMPONENTS: &[(&str, &str)] = &[("rustfmt", "cargo-fmt"), ("clippy", "cargo-clippy")];
+
+/// One thing that the chores need.
+struct Need {
+    what: String,
+    ready: bool,
 }
-pub(crate) fn install(_: &crate::workspace::Workspace) -> anyhow::Result<()> {
-    anyhow::bail!("not yet")
+
+/// Installs what is missing.
+pub(crate) fn install(workspace: &Workspace) -> Result<()> {
+    install_packages()?;
+    let toolchain = Toolchain::prepare(workspace)?;
+    if !toolchain.has_clippy() {
+        bail!("the kernel side has no linter; install the package rust-web-clippy");
+    }
+    for (component, program) in COMPONENTS {
+        if command::find_in_path(program).is_none() {
+            bail!("{component} is missing; run `rustup component add {component}`");
+        }
+    }
+    let python = Python::of(workspace);
+    python.install()?;
+    if collector::find_go(workspace)?.is_none() {
+        python
+            .install_go()
+            .context("there is no Go 1.26 or newer here; install it from https://go.dev/dl/")?;
+    }
+    collector::build(workspace)?;
+    println!("setup: everything is here");
+    Ok(())
+}
+
+/// Tells what is missing, and fails if anything is.
+pub(crate) fn check(workspace: &Workspace) -> Result<()> {
+    let mut needs = Vec::new();
+    for (package, purpose) in PACKAGES.iter().filter(|_| has_apt()) {
+        needs.push(Need {
+            what: format!("package {package} ({purpose})"),
+            ready: is_installed(package),
+        });
+    }
+    let toolchain = Toolchain::find(workspace)?;
+    needs.push(Need {
+        what: "a compiler for BPF".to_owned(),
+        ready: toolchain.is_some(),
+    });
+    let linker = toolchain.as_ref().is_some_and(Toolchain::has_linker);
+    needs.push(Need {
+        what: "bpf-linker".to_owned(),
+        ready: linker,
+    });
+    for (component, program) in COMPONENTS {
+        needs.push(Need {
+            what: format!("rustup component {component}"),
+            ready: command::find_in_path(program).is_some(),
+        });
+    }
+    needs.push(Need {
+        what: "Python packages of xtask/requirements.txt".to_owned(),
+        ready: Python::of(workspace).is_ready()?,
+    });
+    needs.push(Need {
+        what: "Go 1.26 or newer".to_owned(),
+        ready: collector::find_go(workspace)?.is_some(),
+    });
+    needs.push(Need {
+        what: "the OpenTelemetry Collector of the tests".to_owned(),
+        ready: collector::is_ready(workspace)?,
+    });
+    for Need { what, ready } in &needs {
+        println!("{}  {what}", if *ready { "here   " } else { "MISSING" });
+    }
+    let missing = needs.iter().filter(|need| !need.ready).count();
+    if missing > 0 {
+        bail!(
+            "{missing} of {} are missing; run `cargo xtask setup`",
+            needs.len()
+        );
+    }
+    Ok(())
+}
+
+fn install_packages() -> Result<()> {
+    if !has_apt() {
+        return if Path::new("/usr/bin/gcc").exists() || command::find_in_path("cc").is_some() {
+            Ok(())
+        } else {
+            bail!(
+                "this is neither Debian nor Ubuntu: install gcc, g++, libc headers, binutils, git and python3, then\n{}",
+                toolchain::missing()
+            )
+        };
+    }
+    let missing: Vec<&str> = PACKAGES
+        .iter()
+        .map(|(package, _)| *package)
+        .filter(|package| !is_installed(package))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    eprintln!("installing {}", missing.join(" "));
+    command::run_quiet(command::privileged("apt-get", &[])?.args(["update", "-q"]))
+        .context("cannot refresh the list of packages")?;
+    let mut install = command::privileged("env", &[])?;
+    install.args([
+        "DEBIAN_FRONTEND=noninteractive",
+        "apt-get",
+        "install",
+        "-y",
+        "-q",
+        "--no-install-recommends",
+    ]);
+    command::run_quiet(install.args(&missing)).with_context(|| {
+        format!(
+            "install these packages by hand: {}; rustc-web is in Debian 12's security archive and newer",
+            missing.join(" ")
+        )
+    })
+}
+
+fn has_apt() -> bool {
+    Path::new("/usr/bin/apt-get").exists()
+}
+
+fn is_installed(package: &str) -> bool {
+    let mut query = Command::new("dpkg-query");
+    query.args(["--show", "--showformat=${db:Status-Status}", package]);
+    command::output(&mut query).is_ok_and(|status| status == "installed")
 }

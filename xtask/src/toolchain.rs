@@ -54,8 +54,23 @@ impl Toolchain {
         let Some(toolchain) = Self::find(workspace)? else {
             bail!("{}", missing())
         };
+        toolchain.refuse_library_source()?;
         toolchain.build_linker()?;
         Ok(toolchain)
+    }
+
+    /// LLVM puts the lines of every source file it can open into BTF, and `core`'s debug information names its
+    /// source by an absolute path that no flag changes: with the source there, the object would be another one.
+    fn refuse_library_source(&self) -> Result<()> {
+        if let Compiler::Debian = self.compiler {
+            let source = format!("/usr/src/rustc-{}", self.verbose("release: ")?);
+            if Path::new(&source).exists() {
+                bail!(
+                    "{source} would get into the kernel object; remove the package it is from: apt-get remove rust-web-src"
+                );
+            }
+        }
+        Ok(())
     }
 
     /// The compiler of this machine, if it has one; the linker may still have to be built.
@@ -172,12 +187,7 @@ impl Toolchain {
     }
 
     fn llvm(&self) -> Result<Llvm> {
-        let verbose = command::output(Command::new(self.rustc()).arg("-vV"))?;
-        let version = verbose
-            .lines()
-            .find_map(|line| line.strip_prefix("LLVM version: "));
-        let version =
-            version.context("rustc does not tell its LLVM version; install the package rustc-web again")?;
+        let version = self.verbose("LLVM version: ")?;
         let mut parts = version.split('.');
         let (major, minor) = (parts.next().unwrap_or(""), parts.next().unwrap_or("0"));
         let name = format!("libLLVM.so.{major}.{minor}");
@@ -193,6 +203,15 @@ impl Toolchain {
             major: major.to_owned(),
             library,
         })
+    }
+
+    /// A line of what `rustc -vV` writes.
+    fn verbose(&self, start: &str) -> Result<String> {
+        let text = command::output(Command::new(self.rustc()).arg("-vV"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix(start));
+        Ok(line
+            .with_context(|| format!("`rustc -vV` has no line `{start}`; install the compiler again"))?
+            .to_owned())
     }
 
     fn rustc(&self) -> &Path {
@@ -249,6 +268,7 @@ impl Toolchain {
         ]
         .map(String::from)
         .to_vec();
+        let sysroot = command::output(Command::new(self.rustc()).args(["--print", "sysroot"]))?;
         // The linker runs in the crate's folder and finds our own sources there by these names, so that
         // the verifier's messages quote them. Later prefixes win.
         let mut cut =
@@ -258,7 +278,6 @@ impl Toolchain {
         for registry in registries()? {
             cut(&registry, "registry");
         }
-        let sysroot = command::output(Command::new(self.rustc()).args(["--print", "sysroot"]))?;
         cut(&Path::new(&sysroot).join("lib/rustlib/src/rust"), "rust");
         Ok(flags)
     }

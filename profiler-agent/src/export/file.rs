@@ -17,7 +17,7 @@ use std::{
 
 use tempfile::NamedTempFile;
 
-use super::folded;
+use super::{folded, otlp, pprof};
 use crate::{
     profile::Profile,
     render::svg::{self, SvgError},
@@ -30,17 +30,23 @@ pub enum Format {
     Folded,
     /// A flamegraph, [`crate::render::svg`].
     Svg,
+    /// pprof, gzipped, [`pprof`].
+    Pprof,
+    /// OTLP Profiles, [`otlp::file`].
+    Otlp,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 2] = [Self::Svg, Self::Folded];
+    pub const ALL: [Self; 4] = [Self::Svg, Self::Folded, Self::Pprof, Self::Otlp];
 
     /// The end of the file's name, with its dot.
     pub const fn extension(self) -> &'static str {
         match self {
             Self::Folded => ".folded",
             Self::Svg => ".svg",
+            Self::Pprof => ".pb.gz",
+            Self::Otlp => ".otlp",
         }
     }
 
@@ -71,6 +77,8 @@ impl Format {
         match self {
             Self::Folded => Ok(folded::write(profile, &folded::Options::default(), out)?),
             Self::Svg => svg::write(profile, &folded::Options::default(), out),
+            Self::Pprof => Ok(pprof::write(profile, out)?),
+            Self::Otlp => Ok(otlp::file::write(profile, out)?),
         }
     }
 }

@@ -14,7 +14,7 @@ use aya_obj::generated::{bpf_attr, bpf_cmd};
 /// # Errors
 ///
 /// Those of `BPF_MAP_UPDATE_ELEM`.
-pub(super) fn set_perf_event(map: BorrowedFd<'_>, cpu: u32, event: BorrowedFd<'_>) -> io::Result<()> {
+pub fn set_perf_event(map: BorrowedFd<'_>, cpu: u32, event: BorrowedFd<'_>) -> io::Result<()> {
     let fd = event.as_raw_fd();
     // SAFETY: plain integers and addresses, for which zero is a value.
     let mut attr: bpf_attr = unsafe { std::mem::zeroed() };

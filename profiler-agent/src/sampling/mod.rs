@@ -9,7 +9,7 @@
 //! Rings are perf rings, one per CPU: written without a lock, in NMI too, and carrying the kernel's own side-band records
 //! in one order with the samples. The reader is woken when a ring is half full, else it looks by itself.
 
-mod bpf;
+pub mod bpf;
 mod cpus;
 pub mod merge;
 pub mod perf_event;
@@ -55,6 +55,15 @@ pub struct Config {
     pub frequency: u32,
     /// Only these processes and the children they start from now on; `None` is the whole host.
     pub targets: Option<Vec<u32>>,
+}
+
+/// What a program in the kernel has cost so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ProgramCost {
+    /// How often it ran.
+    pub runs: u64,
+    /// How long, all runs together.
+    pub time: Duration,
 }
 
 /// Why sampling could not begin.
@@ -310,6 +319,18 @@ impl Sampler {
             .ok_or(SamplingError::Incomplete("COUNTERS"))?;
         let counters = PerCpuArray::<_, u64>::try_from(counters)?;
         Ok(counters.get(&(counter as u32), 0)?.iter().sum())
+    }
+
+    /// What the program that takes samples has cost, by the kernel's own accounting. Zero unless something on the host has switched the
+    /// accounting on (`sysctl kernel.bpf_stats_enabled=1`, or [`aya::sys::enable_stats`]).
+    ///
+    /// # Errors
+    ///
+    /// [`SamplingError::Program`] when the kernel does not tell (before 5.1).
+    pub fn cost(&self) -> Result<ProgramCost, SamplingError> {
+        let program = self.programs.program("on_tick").ok_or(SamplingError::Incomplete("on_tick"))?;
+        let info = program.info().map_err(|source| SamplingError::Program { name: "on_tick", source })?;
+        Ok(ProgramCost { runs: info.run_count(), time: info.run_time() })
     }
 
     /// The kernel side's log, for whoever reads it out.

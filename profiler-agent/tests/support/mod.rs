@@ -3,8 +3,10 @@
 #![allow(unreachable_pub, reason = "shared by inclusion, not by crate")]
 
 pub mod agent;
+pub mod conformance;
 pub mod golden;
 pub mod picture;
 pub mod profiles;
+pub mod receivers;
 pub mod tools;
 pub mod workload;

@@ -1,0 +1,227 @@
+//! What a receiver said, sorted by what to do about it:
+//! <https://opentelemetry.io/docs/specs/otlp/#failures>.
+
+use std::time::Duration;
+
+use prost::Message;
+use tonic::Code;
+
+use crate::export::text::plain;
+
+/// Characters of a receiver's text that are repeated.
+const TEXT_LIMIT: usize = 500;
+
+/// The receiver has taken the request.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Accepted {
+    /// Profiles that it has refused. Not to be sent again.
+    pub rejected: u64,
+    /// Why, or a warning although all were taken; empty if there is none.
+    pub message: String,
+}
+
+/// A request was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExportError {
+    /// Nobody is there, or the connection broke. May be sent again.
+    #[error("cannot reach {endpoint}: {reason}; is a Collector listening there?")]
+    Unreachable {
+        /// Where.
+        endpoint: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// Nothing came back. May be sent again.
+    #[error("no answer from {endpoint} within {timeout:?}")]
+    Timeout {
+        /// Who.
+        endpoint: String,
+        /// How long it was waited for.
+        timeout: Duration,
+    },
+    /// The receiver cannot take it now. May be sent again, if it said so not before `after`.
+    #[error("{endpoint} cannot take profiles now: {reason}")]
+    Busy {
+        /// Who.
+        endpoint: String,
+        /// Its words.
+        reason: String,
+        /// How long it wants to be left alone.
+        after: Option<Duration>,
+    },
+    /// The receiver takes no profiles at all. Never to be sent again.
+    #[error(
+        "{endpoint} takes no profiles ({reason}): start the Collector with \
+         --feature-gates=+service.profilesSupport and give its configuration a pipeline service.pipelines.profiles"
+    )]
+    NoProfiles {
+        /// Who.
+        endpoint: String,
+        /// Its words.
+        reason: String,
+    },
+    /// The receiver does not want this request. Never to be sent again.
+    #[error("{endpoint} has refused the profiles: {reason}")]
+    Refused {
+        /// Who.
+        endpoint: String,
+        /// Its words.
+        reason: String,
+    },
+    /// Larger than any receiver has to take. Was not sent.
+    #[error("a request of {0} bytes is larger than OTLP's limit of 64 MiB")]
+    TooLarge(usize),
+}
+
+impl ExportError {
+    /// Whether sending the same request again may help.
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Busy { .. } => true,
+            Self::NoProfiles { .. } | Self::Refused { .. } | Self::TooLarge(_) => false,
+        }
+    }
+
+    /// How long the receiver wants to be left alone, if it said so.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy { after, .. } => *after,
+            Self::Unreachable { .. }
+            | Self::Timeout { .. }
+            | Self::NoProfiles { .. }
+            | Self::Refused { .. }
+            | Self::TooLarge(_) => None,
+        }
+    }
+}
+
+/// `google.rpc.Status`, with which errors are explained: in gRPC's trailers, and in bodies over HTTP.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Detail>,
+}
+
+/// `google.protobuf.Any`.
+#[derive(Clone, PartialEq, Message)]
+struct Detail {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// `google.rpc.RetryInfo`, with its `google.protobuf.Duration`.
+#[derive(Clone, PartialEq, Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<Delay>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct Delay {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
+}
+
+impl RpcStatus {
+    fn retry_after(&self) -> Option<Duration> {
+        let info = self
+            .details
+            .iter()
+            .find(|detail| detail.type_url.ends_with("google.rpc.RetryInfo"))?;
+        let delay = RetryInfo::decode(info.value.as_slice()).ok()?.retry_delay?;
+        Some(Duration::new(
+            delay.seconds.try_into().ok()?,
+            delay.nanos.try_into().ok()?,
+        ))
+    }
+}
+
+/// Sorts an error of gRPC.
+pub(super) fn of_grpc(endpoint: String, status: &tonic::Status) -> ExportError {
+    // A status with a cause was made on this side, of an error of the connection.
+    if let Some(cause) = std::error::Error::source(status) {
+        let reason = chain(cause);
+        return ExportError::Unreachable { endpoint, reason };
+    }
+    let reason = format!("{:?}: {}", status.code(), plain(status.message(), TEXT_LIMIT));
+    let after = RpcStatus::decode(status.details())
+        .ok()
+        .and_then(|status| status.retry_after());
+    match status.code() {
+        Code::Cancelled
+        | Code::DeadlineExceeded
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unavailable
+        | Code::DataLoss => ExportError::Busy {
+            endpoint,
+            reason,
+            after,
+        },
+        // Only with a delay does it mean "later"; without one it means "too large".
+        Code::ResourceExhausted if after.is_some() => ExportError::Busy {
+            endpoint,
+            reason,
+            after,
+        },
+        Code::Unimplemented => ExportError::NoProfiles { endpoint, reason },
+        Code::Ok
+        | Code::Unknown
+        | Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Internal
+        | Code::Unauthenticated => ExportError::Refused { endpoint, reason },
+    }
+}
+
+/// Sorts an answer over HTTP that is no success.
+pub(super) fn of_http(endpoint: String, status: u16, retry_after: Option<&str>, body: &[u8]) -> ExportError {
+    // A `google.rpc.Status` from OTLP receivers; text from whatever else listens there.
+    let text = match RpcStatus::decode(body) {
+        Ok(status) if !status.message.is_empty() => status.message,
+        Ok(_) | Err(_) => String::from_utf8_lossy(body).into_owned(),
+    };
+    let text = plain(text.trim(), TEXT_LIMIT);
+    let reason = if text.is_empty() {
+        format!("HTTP {status}")
+    } else {
+        format!("HTTP {status}: {text}")
+    };
+    match status {
+        429 | 502..=504 => ExportError::Busy {
+            endpoint,
+            reason,
+            after: retry_after
+                .and_then(|text| text.trim().parse().ok())
+                .map(Duration::from_secs),
+        },
+        404 => ExportError::NoProfiles { endpoint, reason },
+        _ => ExportError::Refused { endpoint, reason },
+    }
+}
+
+/// An error of the connection with its causes, each once.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        if parts.last().is_none_or(|last| !last.contains(&text)) {
+            parts.push(text);
+        }
+        next = error.source();
+    }
+    plain(&parts.join(": "), TEXT_LIMIT)
+}

@@ -1,0 +1,373 @@
+//! A profile as requests: `ExportProfilesServiceRequest`, whose bytes are those of `ProfilesData` as well.
+//!
+//! Each request is complete in itself, below a limit, and holds no row that none of its samples needs. It grows
+//! sample by sample; one that does not fit is taken back and opens the next request. So the size is never an estimate
+//! by which something is cut too early, and nothing is encoded twice but the sample at each seam.
+//!
+//! The same profile gives the same bytes.
+
+use prost::bytes::Bytes;
+
+use super::{
+    dictionary::{Dictionary, Mark, number_attribute, text_attribute},
+    prepare::{Item, Prepared},
+    wire::{bytes, fixed64, packed, packed_fixed64_head, string, uint, varint, varint_len},
+};
+use crate::{
+    export::text::Rfc3339,
+    profile::{Kind, Process, Profile},
+};
+
+/// Version of the semantic conventions that the names of attributes come from.
+pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
+
+/// The default limit: 4 MiB, where gRPC servers in Go stop reading, less room for what a proxy adds.
+pub const DEFAULT_LIMIT: usize = (4 << 20) - (64 << 10);
+
+/// How to encode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Most bytes of a request, before compression. Only a sample whose one stack is larger exceeds it.
+    pub limit: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { limit: DEFAULT_LIMIT }
+    }
+}
+
+/// An encoded request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// `ExportProfilesServiceRequest`, or `ProfilesData`: the same on the wire.
+    pub bytes: Bytes,
+    /// Events in it; those of all requests of a profile add up to [`Profile::sample_count`].
+    pub events: u64,
+}
+
+/// Encodes a profile. A profile without samples gives no request: the specification wants no empty ones.
+pub fn encode(profile: &Profile, options: &Options) -> Vec<Request> {
+    let prepared = Prepared::new(profile);
+    let mut encoder = Encoder::new(&prepared, options.limit);
+    let mut rest = prepared.items.as_slice();
+    while let Some(first) = rest.first() {
+        let same = rest.iter().take_while(|item| item.is_same(first)).count();
+        let (items, others) = rest.split_at(same);
+        encoder.add(items);
+        rest = others;
+    }
+    encoder.finish_request();
+    encoder.requests
+}
+
+/// What is open: the process and kind of the samples that are being added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Open {
+    process: u32,
+    kind: Kind,
+}
+
+/// How far a request had grown.
+struct Checkpoint {
+    dictionary: Mark,
+    open: Option<Open>,
+    samples: usize,
+    events: u64,
+}
+
+struct Encoder<'p, 'a> {
+    prepared: &'p Prepared<'a>,
+    limit: usize,
+    dictionary: Dictionary<'p, 'a>,
+    /// Finished `ResourceProfiles`, as elements.
+    resources: Vec<u8>,
+    /// The open process: its `Resource`, its finished `Profile`s as elements.
+    resource: Vec<u8>,
+    profiles: Vec<u8>,
+    /// The open profile: its fields but the samples, its samples as elements.
+    head: Vec<u8>,
+    samples: Vec<u8>,
+    open: Option<Open>,
+    events: u64,
+    requests: Vec<Request>,
+    /// The sample that is being made.
+    body: Vec<u8>,
+}
+
+impl<'p, 'a> Encoder<'p, 'a> {
+    fn new(prepared: &'p Prepared<'a>, limit: usize) -> Self {
+        Self {
+            prepared,
+            limit,
+            dictionary: Dictionary::new(prepared),
+            resources: Vec::new(),
+            resource: Vec::new(),
+            profiles: Vec::new(),
+            head: Vec::new(),
+            samples: Vec::new(),
+            open: None,
+            events: 0,
+            requests: Vec::new(),
+            body: Vec::new(),
+        }
+    }
+
+    /// Adds one sample of the wire, in a request of its own if need be, in several if it has too many timestamps.
+    fn add(&mut self, items: &[Item]) {
+        let (start, end) = self.window();
+        let mut count = 0_u64;
+        let mut timestamps: Vec<u64> = Vec::new();
+        for sample in items.iter().filter_map(|item| self.prepared.sample(item)) {
+            count = count.saturating_add(sample.count);
+            if self.prepared.timed {
+                // Receivers refuse a whole request for one timestamp outside.
+                timestamps.extend(sample.timestamps.iter().map(|&time| time.clamp(start, end)));
+            }
+        }
+        if items.len() > 1 {
+            timestamps.sort_unstable();
+        }
+        let Some(item) = items.first() else {
+            return;
+        };
+        if !self.prepared.timed {
+            if !self.try_sample(item, count, &[]) {
+                self.finish_request();
+                self.sample(item, count, &[]);
+            }
+            return;
+        }
+        let mut rest = timestamps.as_slice();
+        while !rest.is_empty() {
+            if self.try_sample(item, rest.len() as u64, rest) {
+                return;
+            }
+            // It does not fit behind others, or not at all: then as much of it as fits a request.
+            self.finish_request();
+            let checkpoint = self.checkpoint();
+            self.sample(item, 1, rest.get(..1).unwrap_or_default());
+            // Sixteen bytes for the lengths, which grow too.
+            let room = self.limit.saturating_sub(self.len() + 16);
+            self.rewind(&checkpoint);
+            let (now, later) = rest.split_at((1 + room / 8).min(rest.len()));
+            self.sample(item, now.len() as u64, now);
+            rest = later;
+        }
+    }
+
+    /// First and last timestamp that lie in the profile.
+    fn window(&self) -> (u64, u64) {
+        let capture = &self.prepared.profile.capture;
+        let length = capture.duration.max(1);
+        (capture.start, capture.start.saturating_add(length - 1))
+    }
+
+    /// Adds a sample if the request stays below the limit.
+    fn try_sample(&mut self, item: &Item, count: u64, timestamps: &[u64]) -> bool {
+        let checkpoint = self.checkpoint();
+        self.sample(item, count, timestamps);
+        let fits = self.len() <= self.limit;
+        if !fits {
+            self.rewind(&checkpoint);
+        }
+        fits
+    }
+
+    /// Adds a sample: `Sample { stack_index = 1, attribute_indices = 2, values = 4, timestamps_unix_nano = 5 }`.
+    fn sample(&mut self, item: &Item, count: u64, timestamps: &[u64]) {
+        self.open(Open {
+            process: item.process,
+            kind: item.kind,
+        });
+        let stack = self.dictionary.stack(item.stack);
+        let mut attributes = [0; 4];
+        let mut used = 0;
+        for (slot, id) in attributes.iter_mut().zip(item.attributes.iter().flatten()) {
+            *slot = self.dictionary.attribute(*id);
+            used += 1;
+        }
+        self.body.clear();
+        uint(&mut self.body, 1, stack.into());
+        packed(&mut self.body, 2, attributes.get(..used).unwrap_or_default());
+        if timestamps.is_empty() {
+            let value = i64::try_from(count).unwrap_or(i64::MAX).unsigned_abs();
+            varint(&mut self.body, 4 << 3 | 2);
+            varint(&mut self.body, varint_len(value) as u64);
+            varint(&mut self.body, value);
+        } else {
+            packed_fixed64_head(&mut self.body, 5, timestamps.len());
+            for timestamp in timestamps {
+                self.body.extend_from_slice(&timestamp.to_le_bytes());
+            }
+        }
+        bytes(&mut self.samples, 2, &self.body);
+        self.events = self.events.saturating_add(count);
+    }
+
+    /// Makes sure that samples go to this process and kind.
+    fn open(&mut self, open: Open) {
+        if self.open == Some(open) {
+            return;
+        }
+        self.close_profile();
+        if self.open.is_some_and(|other| other.process != open.process) {
+            self.close_process();
+        }
+        if self.resource.is_empty() {
+            let process = self.prepared.profile.processes.get(open.process as usize);
+            resource(&mut self.resource, self.prepared.profile, process);
+        }
+        self.open = Some(open);
+        self.profile_head(open.kind);
+    }
+
+    /// `Profile { sample_type = 1, time_unix_nano = 3, duration_nano = 4, period_type = 5, period = 6 }`.
+    fn profile_head(&mut self, kind: Kind) {
+        let (events, weight) = (kind.event_type(), kind.weight_type());
+        let [name, unit, weight_name, weight_unit] =
+            [events.name, events.unit, weight.name, weight.unit].map(|text| self.dictionary.constant(text));
+        let value_type = |body: &mut Vec<u8>, name: u32, unit: u32| {
+            body.clear();
+            uint(body, 1, name.into());
+            uint(body, 2, unit.into());
+        };
+        let capture = &self.prepared.profile.capture;
+        self.head.clear();
+        value_type(&mut self.body, name, unit);
+        bytes(&mut self.head, 1, &self.body);
+        fixed64(&mut self.head, 3, capture.start);
+        uint(&mut self.head, 4, capture.duration.max(1));
+        value_type(&mut self.body, weight_name, weight_unit);
+        bytes(&mut self.head, 5, &self.body);
+        uint(&mut self.head, 6, capture.period());
+    }
+
+    fn close_profile(&mut self) {
+        if self.samples.is_empty() {
+            return;
+        }
+        // `ScopeProfiles.profiles` is field 2. Fields may come in any order.
+        let length = self.head.len() + self.samples.len();
+        varint(&mut self.profiles, 2 << 3 | 2);
+        varint(&mut self.profiles, length as u64);
+        self.profiles.append(&mut self.head);
+        self.profiles.append(&mut self.samples);
+    }
+
+    /// `ResourceProfiles { resource = 1, scope_profiles = 2, schema_url = 3 }`,
+    /// `ScopeProfiles { scope = 1, profiles = 2, schema_url = 3 }`.
+    fn close_process(&mut self) {
+        if self.profiles.is_empty() {
+            self.resource.clear();
+            return;
+        }
+        let mut scope_head = Vec::new();
+        let mut scope = Vec::new();
+        string(&mut scope, 1, env!("CARGO_PKG_NAME"));
+        string(&mut scope, 2, env!("CARGO_PKG_VERSION"));
+        bytes(&mut scope_head, 1, &scope);
+        string(&mut scope_head, 3, SCHEMA_URL);
+
+        let mut head = Vec::new();
+        bytes(&mut head, 1, &self.resource);
+        string(&mut head, 3, SCHEMA_URL);
+        let scope_len = scope_head.len() + self.profiles.len();
+        varint(&mut head, 2 << 3 | 2);
+        varint(&mut head, scope_len as u64);
+
+        varint(&mut self.resources, 1 << 3 | 2);
+        varint(&mut self.resources, (head.len() + scope_len) as u64);
+        self.resources.append(&mut head);
+        self.resources.append(&mut scope_head);
+        self.resources.append(&mut self.profiles);
+        self.resource.clear();
+    }
+
+    /// Bytes of the request if it were finished now, or a few more: what is open is counted with the longest
+    /// lengths and names that it can get.
+    fn len(&self) -> usize {
+        // Tags and lengths of five messages, two schema URLs, name and version of the scope.
+        const FRAME: usize = 5 * 6 + 2 * (SCHEMA_URL.len() + 2) + 64;
+        self.resources.len()
+            + self.resource.len()
+            + self.profiles.len()
+            + self.head.len()
+            + self.samples.len()
+            + self.dictionary.len()
+            + FRAME
+    }
+
+    /// Hands out the request, if there is anything in it, and begins another.
+    fn finish_request(&mut self) {
+        self.close_profile();
+        self.close_process();
+        self.open = None;
+        self.head.clear();
+        if self.resources.is_empty() {
+            return;
+        }
+        let dictionary = self.dictionary.len();
+        let mut bytes = Vec::with_capacity(self.resources.len() + dictionary + 6);
+        bytes.append(&mut self.resources);
+        varint(&mut bytes, 2 << 3 | 2);
+        varint(&mut bytes, dictionary as u64);
+        self.dictionary.write(&mut bytes);
+        self.requests.push(Request {
+            bytes: bytes.into(),
+            events: std::mem::take(&mut self.events),
+        });
+        self.dictionary.clear();
+    }
+
+    fn checkpoint(&self) -> Checkpoint {
+        Checkpoint {
+            dictionary: self.dictionary.mark(),
+            open: self.open,
+            samples: self.samples.len(),
+            events: self.events,
+        }
+    }
+
+    /// Takes back the sample that was added since.
+    fn rewind(&mut self, checkpoint: &Checkpoint) {
+        self.dictionary.rewind(checkpoint.dictionary);
+        self.events = checkpoint.events;
+        if self.open == checkpoint.open {
+            self.samples.truncate(checkpoint.samples);
+            return;
+        }
+        // The sample opened a profile. The one before it is closed, which does not hurt: it is complete.
+        self.open = None;
+        self.samples.clear();
+        self.head.clear();
+        if self.profiles.is_empty() {
+            self.resource.clear();
+        }
+    }
+}
+
+/// The attributes of a process as a `Resource { attributes = 1 }`.
+fn resource(out: &mut Vec<u8>, profile: &Profile, process: Option<&Process>) {
+    out.clear();
+    let path = process.map_or("", |process| profile.string(process.executable));
+    let name = path.rsplit('/').next().unwrap_or(path);
+    if name.is_empty() {
+        // A kernel thread. Never its name: one thread of a program is not a service.
+        text_attribute(out, 1, "service.name", "unknown_service");
+    } else {
+        text_attribute(out, 1, "service.name", &format!("unknown_service:{name}"));
+        text_attribute(out, 1, "process.executable.name", name);
+        text_attribute(out, 1, "process.executable.path", path);
+    }
+    if let Some(process) = process {
+        number_attribute(out, 1, "process.pid", process.pid);
+        if process.start != 0 {
+            let time = format!("{:.3}", Rfc3339(process.start));
+            text_attribute(out, 1, "process.creation.time", &time);
+        }
+    }
+    if !profile.capture.host.is_empty() {
+        text_attribute(out, 1, "host.name", &profile.capture.host);
+    }
+}

@@ -1,0 +1,295 @@
+//! What is done once for a whole profile, before any request: rows that the wire cannot tell apart become one,
+//! attributes get numbers, samples an order.
+//!
+//! [`Profile`] promises tables without equal rows, but knows more than the wire does: a location of a JIT and one of a
+//! file may differ in that alone, a stack in how its walk ended. OTLP wants no two equal rows, and no two samples of one
+//! identity. Nothing here hashes a name; rows are compared by index.
+
+use hashbrown::HashMap;
+
+use crate::profile::{FrameKind, Kind, MappingKind, Profile, Sample, StringId};
+
+/// An attribute of the dictionary's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Attribute<'a> {
+    /// `profile.frame.type` of a location.
+    FrameType(&'static str),
+    /// `process.executable.build_id.gnu` of a mapping, raw.
+    BuildId(&'a [u8]),
+    /// `thread.id` of a sample.
+    ThreadId(u32),
+    /// `thread.name` of a sample.
+    ThreadName(StringId),
+    /// `cpu.logical_number` of a sample.
+    Cpu(u32),
+    /// How the walk of an incomplete stack ended.
+    Outcome(&'static str),
+}
+
+/// Keys of attributes, and the types of values: the strings that are not the profile's own.
+pub(super) const CONSTANTS: [&str; 11] = [
+    "profile.frame.type",
+    "process.executable.build_id.gnu",
+    "thread.id",
+    "thread.name",
+    "cpu.logical_number",
+    "profile.stack.outcome",
+    "samples",
+    "count",
+    "cpu",
+    "nanoseconds",
+    UNKNOWN,
+];
+
+/// Name of a function that has none: the wire wants one.
+pub(super) const UNKNOWN: &str = "[unknown]";
+
+impl Attribute<'_> {
+    /// The key's place in [`CONSTANTS`].
+    pub(super) const fn key(self) -> usize {
+        match self {
+            Self::FrameType(_) => 0,
+            Self::BuildId(_) => 1,
+            Self::ThreadId(_) => 2,
+            Self::ThreadName(_) => 3,
+            Self::Cpu(_) => 4,
+            Self::Outcome(_) => 5,
+        }
+    }
+}
+
+/// One sample of the wire: those of the profile that have its identity stand next to each other.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Item {
+    pub(super) process: u32,
+    pub(super) kind: Kind,
+    pub(super) stack: u32,
+    /// Numbers of attributes; `None` where there is nothing to say. All of them, and nothing else, with
+    /// process, kind and stack are the identity.
+    pub(super) attributes: [Option<u32>; 4],
+    /// Row of [`Profile::samples`].
+    pub(super) sample: u32,
+}
+
+impl Item {
+    /// Whether two items are one sample on the wire.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let identity = |item: &Self| (item.process, item.kind, item.stack, item.attributes);
+        identity(self) == identity(other)
+    }
+}
+
+/// A profile made ready; tables are indexed as the profile's.
+#[derive(Debug)]
+pub(super) struct Prepared<'a> {
+    pub(super) profile: &'a Profile,
+    /// Number of the attribute rows, by what they say.
+    pub(super) attributes: Vec<Attribute<'a>>,
+    /// For each mapping the one that stands for it on the wire; `None` is row 0.
+    pub(super) mappings: Vec<Option<u32>>,
+    /// For each mapping its attribute.
+    pub(super) build_ids: Vec<Option<u32>>,
+    /// For each location the one that stands for it.
+    pub(super) locations: Vec<u32>,
+    /// For each location its frame type's attribute.
+    pub(super) frame_types: Vec<u32>,
+    /// Samples in the order of the wire.
+    pub(super) items: Vec<Item>,
+    /// Row of each of [`CONSTANTS`]: in the profile's strings, or behind them.
+    pub(super) constants: [u32; CONSTANTS.len()],
+    /// Whether all samples have their timestamps.
+    pub(super) timed: bool,
+}
+
+impl<'a> Prepared<'a> {
+    pub(super) fn new(profile: &'a Profile) -> Self {
+        let mut attributes = Attributes::default();
+        let build_ids = profile
+            .mappings
+            .iter()
+            .map(|mapping| {
+                (!mapping.build_id.is_empty()).then(|| attributes.id(Attribute::BuildId(&mapping.build_id)))
+            })
+            .collect();
+        let mappings = mappings(profile);
+        let frame_types: Vec<u32> = profile
+            .locations
+            .iter()
+            .map(|location| attributes.id(Attribute::FrameType(frame_type(location.kind))))
+            .collect();
+        let locations = locations(profile, &mappings, &frame_types);
+        let stacks = stacks(profile, &locations);
+        let items = items(profile, &stacks, &mut attributes);
+        let timed = profile
+            .samples
+            .iter()
+            .all(|sample| u64::try_from(sample.timestamps.len()) == Ok(sample.count));
+        Self {
+            profile,
+            attributes: attributes.rows,
+            mappings,
+            build_ids,
+            locations,
+            frame_types,
+            items,
+            constants: constants(profile),
+            timed,
+        }
+    }
+
+    /// The sample of an item.
+    pub(super) fn sample(&self, item: &Item) -> Option<&'a Sample> {
+        self.profile.samples.get(item.sample as usize)
+    }
+
+    /// The string of a row of the extended table: the profile's, then [`CONSTANTS`].
+    pub(super) fn string(&self, row: u32) -> &'a str {
+        let row = row as usize;
+        if let Some(string) = self.profile.strings.get(row) {
+            return string;
+        }
+        let place = row.checked_sub(self.profile.strings.len());
+        place
+            .and_then(|place| CONSTANTS.get(place))
+            .copied()
+            .unwrap_or("")
+    }
+}
+
+/// The frame types that every receiver takes.
+const fn frame_type(kind: FrameKind) -> &'static str {
+    match kind {
+        FrameKind::Native | FrameKind::Jit => "native",
+        FrameKind::Kernel => "kernel",
+        FrameKind::Marker => "abort-marker",
+    }
+}
+
+fn mappings(profile: &Profile) -> Vec<Option<u32>> {
+    let mut first = HashMap::new();
+    (0..)
+        .zip(&profile.mappings)
+        .map(|(index, mapping)| {
+            // A mapping must be identified by a build ID. One of code without a file has none; a file without one keeps
+            // its row, for its name.
+            let has_row = mapping.kind == MappingKind::File || !mapping.build_id.is_empty();
+            let key = (
+                mapping.start,
+                mapping.limit,
+                mapping.file_offset,
+                mapping.path,
+                &mapping.build_id,
+            );
+            has_row.then(|| *first.entry(key).or_insert(index))
+        })
+        .collect()
+}
+
+fn locations(profile: &Profile, mappings: &[Option<u32>], frame_types: &[u32]) -> Vec<u32> {
+    let mut first = HashMap::new();
+    (0..)
+        .zip(profile.locations.iter().zip(frame_types))
+        .map(|(index, (location, &frame_type))| {
+            let mapping = location
+                .mapping
+                .and_then(|mapping| mappings.get(mapping.index()).copied().flatten());
+            let key = (mapping, location.address, location.lines.as_slice(), frame_type);
+            *first.entry(key).or_insert(index)
+        })
+        .collect()
+}
+
+/// For each stack the one that stands for it; `None` is row 0, the stack without frames.
+fn stacks(profile: &Profile, locations: &[u32]) -> Vec<Option<u32>> {
+    let mut first: HashMap<Vec<u32>, u32> = HashMap::new();
+    (0..)
+        .zip(&profile.stacks)
+        .map(|(index, stack)| {
+            let frames: Vec<u32> = stack
+                .frames
+                .iter()
+                .filter_map(|frame| locations.get(frame.index()).copied())
+                .collect();
+            (!frames.is_empty()).then(|| *first.entry(frames).or_insert(index))
+        })
+        .collect()
+}
+
+fn items<'a>(profile: &'a Profile, stacks: &[Option<u32>], attributes: &mut Attributes<'a>) -> Vec<Item> {
+    // Sorted before attributes get their numbers, so that the order of the profile's samples changes nothing.
+    let mut order: Vec<_> = (0..)
+        .zip(&profile.samples)
+        .map(|(index, sample): (u32, _)| {
+            let Sample {
+                kind,
+                process,
+                tid,
+                thread_name,
+                cpu,
+                stack,
+                count: _,
+                weight: _,
+                timestamps: _,
+            } = *sample;
+            let outcome = profile.stacks.get(stack.index()).map(|stack| stack.outcome);
+            let outcome = outcome.filter(|outcome| !outcome.is_complete());
+            // The highest number stands for no frames at all.
+            let stack = stacks.get(stack.index()).copied().flatten().unwrap_or(u32::MAX);
+            (process.0, kind, stack, tid, thread_name, cpu, outcome, index)
+        })
+        .collect();
+    order.sort_unstable();
+    order
+        .into_iter()
+        .map(
+            |(process, kind, stack, tid, thread_name, cpu, outcome, sample)| Item {
+                process,
+                kind,
+                stack,
+                attributes: [
+                    Some(attributes.id(Attribute::ThreadId(tid))),
+                    (!profile.string(thread_name).is_empty())
+                        .then(|| attributes.id(Attribute::ThreadName(thread_name))),
+                    Some(attributes.id(Attribute::Cpu(cpu))),
+                    outcome.map(|outcome| attributes.id(Attribute::Outcome(outcome.name()))),
+                ],
+                sample,
+            },
+        )
+        .collect()
+}
+
+/// Where each constant is among the profile's strings, or else behind them.
+fn constants(profile: &Profile) -> [u32; CONSTANTS.len()] {
+    let mut behind = u32::try_from(profile.strings.len()).unwrap_or(u32::MAX);
+    let mut rows = CONSTANTS.map(|_| {
+        let row = behind;
+        behind = behind.saturating_add(1);
+        row
+    });
+    for (row, string) in (0..).zip(&profile.strings) {
+        // Compares lengths first: a few nanoseconds a string.
+        if let Some(place) = CONSTANTS.iter().position(|constant| **constant == **string)
+            && let Some(slot) = rows.get_mut(place)
+        {
+            *slot = row;
+        }
+    }
+    rows
+}
+
+/// Numbers the attributes.
+#[derive(Default)]
+struct Attributes<'a> {
+    ids: HashMap<Attribute<'a>, u32>,
+    rows: Vec<Attribute<'a>>,
+}
+
+impl<'a> Attributes<'a> {
+    fn id(&mut self, attribute: Attribute<'a>) -> u32 {
+        *self.ids.entry(attribute).or_insert_with(|| {
+            self.rows.push(attribute);
+            u32::try_from(self.rows.len() - 1).unwrap_or(u32::MAX)
+        })
+    }
+}
