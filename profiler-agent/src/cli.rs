@@ -133,9 +133,15 @@ impl Cli {
         let endpoint = otlp_endpoint
             .map(|url| Endpoint::parse(&url, otlp_protocol))
             .transpose()
-            .map_err(|error| Self::command().error(ErrorKind::ValueValidation, format!("--otlp-endpoint: {error}")))?;
+            .map_err(|error| {
+                Self::command().error(ErrorKind::ValueValidation, format!("--otlp-endpoint: {error}"))
+            })?;
         // The second would find the first in its way, after the capture.
-        if let Some(twice) = output.iter().enumerate().find(|(place, this)| output.iter().take(*place).any(|other| other == *this)) {
+        if let Some(twice) = output
+            .iter()
+            .enumerate()
+            .find(|(place, this)| output.iter().take(*place).any(|other| other == *this))
+        {
             let message = format!("--output: {} is given twice", twice.1);
             return Err(Self::command().error(ErrorKind::ValueValidation, message));
         }

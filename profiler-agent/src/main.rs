@@ -134,14 +134,21 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
             _ = terminate.recv() => return Ok(gave_up(&name)),
         };
         match delivered {
-            Ok(Delivered { samples, rejected: None, bytes }) => {
+            Ok(Delivered {
+                samples,
+                rejected: None,
+                bytes,
+            }) => {
                 if !quiet {
                     tell(&format_args!(
                         "{name} ({samples} samples, {bytes} bytes before compression)"
                     ));
                 }
             }
-            Ok(Delivered { rejected: Some((count, words)), .. }) => {
+            Ok(Delivered {
+                rejected: Some((count, words)),
+                ..
+            }) => {
                 code = failed(&anyhow::anyhow!("{name} rejected {count} samples: {words}"));
             }
             Err(error) => code = failed(&error.into()),

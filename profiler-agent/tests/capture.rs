@@ -13,17 +13,19 @@
 mod support;
 
 use std::{
+    collections::BTreeSet,
     fs,
+    ops::Range,
     path::Path,
     process::Stdio,
     sync::LazyLock,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rustix::process::Signal;
 use support::{
     agent::{Agent, Run},
-    picture::{self, PARTS, Picture, assert_count, assert_split},
+    picture::{self, Otlp, PARTS, Picture, assert_count, assert_split},
     tools,
     workload::{Report, Workload, alone, compiled, compiled_as, send, text, wait_for},
 };
@@ -36,6 +38,17 @@ struct Split {
     agent: Agent,
     run: Run,
     report: Report,
+    /// When the agent lived, nanoseconds since the Unix epoch.
+    lived: Range<u64>,
+}
+
+/// One of each kind.
+const OUTPUTS: [&str; 4] = ["out.folded", "out.svg", "out.pb.gz", "out.otlp"];
+
+/// Nanoseconds since the Unix epoch.
+fn now() -> u64 {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(time.as_nanos()).unwrap()
 }
 
 /// To be looked at while [`alone`]. CPU time is the measure, not time: a busy machine takes longer, nothing else.
@@ -43,22 +56,18 @@ static SPLIT: LazyLock<Split> = LazyLock::new(|| {
     let agent = Agent::new();
     let program = compiled("split");
     let rate = RATE.to_string();
-    let run = agent.run([
-        "-F",
-        &rate,
-        "-o",
-        "out.folded",
-        "-o",
-        "out.svg",
-        "--",
-        program.to_str().unwrap(),
-        "report",
-        "1500",
-        "2",
-    ]);
+    let outputs = OUTPUTS.iter().flat_map(|output| ["-o", output]);
+    let command = ["--", program.to_str().unwrap(), "report", "1500", "2"];
+    let before = now();
+    let run = agent.run(["-F", &rate].into_iter().chain(outputs).chain(command));
     run.expect(0, &["exited with code 0"]);
     let report = Report::read(&agent.path("report"));
-    Split { agent, run, report }
+    Split {
+        agent,
+        run,
+        report,
+        lived: before..now(),
+    }
 });
 
 #[test]
@@ -73,9 +82,51 @@ fn a_known_split_is_seen_in_every_output() {
     assert_split(samples, total, &SPLIT.report);
 
     // The others agree to the sample, frame by frame.
-    let mut frames = folded.frames();
-    frames.insert("all".into(), total);
-    assert_eq!(picture::svg(&SPLIT.agent.path("out.svg")), frames);
+    let frames = folded.frames();
+    let mut svg = picture::svg(&SPLIT.agent.path("out.svg"));
+    assert_eq!(svg.remove("all"), Some(total));
+    assert_eq!(svg, frames);
+    let otlp = Picture::otlp(&Otlp::read(&SPLIT.agent.path("out.otlp")));
+    assert_eq!((otlp.total(), otlp.frames()), (total, frames.clone()));
+    let test = "a_known_split_is_seen_in_every_output";
+    if let Some(pprof) = Picture::pprof(test, &SPLIT.agent.path("out.pb.gz")) {
+        assert_eq!((pprof.total(), pprof.frames()), (total, frames));
+    }
+}
+
+#[test]
+fn a_sample_has_the_time_on_the_wall() {
+    let Some(_alone) = alone("a_sample_has_the_time_on_the_wall") else {
+        return;
+    };
+    let Split { agent, lived, .. } = &*SPLIT;
+    let otlp = Otlp::read(&agent.path("out.otlp"));
+    let mut all = BTreeSet::<u64>::new();
+    for (_, profile) in otlp.profiles() {
+        let capture = profile.time_unix_nano..profile.time_unix_nano + profile.duration_nano;
+        for sample in &profile.samples {
+            let times = &sample.timestamps_unix_nano;
+            assert!(times.is_sorted());
+            assert!(
+                times.iter().all(|time| capture.contains(time)),
+                "{times:?} are not in {capture:?}"
+            );
+            all.extend(times);
+        }
+        // A tenth of a second for a clock that is being corrected.
+        let slack = 100_000_000;
+        assert!(
+            capture.start > lived.start - slack && capture.end < lived.end + slack,
+            "{capture:?}, {lived:?}"
+        );
+    }
+    // The target was busy from its start to its end, and so are the samples: no two seconds in one heap.
+    let (first, last) = (all.first().unwrap(), all.last().unwrap());
+    let burnt = SPLIT.report.get("cpu") / 2;
+    assert!(
+        last - first > burnt * 9 / 10,
+        "{first} to {last}, {burnt} ns of CPU time on each of two CPUs"
+    );
 }
 
 #[test]
@@ -83,7 +134,9 @@ fn there_is_a_sample_for_each_period_of_cpu_time() {
     let Some(_alone) = alone("there_is_a_sample_for_each_period_of_cpu_time") else {
         return;
     };
-    let Split { agent, run, report } = &*SPLIT;
+    let Split {
+        agent, run, report, ..
+    } = &*SPLIT;
     let folded = Picture::folded_file(&agent.path("out.folded"));
     assert_count(folded.total(), report, RATE);
     // The summary says the same, and that nothing was lost.

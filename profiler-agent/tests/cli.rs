@@ -54,7 +54,27 @@ fn wrong_usage_is_told_before_anything_is_done() {
         (&["-p", "0"], &["--pid"]),
         (&["-p", "nginx"], &["--pid"]),
         (&["-d", "30"], &["30s"]),
-        (&["-o", "x.png"], &["x.png", ".svg", ".folded", "`-`"]),
+        (
+            &["-o", "x.png"],
+            &["x.png", ".svg", ".folded", ".pb.gz", ".otlp", "`-`"],
+        ),
+        (&["-o", "x.svg", "-o", "x.svg"], &["x.svg is given twice"]),
+        (
+            &["--otlp-endpoint", "collector"],
+            &[
+                "--otlp-endpoint",
+                "\"collector\" is not a URL",
+                "http://localhost:4317",
+            ],
+        ),
+        (
+            &["--otlp-endpoint", "ftp://collector:4317"],
+            &["--otlp-endpoint", "http://localhost:4317"],
+        ),
+        (
+            &["--otlp-endpoint", "https://collector:4317"],
+            &["--otlp-endpoint", "TLS", "http://"],
+        ),
         (&["-o", "x"], &[".svg", ".folded"]),
         (
             &["-o", "x.svg", "-p", "1", "--", "true"],

@@ -12,14 +12,19 @@ mod support;
 
 use std::{
     fs::{self, File},
+    net::TcpListener,
     process::Command,
+    time::{Duration, Instant},
 };
+
+use rustix::process::Signal;
 
 use support::{
     agent::Agent,
-    picture::Picture,
+    picture::{Otlp, Picture},
+    receivers::{HttpReceiver, grpc_without_profiles},
     tools,
-    workload::{alone, compiled},
+    workload::{alone, compiled, wait_for},
 };
 
 /// An agent in a mount namespace of its own, in which this shell script runs before it and may mount what it likes; the
@@ -188,4 +193,104 @@ fn a_container_without_bpf_is_named() {
         run.expect(code, &["bpf", "seccomp"]);
         assert_eq!(agent.files(), [""; 0]);
     }
+}
+
+/// Runs a capture that is to be sent to `endpoint` and is to fail at that; the files are there all the same.
+fn sent_in_vain(endpoint: &str, words: &[&str]) {
+    let agent = Agent::new();
+    let program = compiled("family");
+    let command = ["--", program.to_str().unwrap(), "100", "1"];
+    let run = agent.run(
+        [
+            &["--otlp-endpoint", endpoint, "-o", "out.folded", "-o", "out.svg"][..],
+            &command,
+        ]
+        .concat(),
+    );
+    run.expect(1, words);
+    // The summary is no less complete.
+    run.expect(1, &[endpoint, "out.folded", "out.svg", "\nlost: 0\n"]);
+    assert!(Picture::folded_file(&agent.path("out.folded")).total() > 0);
+    assert_eq!(agent.files(), ["out.folded", "out.svg"]);
+}
+
+#[test]
+fn a_receiver_that_is_not_there_costs_no_file() {
+    let Some(_alone) = alone("a_receiver_that_is_not_there_costs_no_file") else {
+        return;
+    };
+    // A port that was free a moment ago, and refuses.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let words = ["cannot reach", "is a Collector listening there?", "not exported"];
+    sent_in_vain(&format!("http://{address}"), &words);
+}
+
+#[test]
+fn a_receiver_that_takes_no_profiles_costs_no_file() {
+    let Some(_alone) = alone("a_receiver_that_takes_no_profiles_costs_no_file") else {
+        return;
+    };
+    let words = [
+        "takes no profiles",
+        "--feature-gates=+service.profilesSupport",
+        "service.pipelines.profiles",
+    ];
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let address = runtime.block_on(async { grpc_without_profiles() });
+    sent_in_vain(&format!("http://{address}"), &words);
+
+    let receiver = HttpReceiver::start("404 Not Found", Vec::new());
+    let agent = Agent::new();
+    let program = compiled("family");
+    let run = agent.run([
+        "--otlp-endpoint",
+        &format!("http://{}", receiver.address),
+        "--otlp-protocol",
+        "http/protobuf",
+        "-o",
+        "out.folded",
+        "--",
+        program.to_str().unwrap(),
+        "100",
+        "1",
+    ]);
+    run.expect(1, &words);
+    assert_eq!(agent.files(), ["out.folded"]);
+}
+
+#[test]
+fn a_receiver_that_never_answers_is_not_waited_for_against_ones_will() {
+    let Some(_alone) = alone("a_receiver_that_never_answers_is_not_waited_for_against_ones_will") else {
+        return;
+    };
+    let receiver = HttpReceiver::start("", Vec::new());
+    let agent = Agent::new();
+    let program = compiled("family");
+    let started = Instant::now();
+    let running = agent.start([
+        "--otlp-endpoint",
+        &format!("http://{}", receiver.address),
+        "--otlp-protocol",
+        "http/protobuf",
+        "-o",
+        "out.otlp",
+        "--",
+        program.to_str().unwrap(),
+        "100",
+        "1",
+    ]);
+    wait_for("the request", || !receiver.requests.lock().unwrap().is_empty());
+    running.send(Signal::INT);
+    running.finish().expect(130, &["stopped sending to http://"]);
+    assert!(started.elapsed() < Duration::from_secs(60));
+    // What was sent is what was written, which came first.
+    let sent = Otlp::decode(&receiver.requests.lock().unwrap()[0].body);
+    assert_eq!(
+        Picture::otlp(&sent),
+        Picture::otlp(&Otlp::read(&agent.path("out.otlp")))
+    );
 }

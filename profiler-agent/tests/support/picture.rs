@@ -2,10 +2,21 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::Read as _,
     path::Path,
+    process::Command,
 };
 
-use super::workload::{Report, text};
+use opentelemetry_proto::tonic::{
+    common::v1::{KeyValue, any_value::Value},
+    profiles::v1development::{Profile as OtlpProfile, ProfilesData, ProfilesDictionary, ResourceProfiles},
+};
+use prost::Message as _;
+
+use super::{
+    tools,
+    workload::{Report, text},
+};
 
 /// The functions of `split`.
 pub const PARTS: [&str; 3] = ["sixty", "thirty", "ten"];
@@ -34,6 +45,109 @@ impl Picture {
 
     pub fn folded_file(path: &Path) -> Self {
         Self::folded(&text(path))
+    }
+
+    /// Of a pprof file, read by `go tool pprof`; where there is no Go, the test says so.
+    pub fn pprof(test: &str, path: &Path) -> Option<Self> {
+        let Some(go) = tools::find("PROFILER_TEST_GO", Some("go")) else {
+            tools::skip(test, "go (for `go tool pprof`)");
+            return None;
+        };
+        let output = Command::new(go)
+            .args(["tool", "pprof", "-raw"])
+            .arg(path)
+            // Without these it looks for binaries, and for settings, in the home of whoever runs the test.
+            .env("PPROF_BINARY_PATH", "/nonexistent")
+            .env("PPROF_TMPDIR", path.parent().unwrap())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Some(Self::raw(&String::from_utf8(output.stdout).unwrap()))
+    }
+
+    /// Of what `go tool pprof -raw` prints.
+    fn raw(raw: &str) -> Self {
+        let (samples, rest) = raw
+            .split_once("\nSamples:\n")
+            .unwrap()
+            .1
+            .split_once("\nLocations\n")
+            .unwrap();
+        let locations = rest.split_once("\nMappings\n").unwrap().0;
+        // `1: 0x1234 M=1 function file:line:column s=0`, and further functions on lines of their own, innermost first.
+        let mut functions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let mut location = "";
+        for line in locations.lines() {
+            let mut line = line.trim_start();
+            if let Some((id, rest)) = line.split_once(": 0x") {
+                location = id;
+                functions.entry(id).or_default();
+                line = rest.split_once(' ').unwrap().1;
+                line = line
+                    .strip_prefix("M=")
+                    .map_or(line, |line| line.split_once(' ').unwrap().1);
+            }
+            let name = line.rsplit(' ').nth(2).map(|_| {
+                let (name, _) = line.rsplit_once(" s=").unwrap();
+                name.rsplit_once(' ').unwrap().0
+            });
+            functions
+                .get_mut(location)
+                .unwrap()
+                .push(name.unwrap_or("[unknown]"));
+        }
+        // `count nanoseconds: location location …`, leaf first, then labels on lines of their own.
+        let mut picture = Self::default();
+        let mut current: Option<(u64, Vec<String>)> = None;
+        for line in samples.lines().skip(1) {
+            if let Some((_, process)) = line.split_once(" process:[") {
+                let (count, mut stack) = current.take().unwrap();
+                stack.insert(0, process.split(']').next().unwrap().to_owned());
+                *picture.stacks.entry(stack).or_default() += count;
+            } else if let Some((values, ids)) = line.split_once(": ").filter(|_| !line.contains(":[")) {
+                assert_eq!(current, None, "a sample of no process:\n{raw}");
+                let count = values.split_whitespace().next().unwrap().parse().unwrap();
+                let stack = ids.split_whitespace().flat_map(|id| &functions[id]);
+                let mut stack: Vec<String> = stack.map(|&name| name.to_owned()).collect();
+                stack.reverse();
+                current = Some((count, stack));
+            }
+        }
+        assert_eq!(current, None, "a sample of no process:\n{raw}");
+        picture
+    }
+
+    /// Of OTLP.
+    pub fn otlp(otlp: &Otlp) -> Self {
+        let mut picture = Self::default();
+        for (resource, profile) in otlp.profiles() {
+            let attributes = &resource.resource.as_ref().unwrap().attributes;
+            let process = string(attributes, "process.executable.name");
+            for sample in &profile.samples {
+                let names = otlp.row(sample.stack_index, |tables| &tables.stack_table);
+                let names = names
+                    .location_indices
+                    .iter()
+                    .flat_map(|&location| &otlp.row(location, |tables| &tables.location_table).lines);
+                let mut stack: Vec<String> = names
+                    .map(|line| {
+                        let function = otlp.row(line.function_index, |tables| &tables.function_table);
+                        otlp.row(function.name_strindex, |tables| &tables.string_table)
+                            .clone()
+                    })
+                    .collect();
+                stack.push(process.clone());
+                stack.reverse();
+                // Each time is one sample.
+                assert_eq!(sample.values, [0_i64; 0]);
+                *picture.stacks.entry(stack).or_default() += sample.timestamps_unix_nano.len() as u64;
+            }
+        }
+        picture
     }
 
     /// All samples.
@@ -108,6 +222,56 @@ pub fn svg(path: &Path) -> BTreeMap<String, u64> {
         *frames.entry(name).or_default() += count.parse::<u64>().unwrap_or_else(|_| panic!("{title}"));
     }
     frames
+}
+
+/// OTLP, decoded by opentelemetry-proto.
+#[derive(Debug)]
+pub struct Otlp(ProfilesData);
+
+impl Otlp {
+    /// Of a file.
+    #[expect(clippy::disallowed_methods, reason = "a file of the tests' own making")]
+    pub fn read(path: &Path) -> Self {
+        Self::decode(&std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+    }
+
+    /// Of a request; compressed ones are known by the first bytes of gzip.
+    pub fn decode(bytes: &[u8]) -> Self {
+        let mut plain = Vec::new();
+        if bytes.starts_with(&[0x1f, 0x8b]) {
+            flate2::read::GzDecoder::new(bytes)
+                .read_to_end(&mut plain)
+                .unwrap();
+        } else {
+            plain.extend(bytes);
+        }
+        super::conformance::assert_conforms(&plain, &[]);
+        Self(ProfilesData::decode(&*plain).unwrap())
+    }
+
+    /// Every profile and whose it is.
+    pub fn profiles(&self) -> impl Iterator<Item = (&ResourceProfiles, &OtlpProfile)> {
+        self.0.resource_profiles.iter().flat_map(|resource| {
+            let scopes = resource.scope_profiles.iter();
+            scopes.flat_map(move |scope| scope.profiles.iter().map(move |profile| (resource, profile)))
+        })
+    }
+
+    /// A row of a table of the dictionary.
+    fn row<T>(&self, index: i32, table: impl Fn(&ProfilesDictionary) -> &Vec<T>) -> &T {
+        let tables = self.0.dictionary.as_ref().unwrap();
+        &table(tables)[usize::try_from(index).unwrap()]
+    }
+}
+
+/// The text of an attribute.
+fn string(attributes: &[KeyValue], key: &str) -> String {
+    let attribute = attributes.iter().find(|attribute| attribute.key == key);
+    let value = attribute.and_then(|attribute| attribute.value.as_ref()?.value.clone());
+    match value {
+        Some(Value::StringValue(text)) => text,
+        other => panic!("{key} is {other:?}"),
+    }
 }
 
 /// Fails unless the samples are divided as the CPU time was, within three standard deviations.
