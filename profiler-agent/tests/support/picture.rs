@@ -188,12 +188,13 @@ impl Picture {
             .collect()
     }
 
-    /// Frames and their samples, callees included, without the marks of kernel and inlined frames. A frame that calls itself counts
+    /// Functions and their samples, callees included, without the marks of kernel and inlined ones. One that calls itself counts
     /// twice.
     pub fn frames(&self) -> BTreeMap<String, u64> {
         let mut frames = BTreeMap::new();
         for (stack, count) in &self.stacks {
-            for frame in stack {
+            // What a process is called may differ: by its thread here, by its executable there.
+            for frame in &stack[1..] {
                 let name = ["_[k]", "_[i]", "_[j]"]
                     .iter()
                     .find_map(|mark| frame.strip_suffix(mark));
@@ -272,6 +273,17 @@ fn string(attributes: &[KeyValue], key: &str) -> String {
         Some(Value::StringValue(text)) => text,
         other => panic!("{key} is {other:?}"),
     }
+}
+
+/// Fails unless two outputs of one capture hold the same frames with the same samples; says which do not.
+pub fn assert_same(what: &str, left: &BTreeMap<String, u64>, right: &BTreeMap<String, u64>) {
+    let all: BTreeSet<&String> = left.keys().chain(right.keys()).collect();
+    let different: Vec<_> = all
+        .into_iter()
+        .map(|frame| (frame, left.get(frame), right.get(frame)))
+        .filter(|(_, left, right)| left != right)
+        .collect();
+    assert!(different.is_empty(), "{what}: {different:?}");
 }
 
 /// Fails unless the samples are divided as the CPU time was, within three standard deviations.
