@@ -6,7 +6,14 @@
 //!
 //! Run by `cargo xtask bench kernel`, as root. Prints a table; fails when a ratio is above its bar.
 #![allow(clippy::print_stdout, reason = "a benchmark reports there")]
-#![allow(clippy::expect_used, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a benchmark may fail loudly")]
+#![allow(clippy::disallowed_methods, reason = "the file it reads is the project's own")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a benchmark may fail loudly"
+)]
 
 use std::{
     collections::BTreeMap,
@@ -18,8 +25,7 @@ use std::{
 
 use aya::{EbpfLoader, maps::Map, programs::PerfEvent as PerfEventProgram};
 use profiler_agent::sampling::{
-    Config, Sampler,
-    bpf,
+    Config, Sampler, bpf,
     perf_event::{Clock, PerfEvent},
     ring::Ring,
 };
@@ -56,9 +62,18 @@ fn main() -> ExitCode {
         let mut figures: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         for _ in 0..ROUNDS {
             for program in ["walk", "perf_ring", "bpf_ring"] {
-                figures.entry(program).or_default().push(run_baseline(&baseline, program, target.pid(), frequency, span));
+                figures.entry(program).or_default().push(run_baseline(
+                    &baseline,
+                    program,
+                    target.pid(),
+                    frequency,
+                    span,
+                ));
             }
-            figures.entry("agent").or_default().push(run_agent(target.pid(), frequency, span));
+            figures
+                .entry("agent")
+                .or_default()
+                .push(run_agent(target.pid(), frequency, span));
         }
         let median = |program: &str| {
             let mut values = figures[program].clone();
@@ -69,7 +84,12 @@ fn main() -> ExitCode {
         println!("{frequency} Hz, 33 frames, ns a sample (median of {ROUNDS}):");
         for (program, values) in &figures {
             let values: Vec<String> = values.iter().map(|value| format!("{value:.0}")).collect();
-            println!("  {program:10} {:6.0}  = {:.2} x walk   ({})", median(program), median(program) / walk, values.join(" "));
+            println!(
+                "  {program:10} {:6.0}  = {:.2} x walk   ({})",
+                median(program),
+                median(program) / walk,
+                values.join(" ")
+            );
         }
         let ratio = median("agent") / median("perf_ring");
         let verdict = if ratio <= BAR { "ok" } else { "ABOVE THE BAR" };
@@ -77,11 +97,19 @@ fn main() -> ExitCode {
         failed |= ratio > BAR;
     }
     // Not `exit`: the target must be ended.
-    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 fn run_agent(pid: u32, frequency: u32, span: Duration) -> f64 {
-    let mut sampler = Sampler::new(Config { frequency, targets: Some(vec![pid]) }).expect("sampler");
+    let mut sampler = Sampler::new(Config {
+        frequency,
+        targets: Some(vec![pid]),
+    })
+    .expect("sampler");
     let mut frames = (0, 0);
     sampler.start().expect("start");
     std::thread::sleep(span);
@@ -91,29 +119,49 @@ fn run_agent(pid: u32, frequency: u32, span: Duration) -> f64 {
             frames = (frames.0 + 1, frames.1 + sample.user.len());
         }
     });
-    assert!(frames.0 > 0 && frames.1 / frames.0 >= 33, "the agent's stacks are not the ones to compare: {frames:?}");
+    assert!(
+        frames.0 > 0 && frames.1 / frames.0 >= 33,
+        "the agent's stacks are not the ones to compare: {frames:?}"
+    );
     // Its clocks tick on the other CPUs too; those runs end at the filter, and their cost is counted here as well.
     sampler.cost().expect("cost").time.as_nanos() as f64 / frames.0 as f64
 }
 
 fn run_baseline(object: &Path, name: &str, pid: u32, frequency: u32, span: Duration) -> f64 {
     let bytes = std::fs::read(object).expect("the object to compare with");
-    let mut programs = EbpfLoader::new().btf(None).override_global("TARGET", &pid, true).load(&bytes).expect("load");
-    let Some(Map::PerfEventArray(samples)) = programs.take_map("SAMPLES") else { panic!("no SAMPLES") };
-    let program: &mut PerfEventProgram = programs.program_mut(name).expect("program").try_into().expect("type");
+    let mut programs = EbpfLoader::new()
+        .btf(None)
+        .override_global("TARGET", &pid, true)
+        .load(&bytes)
+        .expect("load");
+    let Some(Map::PerfEventArray(samples)) = programs.take_map("SAMPLES") else {
+        panic!("no SAMPLES")
+    };
+    let program: &mut PerfEventProgram = programs
+        .program_mut(name)
+        .expect("program")
+        .try_into()
+        .expect("type");
     program.load().expect("verifier");
     let owner = PerfEvent::ring_owner(0, u32::MAX, false).expect("ring");
     let ring = Ring::new(owner, 0, 4 << 20).expect("ring");
     ring.event().enable().expect("ring");
     bpf::set_perf_event(samples.fd().as_fd(), 0, ring.event().as_fd()).expect("ring");
     let clock = PerfEvent::clock(Clock::CpuClock, frequency, 0).expect("clock");
-    clock.set_program(program.fd().expect("fd").as_fd()).expect("attach");
+    clock
+        .set_program(program.fd().expect("fd").as_fd())
+        .expect("attach");
     clock.enable().expect("enable");
     std::thread::sleep(span);
     clock.disable().expect("disable");
     let info = program.info().expect("info");
     if name == "perf_ring" {
-        assert!(ring.head() > 300 * info.run_count() / 2, "the ring holds {} bytes after {} runs", ring.head(), info.run_count());
+        assert!(
+            ring.head() > 300 * info.run_count() / 2,
+            "the ring holds {} bytes after {} runs",
+            ring.head(),
+            info.run_count()
+        );
     }
     assert!(info.run_count() > 50, "only {} runs", info.run_count());
     info.run_time().as_nanos() as f64 / info.run_count() as f64
@@ -126,8 +174,19 @@ impl Target {
         let folder = tempfile::tempdir().expect("temporary folder");
         let (source, program) = (folder.path().join("deep.c"), folder.path().join("deep"));
         std::fs::write(&source, TARGET).expect("source");
-        let flags = ["-O1", "-fno-omit-frame-pointer", "-fno-optimize-sibling-calls", "-static", "-o"];
-        let status = Command::new("gcc").args(flags).arg(&program).arg(&source).status().expect("gcc");
+        let flags = [
+            "-O1",
+            "-fno-omit-frame-pointer",
+            "-fno-optimize-sibling-calls",
+            "-static",
+            "-o",
+        ];
+        let status = Command::new("gcc")
+            .args(flags)
+            .arg(&program)
+            .arg(&source)
+            .status()
+            .expect("gcc");
         assert!(status.success(), "gcc failed");
         let child = Command::new(&program).spawn().expect("target");
         std::thread::sleep(Duration::from_millis(200));

@@ -51,8 +51,14 @@ fn stack(ctx: &PerfEventContext) -> Option<(&'static mut Record, u64)> {
     let record = unsafe { &mut *SCRATCH.get_ptr_mut(0)? };
     let frames = record.frames.as_mut_ptr();
     // SAFETY: `frames` has room for one frame more than is asked for.
-    let bytes =
-        unsafe { bpf_get_stack(ctx.as_ptr(), frames.cast(), FRAMES as u32 * 8 - 8, u64::from(BPF_F_USER_STACK)) };
+    let bytes = unsafe {
+        bpf_get_stack(
+            ctx.as_ptr(),
+            frames.cast(),
+            FRAMES as u32 * 8 - 8,
+            u64::from(BPF_F_USER_STACK),
+        )
+    };
     (bytes > 0).then(|| (record, 40 + (bytes as u64 & 0x3ff)))
 }
 

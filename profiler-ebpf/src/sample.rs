@@ -34,7 +34,9 @@ pub fn take(ctx: &PerfEventContext) {
     if pid == 0 || !targets::wanted(pid) {
         return;
     }
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return;
+    };
     // SAFETY: a slot of this CPU's own array, in use by this program alone.
     let scratch = unsafe { &mut *scratch };
 
@@ -74,7 +76,11 @@ fn kernel_stack(ctx: &PerfEventContext, scratch: &mut Scratch) -> u32 {
     let frames = scratch.record.frames.as_mut_ptr();
     // SAFETY: `frames` has room for more than `BYTES`.
     let written = unsafe { bpf_get_stack(ctx.as_ptr(), frames.cast(), BYTES, 0) };
-    if written < 0 { 0 } else { (written as u32 & 0x3ff) / 8 }
+    if written < 0 {
+        0
+    } else {
+        (written as u32 & 0x3ff) / 8
+    }
 }
 
 /// Hands the record to the ring of this CPU.
@@ -92,5 +98,9 @@ fn output(ctx: &PerfEventContext, scratch: &Scratch) {
             bytes,
         )
     };
-    count(if result == 0 { Counter::Written } else { Counter::RingFull });
+    count(if result == 0 {
+        Counter::Written
+    } else {
+        Counter::RingFull
+    });
 }

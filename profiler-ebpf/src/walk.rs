@@ -37,7 +37,9 @@ pub fn user_stack() -> u8 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn walk_some(slot: u32) -> u32 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(slot) else { return Outcome::Unreadable as u32 };
+    let Some(scratch) = SCRATCH.get_ptr_mut(slot) else {
+        return Outcome::Unreadable as u32;
+    };
     // SAFETY: a slot of this CPU's own array, in use by this program alone.
     let scratch = unsafe { &mut *scratch };
     for _ in 0..FRAMES_PER_CALL {

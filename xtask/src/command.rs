@@ -101,7 +101,12 @@ fn cannot_start(command: &Command) -> String {
 }
 
 fn describe(command: &Command) -> String {
-    let mut text = command.get_program().display().to_string();
+    let program = Path::new(command.get_program());
+    let mut text = program
+        .file_name()
+        .unwrap_or(program.as_os_str())
+        .display()
+        .to_string();
     for argument in command.get_args().take(4) {
         text.push(' ');
         text.push_str(&argument.to_string_lossy());

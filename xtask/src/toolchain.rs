@@ -131,6 +131,7 @@ impl Toolchain {
         }
         eprintln!("building bpf-linker {LINKER_VERSION} (once, about a minute)");
         let mut cargo = command::cargo();
+        forget_flags(&mut cargo);
         cargo
             .args([
                 "install",
@@ -147,7 +148,6 @@ impl Toolchain {
             .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0")
             .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
             .env("CARGO_TARGET_DIR", self.tools.join("build"));
-        forget_flags(&mut cargo);
         let llvm = self.llvm()?;
         cargo.args([
             "--no-default-features",

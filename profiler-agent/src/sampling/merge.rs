@@ -245,9 +245,11 @@ mod tests {
 
     fn drain(merger: &mut Merger, rings: &mut [Memory], until: u64) -> Vec<(u64, u32, u32)> {
         let mut seen = Vec::new();
-        merger.drain(rings, until, |event| match event.record {
-            Record::Fork { tid, .. } => seen.push((event.time, event.cpu, tid)),
-            other => panic!("unexpected {other:?}"),
+        merger.drain(rings, until, |event| {
+            let Record::Fork { tid, .. } = event.record else {
+                panic!("unexpected {event:?}")
+            };
+            seen.push((event.time, event.cpu, tid));
         });
         seen
     }

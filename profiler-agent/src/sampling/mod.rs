@@ -328,9 +328,18 @@ impl Sampler {
     ///
     /// [`SamplingError::Program`] when the kernel does not tell (before 5.1).
     pub fn cost(&self) -> Result<ProgramCost, SamplingError> {
-        let program = self.programs.program("on_tick").ok_or(SamplingError::Incomplete("on_tick"))?;
-        let info = program.info().map_err(|source| SamplingError::Program { name: "on_tick", source })?;
-        Ok(ProgramCost { runs: info.run_count(), time: info.run_time() })
+        let program = self
+            .programs
+            .program("on_tick")
+            .ok_or(SamplingError::Incomplete("on_tick"))?;
+        let info = program.info().map_err(|source| SamplingError::Program {
+            name: "on_tick",
+            source,
+        })?;
+        Ok(ProgramCost {
+            runs: info.run_count(),
+            time: info.run_time(),
+        })
     }
 
     /// The kernel side's log, for whoever reads it out.

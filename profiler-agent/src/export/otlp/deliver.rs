@@ -45,22 +45,32 @@ pub enum DeliverError {
 pub async fn deliver(profile: &Profile, endpoint: Endpoint) -> Result<Delivered, DeliverError> {
     let mut client = Client::new(endpoint, Options::default())?;
     let total = profile.sample_count();
-    let mut delivered = Delivered { samples: 0, rejected: None, bytes: 0 };
+    let mut delivered = Delivered {
+        samples: 0,
+        rejected: None,
+        bytes: 0,
+    };
     for request in encode::encode(profile, &encode::Options::default()) {
         let encode::Request { bytes, events } = request;
         delivered.bytes += bytes.len();
-        let accepted = client.export(bytes).await.map_err(|source| DeliverError::Export {
-            samples: total,
-            left: total.saturating_sub(delivered.samples),
-            source,
-        })?;
-        let rejected = u64::try_from(accepted.rejected).unwrap_or_default().min(events);
+        let accepted = client
+            .export(bytes)
+            .await
+            .map_err(|source| DeliverError::Export {
+                samples: total,
+                left: total.saturating_sub(delivered.samples),
+                source,
+            })?;
+        let rejected = accepted.rejected.min(events);
         if rejected > 0 {
             let (count, words) = delivered.rejected.get_or_insert_default();
             *count += rejected;
             *words = accepted.message;
         } else if !accepted.message.is_empty() {
-            tracing::warn!(message = accepted.message, "the receiver has something to say about the profiles");
+            tracing::warn!(
+                message = accepted.message,
+                "the receiver has something to say about the profiles"
+            );
         }
         delivered.samples += events - rejected;
     }
