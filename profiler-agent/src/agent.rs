@@ -134,7 +134,8 @@ pub struct Captured {
     pub command: Option<ExitStatus>,
 }
 
-/// Captures until the duration is over, the targets have ended, or `stop` is requested. `progress` is called about once a second.
+/// Captures until the duration is over, the targets have ended, or `stop` is requested. `progress` is called when sampling has begun, and
+/// then about once a second.
 ///
 /// # Errors
 ///
@@ -162,6 +163,11 @@ pub fn capture(
     let mut run = Run::new(options.frequency, pids.as_deref())?;
     let (name, command_line) = run.name_of_target(&options.scope, pids.as_deref());
     run.sampler.start()?;
+    progress(Progress {
+        elapsed: Duration::ZERO,
+        samples: 0,
+        lost: 0,
+    });
     let command = waiting.map(Waiting::release).transpose()?;
 
     let deadline = options.duration.map(|duration| run.started + duration);
