@@ -15,3 +15,4 @@ pub mod summary;
 pub mod symbols;
 pub mod target;
 pub mod telemetry;
+pub mod unwind;

@@ -14,6 +14,13 @@
 //! row holds from its address up to the next one's; a rule that is in force at the start of a page has a row there. Nearly
 //! every rule fits into its row (99.9 % of libLLVM's 1.3 million), so that no further line of memory is touched.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "bit fields: every cast is of a value that a mask or a comparison has just bounded"
+)]
+
 /// log2 of the size of a page of a table.
 pub const PAGE_SHIFT: u32 = 12;
 

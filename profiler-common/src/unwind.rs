@@ -81,7 +81,7 @@ fn cfa(frame: Registers, base: Base, thread: &mut impl Thread) -> Result<u64, Ou
 #[inline(always)]
 fn above(frame: Registers, cfa: u64, bp: SavedBp, thread: &mut impl Thread) -> Result<Caller, Outcome> {
     // The return address lies between the two.
-    if cfa <= frame.sp || cfa % WORD != 0 || cfa >= USER_LIMIT {
+    if cfa <= frame.sp || !cfa.is_multiple_of(WORD) || cfa >= USER_LIMIT {
         return Err(Outcome::BadRule);
     }
     let bp = match bp {
@@ -109,7 +109,7 @@ fn frame_pointer(frame: Registers, thread: &mut impl Thread) -> Result<Caller, O
     if bp == 0 {
         return Err(Outcome::Complete);
     }
-    if bp < sp || bp % WORD != 0 || bp >= USER_LIMIT {
+    if bp < sp || !bp.is_multiple_of(WORD) || bp >= USER_LIMIT {
         return Err(Outcome::BadFramePointer);
     }
     let saved_bp = thread.word(bp).ok_or(Outcome::Unreadable)?;
@@ -150,7 +150,7 @@ fn returned(return_address: u64, sp: u64, bp: u64) -> Result<Caller, Outcome> {
 
 #[inline(always)]
 fn word(address: u64, thread: &mut impl Thread) -> Result<u64, Outcome> {
-    if address % WORD != 0 || address >= USER_LIMIT {
+    if !address.is_multiple_of(WORD) || address >= USER_LIMIT {
         return Err(Outcome::BadRule);
     }
     thread.word(address).ok_or(Outcome::Unreadable)

@@ -1,5 +1,7 @@
 //! The unwind step against a model: stacks laid out by the ABI's rules, and memory that follows none.
 
+#![expect(clippy::indexing_slicing, reason = "a test may fail loudly")]
+
 use profiler_common::{
     Outcome,
     arch::{Registers, USER_LIMIT},
