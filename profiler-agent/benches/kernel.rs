@@ -146,7 +146,7 @@ fn run_baseline(object: &Path, name: &str, pid: u32, frequency: u32, span: Durat
     let owner = PerfEvent::ring_owner(0, u32::MAX, false).expect("ring");
     let ring = Ring::new(owner, 0, 4 << 20).expect("ring");
     ring.event().enable().expect("ring");
-    bpf::set_perf_event(samples.fd().as_fd(), 0, ring.event().as_fd()).expect("ring");
+    bpf::set_descriptor(samples.fd().as_fd(), 0, ring.event().as_fd()).expect("ring");
     let clock = PerfEvent::clock(Clock::CpuClock, frequency, 0).expect("clock");
     clock
         .set_program(program.fd().expect("fd").as_fd())

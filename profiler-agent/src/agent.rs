@@ -30,12 +30,17 @@ use crate::{
     symbols::Symbolizer,
     target::{LAUNCHER, Running, Scope, Target, TargetError, Waiting},
     telemetry::Loss,
+    unwind::Unwinder,
 };
 
 /// How often the rings are looked at when none is half full.
 const TICK: Duration = Duration::from_millis(100);
 /// How often the rest is seen to: CPUs, CPU time, progress.
 const SLOW_TICK: Duration = Duration::from_secs(1);
+/// Kernel memory for unwind tables.
+const UNWIND_MEMORY: usize = 16 << 20;
+/// How long the start of a capture waits for unwind tables; the rest is built while it runs.
+const FIRST_TABLES: Duration = Duration::from_millis(150);
 /// How long a finished capture waits for names; what has none by then is shown by module and offset.
 const NAMES_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -195,6 +200,7 @@ struct Run {
     sampler: Sampler,
     kernel_log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     processes: Processes,
+    unwinder: Unwinder,
     aggregator: Aggregator,
     symbolizer: Symbolizer,
     cpu_time: CpuTime,
@@ -228,11 +234,22 @@ impl Run {
         let mut processes = Processes::new(targets);
         // After the events began, so that no mapping falls between the two.
         processes.scan();
+        let maps = sampler.take_unwind_maps()?;
+        let mut unwinder = Unwinder::new(maps, UNWIND_MEMORY)
+            .map_err(system("start the thread that builds unwind tables"))?;
+        // The first sample counts: what a target runs is mostly built within milliseconds.
+        let patience = Instant::now() + FIRST_TABLES;
+        unwinder.update(&mut processes);
+        while unwinder.is_building() && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(1));
+            unwinder.update(&mut processes);
+        }
         Ok(Self {
             clock: Clock::now(),
             sampler,
             kernel_log,
             processes,
+            unwinder,
             aggregator,
             symbolizer,
             cpu_time: CpuTime::start(targets),
@@ -275,6 +292,7 @@ impl Run {
                     .map_err(system("wait for samples"))?;
             }
             self.drain(clock::monotonic().saturating_sub(merge::SETTLE));
+            self.unwinder.update(&mut self.processes);
             self.exchange_names();
             if let Some(log) = &mut self.kernel_log {
                 log.flush();

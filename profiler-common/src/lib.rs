@@ -12,6 +12,11 @@
 #![forbid(unsafe_code)]
 
 pub mod arch;
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "pages and addresses in them, just compared or masked"
+)]
+pub mod arena;
 mod outcome;
 pub mod record;
 pub mod row;

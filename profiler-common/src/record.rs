@@ -106,5 +106,8 @@ impl Counter {
     pub const ALL: [Self; 3] = [Self::Written, Self::RingFull, Self::TargetsFull];
 }
 
+/// Most processes whose mappings the kernel side knows at one time; the others are walked by frame pointer.
+pub const MAX_PROCESSES: u32 = 8192;
+
 /// Most processes that can be targets at one time.
 pub const MAX_TARGETS: u32 = 8192;

@@ -251,9 +251,15 @@ impl Row {
         self.0 >> RULE_BITS
     }
 
+    /// The bits of its rule.
+    #[inline(always)]
+    pub const fn bits(self) -> u32 {
+        self.0 & ((1 << RULE_BITS) - 1)
+    }
+
     /// Its rule.
     #[inline(always)]
     pub const fn rule(self) -> Packed {
-        Rule::unpack(self.0 & ((1 << RULE_BITS) - 1))
+        Rule::unpack(self.bits())
     }
 }

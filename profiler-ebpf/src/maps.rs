@@ -1,12 +1,14 @@
 //! What the programs share with the agent, and why each is as large as it is.
 
 use aya_ebpf::{
-    macros::map,
+    btf_maps::{Array, ArrayOfMaps},
+    macros::{btf_map, map},
     maps::{HashMap, PerCpuArray, PerfEventArray},
 };
 use profiler_common::{
-    arch::Registers,
-    record::{Counter, MAX_KERNEL_FRAMES, MAX_TARGETS, MAX_USER_FRAMES, SampleHeader},
+    arch::{REGISTERS, Registers},
+    arena::{MAX_SEGMENTS, Mapping, MappingList, SEGMENT_LEN},
+    record::{Counter, MAX_KERNEL_FRAMES, MAX_PROCESSES, MAX_TARGETS, MAX_USER_FRAMES, SampleHeader},
 };
 
 use crate::memory::UserMemory;
@@ -20,6 +22,19 @@ pub static SAMPLES: PerfEventArray<u8> = PerfEventArray::new(0);
 /// use another kind before Linux 6.1: 8192 × 64 bytes = 0.5 MB.
 #[map]
 pub static TARGETS: HashMap<u32, u8> = HashMap::with_max_entries(MAX_TARGETS, 0);
+
+/// Unwind tables and lists of mappings, see [`profiler_common::arena`]. Segments come as they are needed, each mapped into
+/// the agent, which writes them.
+#[btf_map]
+pub static SEGMENTS: ArrayOfMaps<Array<[u8; SEGMENT_LEN], 1, SEGMENT_FLAGS>, MAX_SEGMENTS> =
+    ArrayOfMaps::new();
+
+/// `BPF_F_MMAPABLE`.
+const SEGMENT_FLAGS: usize = 0x400;
+
+/// Where each process's mappings are. Pre-allocated for the reason above: 8192 × 72 bytes = 0.6 MB.
+#[map]
+pub static PROCESSES: HashMap<u32, MappingList> = HashMap::with_max_entries(MAX_PROCESSES, 0);
 
 /// [`Counter`]s.
 #[map]
@@ -59,6 +74,30 @@ pub struct Scratch {
     pub frames: u32,
     /// Number of frames at which the walk stops.
     pub limit: u32,
+    /// The mapping found last; the next frame is likely to lie in it too.
+    pub mapping: Mapping,
+    /// Where the mappings of the process are.
+    pub mappings: MappingList,
+    /// Every register of the innermost frame, by DWARF number.
+    pub leaf: [u64; REGISTERS],
+    /// The entry of the row found last, if it has one.
+    pub entry: [u32; 2],
+    /// Whether the process is known: otherwise all its code counts as code without tables.
+    pub known: u32,
+    /// Whether the frame in `registers` is where it is by interruption, not by a call.
+    pub interrupted: u32,
+    /// Whether it is the innermost one.
+    pub innermost: u32,
+    /// See [`profiler_common::arena::Segment::launder`].
+    pub laundry: u32,
+}
+
+impl Scratch {
+    /// Where the frame in `registers` is, for a look-up: a call's return address may already belong to the next function.
+    #[inline(always)]
+    pub fn address(&self) -> u64 {
+        self.registers.ip.wrapping_sub(u64::from(self.interrupted == 0))
+    }
 }
 
 /// Adds one to a counter of this CPU; returns what it was.

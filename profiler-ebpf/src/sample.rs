@@ -18,12 +18,13 @@ use crate::{
     arch::{self, UserMode},
     bounded::masked,
     maps::{FRAME_SLOTS, SAMPLES, SCRATCH, Scratch, count},
-    targets, walk,
+    patched::Patched,
+    tables, targets, walk,
 };
 
 /// Nanoseconds between two ticks; set by the agent.
 #[unsafe(no_mangle)]
-static PERIOD: u64 = 0;
+static PERIOD: Patched<u64> = Patched::wide(1);
 
 /// Samples the current thread, if it is wanted.
 #[inline(always)]
@@ -44,12 +45,15 @@ pub fn take(ctx: &PerfEventContext) {
     let kernel_frames = if in_kernel { kernel_stack(ctx, scratch) } else { 0 };
     scratch.frames = kernel_frames;
     scratch.limit = kernel_frames + MAX_USER_FRAMES;
-    let outcome = match arch::user_mode(ctx, in_kernel) {
+    let outcome = match arch::user_mode(ctx, in_kernel, &mut scratch.leaf) {
         UserMode::None => Outcome::NoUserStack as u8,
         UserMode::Compat => Outcome::Compat as u8,
         UserMode::Native(registers) => {
             scratch.registers = registers;
+            scratch.interrupted = 1;
+            scratch.innermost = 1;
             scratch.memory.forget();
+            tables::begin(scratch, pid);
             walk::user_stack()
         }
     };
@@ -62,8 +66,7 @@ pub fn take(ctx: &PerfEventContext) {
         reserved: 0,
         pid,
         tid,
-        // SAFETY: volatile, because the value is patched in at load time.
-        weight: unsafe { core::ptr::from_ref(&PERIOD).read_volatile() },
+        weight: PERIOD.get(),
         comm: bpf_get_current_comm().unwrap_or_default(),
     };
     output(ctx, scratch);

@@ -11,18 +11,18 @@ use profiler_common::record::Counter;
 
 use crate::{
     maps::{TARGETS, count},
+    patched::Patched,
     task::Task,
 };
 
 /// Whether only targets are sampled; set by the agent.
 #[unsafe(no_mangle)]
-static TARGETS_ONLY: u32 = 0;
+static TARGETS_ONLY: Patched<u32> = Patched::new(5);
 
 /// Whether the agent wants samples of this process.
 #[inline(always)]
 pub fn wanted(pid: u32) -> bool {
-    // SAFETY: volatile, because the value is patched in at load time.
-    let targets_only = unsafe { core::ptr::from_ref(&TARGETS_ONLY).read_volatile() } != 0;
+    let targets_only = TARGETS_ONLY.get() != 0;
     // SAFETY: the entry is not held beyond the look.
     !targets_only || unsafe { TARGETS.get(pid) }.is_some()
 }

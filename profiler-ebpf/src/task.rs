@@ -4,18 +4,20 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 
+use crate::patched::Patched;
+
 /// Offset of `task_struct.tgid`.
 #[unsafe(no_mangle)]
-static TASK_TGID: u32 = 0;
+static TASK_TGID: Patched<u32> = Patched::new(1);
 /// Offset of `task_struct.pid`.
 #[unsafe(no_mangle)]
-static TASK_PID: u32 = 0;
+static TASK_PID: Patched<u32> = Patched::new(2);
 /// Offset of `task_struct.signal`.
 #[unsafe(no_mangle)]
-static TASK_SIGNAL: u32 = 0;
+static TASK_SIGNAL: Patched<u32> = Patched::new(3);
 /// Offset of `signal_struct.live`, the number of threads that have not ended.
 #[unsafe(no_mangle)]
-static SIGNAL_LIVE: u32 = 0;
+static SIGNAL_LIVE: Patched<u32> = Patched::new(4);
 
 /// A `task_struct` of the kernel.
 #[derive(Clone, Copy)]
@@ -44,9 +46,8 @@ impl Task {
 
 /// The field at a patched-in offset; zero when it cannot be read.
 #[inline(always)]
-fn read<T: Default>(base: *const c_void, offset: &u32) -> T {
-    // SAFETY: volatile, because the value is patched into the object when it is loaded and LLVM knows the one above only.
-    let offset = unsafe { core::ptr::from_ref(offset).read_volatile() };
+fn read<T: Default>(base: *const c_void, offset: &Patched<u32>) -> T {
+    let offset = offset.get();
     // SAFETY: the helper checks the address and fails instead of faulting.
     unsafe { bpf_probe_read_kernel(base.wrapping_byte_add(offset as usize).cast::<T>()) }.unwrap_or_default()
 }

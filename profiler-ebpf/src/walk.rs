@@ -2,8 +2,8 @@
 
 use profiler_common::{
     Outcome,
+    arch::REGISTERS,
     record::MAX_USER_FRAMES,
-    row::Rule,
     unwind::{self, Caller, Thread},
 };
 
@@ -11,6 +11,7 @@ use crate::{
     bounded::masked,
     maps::{FRAME_SLOTS, SCRATCH, Scratch},
     memory::UserMemory,
+    tables,
 };
 
 /// What [`walk_some`] answers while there are more frames; beyond every [`Outcome`].
@@ -42,48 +43,83 @@ pub extern "C" fn walk_some(slot: u32) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(slot) else {
         return Outcome::Unreadable as u32;
     };
-    // SAFETY: a slot of this CPU's own array, in use by this program alone.
-    let scratch = unsafe { &mut *scratch };
     for _ in 0..FRAMES_PER_CALL {
-        if scratch.frames >= scratch.limit {
-            return Outcome::Truncated as u32;
-        }
-        push(scratch, scratch.registers.ip);
-        match unwind::step(
-            scratch.registers,
-            Rule::FramePointer,
-            &mut Current(&mut scratch.memory),
-        ) {
-            Ok(Caller {
-                registers,
-                interrupted: _,
-            }) => scratch.registers = registers,
-            Err(outcome) => return outcome as u32,
+        // SAFETY: a slot of this CPU's own array, in use by this program alone; no reference to it lives across the call of `rule`.
+        match unsafe { walk_one(scratch) } {
+            MORE => {}
+            outcome => return outcome,
         }
     }
     MORE
 }
 
+/// One frame: it is written into the record, and its caller becomes the next.
+#[inline(always)]
+unsafe fn walk_one(scratch: *mut Scratch) -> u32 {
+    // SAFETY: by contract of the caller.
+    unsafe {
+        if (*scratch).frames >= (*scratch).limit {
+            return Outcome::Truncated as u32;
+        }
+        push(scratch);
+        let Some(rule) = tables::rule(scratch) else {
+            return Outcome::NoMapping as u32;
+        };
+        let registers = (*scratch).registers;
+        let mut thread = Current {
+            memory: &mut (*scratch).memory,
+            leaf: &(*scratch).leaf,
+            innermost: (*scratch).innermost,
+        };
+        match unwind::step(registers, rule, &mut thread) {
+            Ok(Caller {
+                registers,
+                interrupted,
+            }) => {
+                (*scratch).registers = registers;
+                (*scratch).interrupted = interrupted.into();
+                (*scratch).innermost = 0;
+                MORE
+            }
+            Err(outcome) => outcome as u32,
+        }
+    }
+}
+
 /// The current thread.
-struct Current<'a>(&'a mut UserMemory);
+struct Current<'a> {
+    memory: &'a mut UserMemory,
+    leaf: &'a [u64; REGISTERS],
+    innermost: u32,
+}
 
 impl Thread for Current<'_> {
     #[inline(always)]
     fn word(&mut self, address: u64) -> Option<u64> {
-        self.0.word(address)
+        self.memory.word(address)
     }
 
     #[inline(always)]
-    fn register(&mut self, _number: u8) -> Option<u64> {
-        None
+    fn register(&mut self, number: u8) -> Option<u64> {
+        const LAST: i32 = REGISTERS as i32 - 1;
+        if self.innermost == 0 {
+            return None;
+        }
+        let index = masked::<LAST>(number.into()) as usize;
+        // SAFETY: the mask keeps the index inside the array.
+        Some(unsafe { *self.leaf.as_ptr().add(index) })
     }
 }
 
+/// Writes the address of the frame in scratch into the record.
 #[inline(always)]
-fn push(scratch: &mut Scratch, address: u64) {
+unsafe fn push(scratch: *mut Scratch) {
     const LAST: i32 = FRAME_SLOTS as i32 - 1;
-    let index = masked::<LAST>(u64::from(scratch.frames));
-    // SAFETY: the mask keeps the index inside the array; indexing would leave a panic the verifier refuses.
-    unsafe { *scratch.record.frames.as_mut_ptr().add(index as usize) = address };
-    scratch.frames += 1;
+    // SAFETY: by contract of the caller; the mask keeps the index inside the array, where indexing would leave a panic that the
+    // verifier refuses.
+    unsafe {
+        let index = masked::<LAST>(u64::from((*scratch).frames)) as usize;
+        *(&raw mut (*scratch).record.frames).cast::<u64>().add(index) = (*scratch).registers.ip;
+        (*scratch).frames += 1;
+    }
 }

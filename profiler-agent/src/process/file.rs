@@ -90,6 +90,23 @@ pub struct Segment {
 }
 
 impl File {
+    /// The virtual addresses of its code, from the first executable segment to the last; empty without one.
+    pub fn code(&self) -> std::ops::Range<u64> {
+        let start = self
+            .segments
+            .iter()
+            .map(|segment| segment.start)
+            .min()
+            .unwrap_or_default();
+        let end = self
+            .segments
+            .iter()
+            .map(|segment| segment.limit)
+            .max()
+            .unwrap_or_default();
+        start..end
+    }
+
     /// The segment that holds an offset of the file.
     pub fn segment(&self, offset: u64) -> Option<Segment> {
         self.segments.iter().copied().find(|segment| {

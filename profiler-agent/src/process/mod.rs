@@ -104,6 +104,33 @@ pub enum Place {
     Nowhere,
 }
 
+/// Executable memory of a process, as unwinding sees it.
+#[derive(Debug, Clone)]
+pub struct Code {
+    /// First address.
+    pub start: u64,
+    /// First address behind it.
+    pub end: u64,
+    /// What runs there.
+    pub backing: CodeBacking,
+}
+
+/// What runs in executable memory.
+#[derive(Debug, Clone)]
+pub enum CodeBacking {
+    /// A file; `address` is the file's own virtual address of the first byte.
+    File {
+        /// The file.
+        file: Arc<File>,
+        /// Its address of what is mapped first.
+        address: u64,
+    },
+    /// The vDSO.
+    Vdso,
+    /// Generated code, or a file that cannot be read.
+    Unknown,
+}
+
 /// Every process seen.
 #[derive(Debug, Default)]
 pub struct Processes {
@@ -232,6 +259,38 @@ impl Processes {
                 }
             }
         }
+    }
+
+    /// The executable memory of a process, for unwinding: every mapping with the file behind it.
+    pub fn code(&mut self, pid: u32) -> Vec<Code> {
+        let Self { living, files, .. } = self;
+        let Some(process) = living.get(&pid) else {
+            return Vec::new();
+        };
+        let code = |mapping: &Mapping| {
+            let backing = match &mapping.backing {
+                Backing::Vdso => CodeBacking::Vdso,
+                Backing::Anonymous => CodeBacking::Unknown,
+                Backing::File { path, identity } => {
+                    let file = files.open(pid, mapping, path, identity);
+                    file.and_then(|file| {
+                        let segment = file.segment(mapping.file_offset)?;
+                        let address = mapping
+                            .file_offset
+                            .wrapping_sub(segment.file_offset)
+                            .wrapping_add(segment.start);
+                        Some(CodeBacking::File { file, address })
+                    })
+                    .unwrap_or(CodeBacking::Unknown)
+                }
+            };
+            Code {
+                start: mapping.start,
+                end: mapping.end,
+                backing,
+            }
+        };
+        process.mappings.values().map(code).collect()
     }
 
     fn wants(&self, pid: u32) -> bool {

@@ -342,6 +342,25 @@ impl Sampler {
         })
     }
 
+    /// The maps that hold unwind tables, for the stage that fills them; once.
+    ///
+    /// # Errors
+    ///
+    /// [`SamplingError::Incomplete`] when they are not there, or gone already.
+    pub fn take_unwind_maps(&mut self) -> Result<crate::unwind::Maps, SamplingError> {
+        let Some(Map::ArrayOfMaps(segments)) = self.programs.take_map("SEGMENTS") else {
+            return Err(SamplingError::Incomplete("SEGMENTS"));
+        };
+        let processes = self
+            .programs
+            .take_map("PROCESSES")
+            .ok_or(SamplingError::Incomplete("PROCESSES"))?;
+        Ok(crate::unwind::Maps {
+            segments,
+            processes: HashMap::try_from(processes)?,
+        })
+    }
+
     /// The kernel side's log, for whoever reads it out.
     ///
     /// # Errors
@@ -372,7 +391,7 @@ impl Sampler {
         let owner = PerfEvent::ring_owner(cpu, wakeup, self.build_ids).map_err(failed("ring buffer"))?;
         let ring = Ring::new(owner, cpu, bytes).map_err(failed("ring buffer"))?;
         ring.event().enable().map_err(failed("ring buffer"))?;
-        bpf::set_perf_event(self.samples.fd().as_fd(), cpu, ring.event().as_fd())
+        bpf::set_descriptor(self.samples.fd().as_fd(), cpu, ring.event().as_fd())
             .map_err(failed("ring buffer"))?;
 
         let clock =

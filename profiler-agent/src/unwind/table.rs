@@ -3,7 +3,10 @@
 use std::ops::Range;
 
 use hashbrown::HashMap;
-use profiler_common::row::{MAX_ENTRIES, PAGE_SHIFT, Packed, Row, Rule};
+use profiler_common::{
+    arena::TABLE_HEADER_LEN,
+    row::{MAX_ENTRIES, PAGE_SHIFT, Packed, Row, Rule},
+};
 
 /// Most pages of one table: a gigabyte of code.
 const MAX_PAGES: u64 = 1 << 18;
@@ -33,8 +36,8 @@ pub enum TableError {
 }
 
 impl Table {
-    /// Makes a table of rules, each in force from its address to the next one's. They are sorted by address; of several at one
-    /// address the last counts. Rules outside `code`, the addresses that are executable, are left out.
+    /// Makes a table for the addresses in `code` of rules, each in force from its address to the next one's. They are sorted by
+    /// address; of several at one address the last counts.
     ///
     /// # Errors
     ///
@@ -55,10 +58,12 @@ impl Table {
             entry_ids: HashMap::new(),
             in_force: Rule::None,
         };
-        let mut rules = rules
-            .iter()
-            .filter(|(address, _)| code.contains(address))
-            .peekable();
+        let before = rules.partition_point(|(address, _)| *address <= code.start);
+        let behind = rules.partition_point(|(address, _)| *address < code.end);
+        if let Some(&(_, rule)) = before.checked_sub(1).and_then(|last| rules.get(last)) {
+            builder.add(code.start, rule);
+        }
+        let mut rules = rules.get(before..behind).unwrap_or_default().iter().peekable();
         while let Some(&(address, rule)) = rules.next() {
             if rules.peek().is_some_and(|(next, _)| *next == address) {
                 continue; // replaced at once
@@ -88,6 +93,49 @@ impl Table {
             }
         };
         find().unwrap_or(Rule::None)
+    }
+
+    /// Tables that together hold what one of this size would, each of at most `limit` bytes, with the addresses that each is for.
+    ///
+    /// # Errors
+    ///
+    /// [`TableError::TooLarge`].
+    pub fn pieces(
+        rules: &[(u64, Rule)],
+        code: Range<u64>,
+        limit: usize,
+    ) -> Result<Vec<(Range<u64>, Self)>, TableError> {
+        let table = Self::new(rules, code.clone())?;
+        let middle = code.start.midpoint(code.end) & !(PAGE - 1);
+        if table.block_len() <= limit || middle <= code.start {
+            return Ok(vec![(code, table)]);
+        }
+        let mut pieces = Self::pieces(rules, code.start..middle, limit)?;
+        pieces.extend(Self::pieces(rules, middle..code.end, limit)?);
+        Ok(pieces)
+    }
+
+    /// Bytes of [`Self::block`].
+    pub fn block_len(&self) -> usize {
+        TABLE_HEADER_LEN as usize + self.len()
+    }
+
+    /// The table as the kernel programs read it, [`profiler_common::arena`].
+    pub fn block(&self) -> Vec<u8> {
+        let number = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        let entries = TABLE_HEADER_LEN as usize + 4 * (self.index.len() + self.rows.len());
+        let header = [
+            u32::try_from(self.first_page).unwrap_or(u32::MAX),
+            number(self.index.len().saturating_sub(1)),
+            number(entries),
+            0,
+        ];
+        let words = header
+            .iter()
+            .chain(&self.index)
+            .chain(&self.rows)
+            .chain(self.entries.as_flattened());
+        words.flat_map(|word| word.to_ne_bytes()).collect()
     }
 
     /// Bytes of all its parts.
@@ -198,7 +246,10 @@ mod tests {
             prop_assert!(table.index.is_sorted());
             prop_assert_eq!(*table.index.last().unwrap() as usize, table.rows.len());
             for address in (0..28_000).step_by(3) {
-                let listed = rules.iter().rev().find(|(at, _)| code.contains(at) && *at <= address);
+                let listed = rules
+                    .iter()
+                    .rev()
+                    .find(|(at, _)| *at < code.end && *at <= address && address >= code.start);
                 let expected = listed.map_or(Rule::None, |(_, rule)| *rule);
                 let covered = (code.start >> PAGE_SHIFT..=(code.end - 1) >> PAGE_SHIFT).contains(&(address >> PAGE_SHIFT));
                 prop_assert_eq!(table.rule(address), if covered { expected } else { Rule::None }, "{}", address);

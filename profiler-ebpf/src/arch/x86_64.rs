@@ -8,7 +8,7 @@ use aya_ebpf::{
     },
     programs::PerfEventContext,
 };
-use profiler_common::arch::Registers;
+use profiler_common::arch::{REGISTERS, Registers};
 
 /// Lowest two bits of `cs`: the privilege level, 3 in user mode.
 const PRIVILEGE: u64 = 3;
@@ -33,13 +33,12 @@ pub fn in_kernel(ctx: &PerfEventContext) -> bool {
 }
 
 /// The user registers of the sampled thread: those of the tick itself when it hit user code, else those saved on entry
-/// to the kernel.
+/// to the kernel. All of them go to `leaf`.
 #[inline(always)]
-pub fn user_mode(ctx: &PerfEventContext, in_kernel: bool) -> UserMode {
+pub fn user_mode(ctx: &PerfEventContext, in_kernel: bool, leaf: &mut [u64; REGISTERS]) -> UserMode {
     if !in_kernel {
         // SAFETY: the context of a perf event program is valid while it runs.
-        let regs = unsafe { &(*ctx.ctx).regs };
-        return classify(regs.cs, regs.rip, regs.rsp, regs.rbp);
+        return classify(unsafe { &(*ctx.ctx).regs }, leaf);
     }
     // SAFETY: both helpers are without preconditions; the result is the top of the current kernel stack.
     let saved = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const pt_regs;
@@ -47,18 +46,27 @@ pub fn user_mode(ctx: &PerfEventContext, in_kernel: bool) -> UserMode {
     // load to be of one kind of memory.
     // SAFETY: the helper checks the address and fails instead of faulting.
     match unsafe { bpf_probe_read_kernel(saved) } {
-        Ok(regs) => classify(regs.cs, regs.rip, regs.rsp, regs.rbp),
+        Ok(regs) => classify(&regs, leaf),
         Err(_) => UserMode::None,
     }
 }
 
 #[inline(always)]
-fn classify(cs: u64, ip: u64, sp: u64, bp: u64) -> UserMode {
-    if cs & PRIVILEGE == 0 {
-        UserMode::None
-    } else if cs == USER_CS {
-        UserMode::Native(Registers { ip, sp, bp })
-    } else {
-        UserMode::Compat
+fn classify(regs: &pt_regs, leaf: &mut [u64; REGISTERS]) -> UserMode {
+    if regs.cs & PRIVILEGE == 0 {
+        return UserMode::None;
     }
+    if regs.cs != USER_CS {
+        return UserMode::Compat;
+    }
+    // By DWARF number: System V ABI, AMD64 supplement, figure 3.36.
+    *leaf = [
+        regs.rax, regs.rdx, regs.rcx, regs.rbx, regs.rsi, regs.rdi, regs.rbp, regs.rsp, regs.r8, regs.r9,
+        regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
+    ];
+    UserMode::Native(Registers {
+        ip: regs.rip,
+        sp: regs.rsp,
+        bp: regs.rbp,
+    })
 }
