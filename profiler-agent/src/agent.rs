@@ -24,6 +24,7 @@ use crate::{
     clock::{self, Clock},
     cpu_time::{CpuTime, OwnCost},
     process::Processes,
+    procfs,
     profile::{Capture, Profile},
     sampling::{self, Sampler, SamplingError, merge, record::Record},
     symbols::Symbolizer,
@@ -133,7 +134,8 @@ pub struct Captured {
     pub command: Option<ExitStatus>,
 }
 
-/// Captures until the duration is over, the targets have ended, or `stop` is requested. `progress` is called about once a second.
+/// Captures until the duration is over, the targets have ended, or `stop` is requested. `progress` is called when sampling has begun, and
+/// then about once a second.
 ///
 /// # Errors
 ///
@@ -159,8 +161,13 @@ pub fn capture(
         .collect::<Result<Vec<Target>, TargetError>>()?;
 
     let mut run = Run::new(options.frequency, pids.as_deref())?;
-    let name = run.name_of_target(&options.scope, pids.as_deref());
+    let (name, command_line) = run.name_of_target(&options.scope, pids.as_deref());
     run.sampler.start()?;
+    progress(Progress {
+        elapsed: Duration::ZERO,
+        samples: 0,
+        lost: 0,
+    });
     let command = waiting.map(Waiting::release).transpose()?;
 
     let deadline = options.duration.map(|duration| run.started + duration);
@@ -178,7 +185,7 @@ pub fn capture(
             source,
         })?
         .flatten();
-    run.finish(name, options.frequency, duration, status)
+    run.finish((name, command_line), options.frequency, duration, status)
 }
 
 /// The stages of a running capture.
@@ -360,15 +367,16 @@ impl Run {
 
     fn finish(
         mut self,
-        target: String,
+        (target, command): (String, String),
         frequency: u32,
         duration: u64,
-        command: Option<ExitStatus>,
+        status: Option<ExitStatus>,
     ) -> Result<Captured, CaptureError> {
         let ring_full = self.sampler.counter(Counter::RingFull)?;
         let losses = [(Loss::RingFull, ring_full), (Loss::TornRecord, self.torn)];
         let capture = Capture {
             target,
+            command,
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             start: self.clock.wall(self.start_time),
             duration,
@@ -384,25 +392,28 @@ impl Run {
             unfollowed: self.sampler.counter(Counter::TargetsFull)?,
             profile: self.aggregator.take(capture, &self.clock),
             cost: OwnCost::now(&self.clock),
-            command,
+            command: status,
         })
     }
 
-    /// What is profiled, for people.
-    fn name_of_target(&mut self, scope: &Scope, pids: Option<&[u32]>) -> String {
-        match scope {
-            Scope::Host => "whole host".into(),
-            Scope::Command(command) => command
-                .iter()
-                .map(|word| word.to_string_lossy())
-                .collect::<Vec<_>>()
-                .join(" "),
-            Scope::Processes(_) => {
-                let names = pids.unwrap_or_default().iter().map(|&pid| {
-                    let process = self.processes.find(pid);
-                    format!("{} ({pid})", process.name)
-                });
-                names.collect::<Vec<_>>().join(", ")
+    /// What is profiled, for people: its name, and the command line of a process that is alone.
+    fn name_of_target(&mut self, scope: &Scope, pids: Option<&[u32]>) -> (String, String) {
+        match (scope, pids.unwrap_or_default()) {
+            (Scope::Host, _) => ("whole host".into(), String::new()),
+            (Scope::Command(command), _) => {
+                let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
+                (words.join(" "), String::new())
+            }
+            (Scope::Processes(_), &[pid]) => (
+                format!("{} ({pid})", self.processes.find(pid).name),
+                procfs::command_line(pid),
+            ),
+            (Scope::Processes(_), pids) => {
+                let names: Vec<_> = pids
+                    .iter()
+                    .map(|&pid| format!("{} ({pid})", self.processes.find(pid).name))
+                    .collect();
+                (names.join(", "), String::new())
             }
         }
     }

@@ -26,7 +26,8 @@ Examples:
   To an OpenTelemetry Collector:
       sudo profiler-agent -d 30s --otlp-endpoint http://localhost:4317
 
-Exit codes: 0 fine, 1 failed or saw no sample, 2 wrong usage, 3 a privilege is missing, 4 this kernel cannot.";
+Exit codes: 0 fine, 1 failed or saw no sample, 2 wrong usage, 3 a privilege is missing,
+4 this kernel cannot, 130 aborted by a second Ctrl-C.";
 
 /// Where does the time go? Samples stacks in the kernel and draws a flamegraph.
 ///
@@ -135,6 +136,15 @@ impl Cli {
             .map_err(|error| {
                 Self::command().error(ErrorKind::ValueValidation, format!("--otlp-endpoint: {error}"))
             })?;
+        // The second would find the first in its way, after the capture.
+        if let Some(twice) = output
+            .iter()
+            .enumerate()
+            .find(|(place, this)| output.iter().take(*place).any(|other| other == *this))
+        {
+            let message = format!("--output: {} is given twice", twice.1);
+            return Err(Self::command().error(ErrorKind::ValueValidation, message));
+        }
         pid.sort_unstable();
         pid.dedup();
         Ok(Request {
@@ -204,6 +214,7 @@ mod tests {
             (&["-d", "0s"], "longer than nothing"),
             (&["-d", "soon"], "write it like 30s"),
             (&["-o", "x.png"], ".svg"),
+            (&["-o", "x.svg", "-o", "-", "-o", "x.svg"], "x.svg is given twice"),
             (&["-p", "1", "--", "ls"], "cannot be used with"),
             (&["--otlp-endpoint", "collector"], "http://"),
         ] {

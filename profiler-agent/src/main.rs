@@ -3,7 +3,8 @@
 mod cli;
 
 use std::{
-    io::stderr,
+    fmt::Display,
+    io::{IsTerminal as _, Write as _, stderr},
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
@@ -14,7 +15,7 @@ use anyhow::Context as _;
 use profiler_agent::{
     agent::{self, CaptureError, Captured, Options, Stop},
     export::{
-        file::{CreateError, Output, OutputFile},
+        file::{CreateError, Output, OutputFile, create_folder},
         otlp::deliver::{Delivered, deliver},
     },
     kernel::{
@@ -69,18 +70,16 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
     } = request;
     capabilities::check()?;
     let quiet = verbosity == Verbosity::Quiet;
-    // An output that cannot be written is told now, not after the capture.
-    let default_output = outputs.is_empty() && endpoint.is_none();
-    let mut files = open(outputs, force)?;
-
+    // Before the first file is made: a signal must not leave it behind.
     let stop = Arc::new(Stop::new().context("cannot start")?);
     let (mut interrupt, mut terminate) = (
         signal(SignalKind::interrupt()).context("cannot wait for signals")?,
         signal(SignalKind::terminate())?,
     );
-    if !quiet {
-        eprintln!("{}", announce(&scope, frequency, duration.is_some()));
-    }
+    // An output that cannot be written is told now, not after the capture.
+    let default_output = outputs.is_empty() && endpoint.is_none();
+    let mut files = open(outputs, force)?;
+    let announcement = announce(&scope, frequency, duration.is_some());
     let options = Options {
         scope,
         frequency,
@@ -90,7 +89,13 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         let (options, stop) = (options.clone(), Arc::clone(&stop));
         move || {
             let mut line = ProgressLine::new(quiet);
-            let captured = agent::capture(&options, &stop, |progress| line.show(progress));
+            let mut announcement = (!quiet).then_some(announcement);
+            let captured = agent::capture(&options, &stop, |progress| {
+                if let Some(announcement) = announcement.take() {
+                    tell(&announcement);
+                }
+                line.show(progress);
+            });
             line.clear();
             captured
         }
@@ -107,7 +112,7 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
     };
 
     if captured.profile.samples.is_empty() {
-        eprintln!("profiler-agent: {}", NoSamples(&captured));
+        tell(&format_args!("profiler-agent: {}", NoSamples(&captured)));
         return Ok(ExitCode::from(exit::FAILED));
     }
     if default_output {
@@ -116,21 +121,28 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for file in files {
         match file.write(&captured.profile) {
-            Ok(written) if !quiet => eprintln!("{written}"),
+            Ok(written) if !quiet => tell(&written),
             Ok(_) => {}
             Err(error) => code = failed(&error.into()),
         }
     }
     if let Some(endpoint) = endpoint {
         let name = endpoint.to_string();
-        match deliver(&captured.profile, endpoint).await {
+        let delivered = tokio::select! {
+            delivered = deliver(&captured.profile, endpoint) => delivered,
+            _ = interrupt.recv() => return Ok(gave_up(&name)),
+            _ = terminate.recv() => return Ok(gave_up(&name)),
+        };
+        match delivered {
             Ok(Delivered {
                 samples,
                 rejected: None,
                 bytes,
             }) => {
                 if !quiet {
-                    eprintln!("{name} ({samples} samples, {bytes} bytes before compression)");
+                    tell(&format_args!(
+                        "{name} ({samples} samples, {bytes} bytes before compression)"
+                    ));
                 }
             }
             Ok(Delivered {
@@ -143,9 +155,15 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         }
     }
     if !quiet {
-        eprintln!("{}", Summary(&captured));
+        tell(&Summary(&captured));
     }
     Ok(code)
+}
+
+/// Files are written by now; a receiver that takes its time is not waited for against anybody's will.
+fn gave_up(endpoint: &str) -> ExitCode {
+    tell(&format_args!("profiler-agent: stopped sending to {endpoint}"));
+    ExitCode::from(exit::ABORTED)
 }
 
 fn open(outputs: Vec<Output>, force: bool) -> Result<Vec<OutputFile>, CreateError> {
@@ -177,8 +195,7 @@ fn default_file(scope: &Scope, captured: &Captured) -> anyhow::Result<OutputFile
     let time = humantime::format_rfc3339_seconds(time.max(SystemTime::UNIX_EPOCH)).to_string();
     let time: String = time.chars().filter(|c| !"-:".contains(*c)).collect();
     let folder = PathBuf::from("flamegraphs");
-    std::fs::create_dir_all(&folder)
-        .context("cannot make the folder flamegraphs; say where to write with -o")?;
+    create_folder(&folder).context("cannot make the folder flamegraphs; say where to write with -o")?;
     Ok(OutputFile::create(
         Output::parse(folder.join(format!("{name}-{time}.svg")))?,
         false,
@@ -213,8 +230,50 @@ fn announce(scope: &Scope, frequency: u32, ends: bool) -> String {
 
 /// Tells an error with all its causes; returns the exit code of its kind.
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("profiler-agent: {error:#}");
+    let mut text = String::from("profiler-agent");
+    for cause in error.chain().map(ToString::to_string) {
+        // Some say what their cause says too.
+        if !text.ends_with(&cause) {
+            text = text + ": " + &cause;
+        }
+    }
+    match remedy(error) {
+        Some(remedy) => tell(&format_args!("{text}; {remedy}")),
+        None => tell(&text),
+    }
     ExitCode::from(exit_code(error))
+}
+
+/// What to do when the kernel itself refuses; every other error knows it.
+fn remedy(error: &anyhow::Error) -> Option<&'static str> {
+    use rustix::io::Errno;
+
+    let Some(CaptureError::Sampling(error)) = error.downcast_ref() else {
+        return None;
+    };
+    let errno = Errno::from_raw_os_error(error.os_error()?);
+    let perf_event = matches!(error, SamplingError::PerfEvent { .. });
+    match (errno, perf_event) {
+        (Errno::NOSYS, true) => Some(
+            "the kernel must be built with CONFIG_PERF_EVENTS=y, and the seccomp filter of a container must allow perf_event_open",
+        ),
+        (Errno::NOSYS, false) => Some(
+            "the kernel must be built with CONFIG_BPF_SYSCALL=y, and the seccomp filter of a container must allow bpf",
+        ),
+        (Errno::PERM | Errno::ACCESS, true) => Some(
+            "a security module, lockdown, or the seccomp filter of a container refuses perf_event_open; allow it, or run on the host",
+        ),
+        (Errno::PERM | Errno::ACCESS, false) => Some(
+            "a security module, lockdown, or the seccomp filter of a container refuses bpf; allow it, or run on the host; before Linux 5.11, `ulimit -l unlimited` too",
+        ),
+        _ => None,
+    }
+}
+
+/// Says something on the standard error. That nobody listens any more (`2>&1 | head`) is no reason to lose a profile, which
+/// `eprintln!` would by its panic.
+fn tell(words: &dyn Display) {
+    let _ = writeln!(stderr(), "{words}");
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
@@ -262,6 +321,9 @@ fn start_log(verbosity: Verbosity) {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(stderr)
+        .with_ansi(stderr().is_terminal())
+        // It would print, and panic when nobody listens.
+        .log_internal_errors(false)
         .with_target(false);
     // Fails when a log is set already, which it is not.
     let _ = tracing::subscriber::set_global_default(subscriber.finish());

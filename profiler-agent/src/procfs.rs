@@ -72,6 +72,14 @@ pub fn status(pid: u32, key: &str) -> Option<String> {
     })
 }
 
+/// The command line of a process, its words joined by spaces; empty for a kernel thread.
+pub fn command_line(pid: u32) -> String {
+    let words = read(format!("/proc/{pid}/cmdline"), 4096).unwrap_or_default();
+    String::from_utf8_lossy(&words)
+        .trim_end_matches('\0')
+        .replace('\0', " ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -65,6 +65,8 @@ impl Kind {
 pub struct Capture {
     /// What was profiled, for people: `redis-server (1234)`, `whole host`, or a command line.
     pub target: String,
+    /// Its command line, where it is one process that `target` does not name by it; else empty.
+    pub command: String,
     /// Host name.
     pub host: String,
     /// Start, nanoseconds since the Unix epoch.

@@ -7,20 +7,17 @@ pub enum Loss {
     RingFull,
     /// The ring held bytes that are no record.
     TornRecord,
-    /// The aggregator's budget of distinct stacks was used up.
-    StackBudget,
 }
 
 impl Loss {
     /// Every reason.
-    pub const ALL: [Self; 3] = [Self::RingFull, Self::TornRecord, Self::StackBudget];
+    pub const ALL: [Self; 2] = [Self::RingFull, Self::TornRecord];
 
     /// Name in metrics and summaries: lower case, words joined by `_`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::RingFull => "ring_full",
             Self::TornRecord => "torn_record",
-            Self::StackBudget => "stack_budget",
         }
     }
 }

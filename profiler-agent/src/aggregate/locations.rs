@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hashbrown::{HashMap, hash_map::Entry};
+use hashbrown::HashMap;
 use profiler_common::Outcome;
 
 use crate::{
@@ -14,6 +14,9 @@ use crate::{
 /// Most addresses of one request: an answer comes within milliseconds.
 const MAX_REQUEST: usize = 4096;
 
+/// Most locations that are kept, some 100 bytes each with a name. Code is smaller than that; what makes more is a JIT, or wants to.
+const MAX_LOCATIONS: usize = 1_000_000;
+
 /// A frame that is none of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Marker {
@@ -21,6 +24,8 @@ pub(super) enum Marker {
     Incomplete(Outcome),
     /// The budget of distinct stacks is used up.
     StackBudget,
+    /// The budget of distinct locations is used up.
+    LocationBudget,
 }
 
 /// What an address belongs to: the row of a mapping.
@@ -311,6 +316,7 @@ impl Locations {
                 format!("[{}]", outcome.name().replace('_', " "))
             }
             ObjectKey::Marker(Marker::StackBudget) => "[too many distinct stacks]".into(),
+            ObjectKey::Marker(Marker::LocationBudget) => "[too many distinct locations]".into(),
         }
     }
 
@@ -329,23 +335,22 @@ impl Locations {
     }
 
     fn location(&mut self, object: u32, address: u64, has_names: bool) -> LocationId {
-        match self.ids.entry((object, address)) {
-            Entry::Occupied(id) => *id.get(),
-            Entry::Vacant(place) => {
-                let id = LocationId(u32::try_from(self.locations.len()).unwrap_or(u32::MAX));
-                self.locations.push(LocationEntry {
-                    object,
-                    address,
-                    functions: Box::default(),
-                });
-                if has_names
-                    && let Some(entry) = usize::try_from(object).ok().and_then(|o| self.objects.get_mut(o))
-                {
-                    entry.due.push(id);
-                    self.unanswered += 1;
-                }
-                *place.insert(id)
-            }
+        if let Some(&id) = self.ids.get(&(object, address)) {
+            return id;
         }
+        let (object, address, has_names) = if self.locations.len() < MAX_LOCATIONS {
+            (object, address, has_names)
+        } else {
+            (self.object(ObjectKey::Marker(Marker::LocationBudget), None), 0, false)
+        };
+        *self.ids.entry((object, address)).or_insert_with(|| {
+            let id = LocationId(u32::try_from(self.locations.len()).unwrap_or(u32::MAX));
+            self.locations.push(LocationEntry { object, address, functions: Box::default() });
+            if has_names && let Some(entry) = usize::try_from(object).ok().and_then(|o| self.objects.get_mut(o)) {
+                entry.due.push(id);
+                self.unanswered += 1;
+            }
+            id
+        })
     }
 }

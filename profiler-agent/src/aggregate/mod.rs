@@ -270,3 +270,186 @@ const fn call_site(depth: usize, address: u64) -> u64 {
         address.wrapping_sub(1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use profiler_common::record::EventKind;
+
+    use super::*;
+    use crate::{clock::Clock, sampling::record::Frames, symbols::Symbol, symbols::Symbols};
+
+    /// Addresses as they lie in a ring.
+    fn raw(addresses: &[u64]) -> Vec<u8> {
+        addresses
+            .iter()
+            .flat_map(|address| address.to_ne_bytes())
+            .collect()
+    }
+
+    fn capture() -> Capture {
+        Capture {
+            target: String::new(),
+            command: String::new(),
+            host: String::new(),
+            start: 0,
+            duration: 1,
+            frequency: 99,
+            clock: "cpu-clock",
+            lost: BTreeMap::new(),
+        }
+    }
+
+    struct Bench {
+        aggregator: Aggregator,
+        processes: Processes,
+    }
+
+    impl Bench {
+        fn new(limits: Limits) -> Self {
+            Self {
+                aggregator: Aggregator::new(limits),
+                processes: Processes::new(None),
+            }
+        }
+
+        /// A sample of this very process, where nothing is mapped at small addresses.
+        fn add(&mut self, tid: u32, kernel: &[u64], user: &[u64], outcome: Outcome, cpu: u32, time: u64) {
+            let (kernel, user) = (raw(kernel), raw(user));
+            let sample = Sample {
+                kind: EventKind::Cpu,
+                outcome,
+                pid: std::process::id(),
+                tid,
+                weight: 10,
+                comm: *b"worker\0\0\0\0\0\0\0\0\0\0",
+                kernel: Frames(&kernel),
+                user: Frames(&user),
+            };
+            self.aggregator.add(&sample, cpu, time, &mut self.processes);
+        }
+
+        fn take(&mut self) -> Profile {
+            self.aggregator.take(capture(), &Clock::now())
+        }
+    }
+
+    #[test]
+    fn samples_of_one_identity_are_one_row_and_others_are_not() {
+        let mut bench = Bench::new(Limits::default());
+        bench.add(1, &[], &[16, 32], Outcome::Complete, 0, 30);
+        bench.add(1, &[], &[16, 32], Outcome::Complete, 0, 20);
+        bench.add(2, &[], &[16, 32], Outcome::Complete, 0, 21); // another thread
+        bench.add(1, &[], &[16, 32], Outcome::Complete, 1, 22); // another CPU
+        bench.add(1, &[], &[16, 48], Outcome::Complete, 0, 23); // another stack
+        bench.add(1, &[], &[16, 32], Outcome::Truncated, 0, 24); // another end
+        bench.add(1, &[16], &[32], Outcome::Complete, 0, 25); // the same words, but one is the kernel's
+        let counts = bench.aggregator.counts();
+        assert_eq!((counts.samples, counts.cache_hits, counts.complete), (7, 3, 6));
+        let profile = bench.take();
+        assert_eq!(profile.sample_count(), 7);
+        assert_eq!(profile.samples.len(), 6);
+        assert_eq!(profile.stacks.len(), 4);
+        assert_eq!(profile.processes.len(), 1);
+        let twice = profile.samples.iter().find(|sample| sample.count == 2).unwrap();
+        assert_eq!(
+            (twice.tid, twice.cpu, twice.weight, &twice.timestamps[..]),
+            (1, 0, 20, &[20, 30][..])
+        );
+        // What was taken out is gone; the tables are still good.
+        assert_eq!(bench.take().samples.len(), 0);
+        bench.add(1, &[], &[16, 32], Outcome::Complete, 0, 40);
+        assert_eq!(bench.take().sample_count(), 1);
+    }
+
+    #[test]
+    fn a_stack_is_leaf_first_and_says_when_it_is_not_whole() {
+        let mut bench = Bench::new(Limits::default());
+        bench.add(
+            1,
+            &[0xffff_ffff_8100_0010, 0xffff_ffff_8100_0020],
+            &[16, 32],
+            Outcome::Unreadable,
+            0,
+            1,
+        );
+        let profile = bench.take();
+        let names: Vec<&str> = profile
+            .frames(profile.samples[0].stack)
+            .map(|frame| frame.name)
+            .collect();
+        // Nothing has been asked for names yet; callers are looked up one byte before their return address.
+        assert_eq!(
+            names,
+            [
+                "[kernel]+0xffffffff81000010",
+                "[kernel]+0xffffffff8100001f",
+                "[unknown]",
+                "[unknown]",
+                "[unreadable]"
+            ]
+        );
+    }
+
+    #[test]
+    fn names_come_to_where_they_were_asked_for() {
+        let mut bench = Bench::new(Limits::default());
+        bench.add(1, &[0xffff_ffff_8100_0010], &[16], Outcome::Complete, 0, 1);
+        assert!(bench.aggregator.waits_for_names());
+        // A full queue keeps the request for the next time.
+        bench.aggregator.request_names(Err);
+        let mut requests = Vec::new();
+        bench.aggregator.request_names(|request| {
+            requests.push(request);
+            Ok(())
+        });
+        assert_eq!(requests.len(), 1);
+        let address = requests[0].addresses[0];
+        let function = |name: &str| Symbol {
+            name: name.into(),
+            ..Symbol::default()
+        };
+        let symbols = vec![Symbols {
+            address,
+            functions: vec![function("inlined"), function("outer")],
+        }];
+        bench.aggregator.name(Response {
+            id: requests[0].id,
+            symbols,
+            error: None,
+        });
+        assert!(!bench.aggregator.waits_for_names());
+        let profile = bench.take();
+        let frames: Vec<_> = profile
+            .frames(profile.samples[0].stack)
+            .map(|f| (f.name, f.inlined))
+            .collect();
+        assert_eq!(
+            frames,
+            [("inlined", true), ("outer", false), ("[unknown]", false)]
+        );
+    }
+
+    #[test]
+    fn beyond_its_budgets_it_still_counts() {
+        let mut bench = Bench::new(Limits {
+            stacks: 2,
+            timestamps: 3,
+        });
+        for user in 1..=5 {
+            bench.add(1, &[], &[user], Outcome::Complete, 0, user);
+        }
+        bench.add(1, &[], &[1], Outcome::Complete, 0, 6);
+        assert_eq!(bench.aggregator.counts().over_budget, 3);
+        let profile = bench.take();
+        assert_eq!(profile.sample_count(), 6);
+        assert!(
+            profile.samples.iter().all(|sample| sample.timestamps.is_empty()),
+            "one shape for all"
+        );
+        let over = profile.samples.iter().find(|sample| sample.count == 3).unwrap();
+        let names: Vec<&str> = profile.frames(over.stack).map(|frame| frame.name).collect();
+        assert_eq!(names, ["[too many distinct stacks]"]);
+    }
+}

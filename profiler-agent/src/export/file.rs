@@ -361,14 +361,34 @@ fn write_file(profile: &Profile, format: Format, file: &NamedTempFile) -> Result
     Ok(())
 }
 
-fn persist(file: NamedTempFile, path: &Path, format: Format, force: bool) -> Result<(), WriteError> {
+/// Makes a folder for outputs if it is not there, and gives it to whoever called sudo.
+///
+/// # Errors
+/// Those of `mkdir(2)`.
+pub fn create_folder(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Ok(()) => {
+            hand_over(&fs::File::open(path)?, path);
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives a new file or folder to whoever called sudo.
+fn hand_over(file: &fs::File, path: &Path) {
     if let Some((uid, gid)) = invoker(rustix::process::geteuid().is_root(), |name| {
         std::env::var(name).ok()
-    }) && let Err(error) = std::os::unix::fs::fchown(file.as_file(), Some(uid), Some(gid))
+    }) && let Err(error) = std::os::unix::fs::fchown(file, Some(uid), Some(gid))
     {
         // A file of root is better than none; some network file systems refuse.
         tracing::warn!("{} stays with root: {error}", path.display());
     }
+}
+
+fn persist(file: NamedTempFile, path: &Path, format: Format, force: bool) -> Result<(), WriteError> {
+    hand_over(file.as_file(), path);
     let persisted = if force {
         file.persist(path)
     } else {

@@ -20,7 +20,7 @@ const MAX_NESTING: usize = 8;
 pub enum BtfError {
     /// The kernel publishes no types.
     #[error(
-        "the kernel has no type information at {KERNEL_BTF} ({0}); it must be built with CONFIG_DEBUG_INFO_BTF=y"
+        "the kernel has no type information at {KERNEL_BTF}; it must be built with CONFIG_DEBUG_INFO_BTF=y"
     )]
     Missing(#[source] std::io::Error),
     /// Not the documented format.

@@ -21,7 +21,7 @@ use crate::{
         folded::{Folded, LabelKind, Options},
         text::{Rfc3339, Thousands, plain},
     },
-    profile::Profile,
+    profile::{Capture, Profile},
 };
 
 /// Characters of the title that fit beside the buttons at 1,200 pixels.
@@ -77,13 +77,14 @@ pub fn write(profile: &Profile, options: &Options, out: &mut impl io::Write) -> 
     Ok(())
 }
 
-/// What was profiled.
+/// What was profiled, with its command line as far as there is room.
 fn title(profile: &Profile) -> String {
-    let target = plain(&profile.capture.target, TITLE_LIMIT);
-    if target.trim().is_empty() {
-        "flamegraph".to_owned()
-    } else {
-        target
+    let Capture { target, command, .. } = &profile.capture;
+    match (target.trim().is_empty(), command.trim().is_empty()) {
+        (true, true) => "flamegraph".to_owned(),
+        (true, false) => plain(command, TITLE_LIMIT),
+        (false, true) => plain(target, TITLE_LIMIT),
+        (false, false) => plain(&format!("{target}: {command}"), TITLE_LIMIT),
     }
 }
 

@@ -320,3 +320,201 @@ impl<'a> Reader<'a> {
         self.0.split(|&byte| byte == 0).next().unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A record as the kernel writes it.
+    fn record(kind: u32, misc: u16, body: &[u8]) -> Vec<u8> {
+        let mut record = kind.to_ne_bytes().to_vec();
+        record.extend(misc.to_ne_bytes());
+        record.extend(u16::try_from(HEADER_LEN + body.len()).unwrap().to_ne_bytes());
+        record.extend(body);
+        record
+    }
+
+    fn words<const N: usize>(words: [u64; N]) -> Vec<u8> {
+        words.into_iter().flat_map(u64::to_ne_bytes).collect()
+    }
+
+    /// The raw part of a sample with these stacks.
+    fn raw_sample(kernel: &[u64], user: &[u64]) -> Vec<u8> {
+        let mut raw = vec![EventKind::Cpu as u8, Outcome::Truncated as u8];
+        raw.extend(u16::try_from(kernel.len()).unwrap().to_ne_bytes());
+        raw.extend(u16::try_from(user.len()).unwrap().to_ne_bytes());
+        raw.extend([0, 0]);
+        raw.extend(7_u32.to_ne_bytes());
+        raw.extend(8_u32.to_ne_bytes());
+        raw.extend(10_101_010_u64.to_ne_bytes());
+        raw.extend(b"worker\0\0\0\0\0\0\0\0\0\0");
+        raw.extend(
+            kernel
+                .iter()
+                .chain(user)
+                .flat_map(|address| address.to_ne_bytes()),
+        );
+        raw
+    }
+
+    fn sample_record(time: u64, raw: &[u8]) -> Vec<u8> {
+        let mut body = time.to_ne_bytes().to_vec();
+        body.extend(u32::try_from(raw.len()).unwrap().to_ne_bytes());
+        body.extend(raw);
+        body.resize(body.len().next_multiple_of(8), 0);
+        record(SAMPLE, 0, &body)
+    }
+
+    #[test]
+    fn reads_a_sample() {
+        let bytes = sample_record(99, &raw_sample(&[1, 2], &[3, 4, 5]));
+        assert_eq!(length(&bytes), Ok(bytes.len()));
+        assert_eq!(time_offset(&bytes, bytes.len()), Ok(8));
+        let Ok((99, Record::Sample(sample))) = parse(&bytes) else {
+            panic!("{:?}", parse(&bytes))
+        };
+        assert_eq!((sample.pid, sample.tid, sample.weight), (7, 8, 10_101_010));
+        assert_eq!(
+            (sample.kind, sample.outcome),
+            (EventKind::Cpu, Outcome::Truncated)
+        );
+        assert_eq!(&sample.comm[..7], b"worker\0");
+        assert_eq!(sample.kernel.iter().collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(sample.user.iter().collect::<Vec<_>>(), [3, 4, 5]);
+        assert_eq!((sample.user.len(), sample.user.is_empty()), (3, false));
+    }
+
+    #[test]
+    fn reads_what_was_lost() {
+        let bytes = record(LOST, 0, &words([1, 42, 77]));
+        assert_eq!(parse(&bytes), Ok((77, Record::Lost(42))));
+        let bytes = record(LOST_SAMPLES, 0, &words([5, 78]));
+        assert_eq!(parse(&bytes), Ok((78, Record::Lost(5))));
+    }
+
+    #[test]
+    fn reads_both_ways_to_name_a_file() {
+        let body = |identity: &[u8; 24]| {
+            let mut body = [7_u32, 8].map(u32::to_ne_bytes).concat();
+            body.extend(words([0x1000, 0x2000, 0x3000]));
+            body.extend(identity);
+            body.extend([5_u32, 2].map(u32::to_ne_bytes).concat());
+            body.extend(b"/bin/x\0\0");
+            body.extend(words([55]));
+            body
+        };
+        let mut build_id = [0; 24];
+        build_id[0] = 3;
+        build_id[4..7].copy_from_slice(b"\x01\x02\x03");
+        let expected = |file| {
+            let (start, len, file_offset) = (0x1000, 0x2000, 0x3000);
+            Record::Mmap(Mmap {
+                pid: 7,
+                start,
+                len,
+                file_offset,
+                file,
+                protection: 5,
+                path: b"/bin/x",
+            })
+        };
+        assert_eq!(
+            parse(&record(MMAP2, MISC_MMAP_BUILD_ID, &body(&build_id))),
+            Ok((55, expected(MappedFile::BuildId(&[1, 2, 3]))))
+        );
+        // A build ID that claims to be longer than its field is none.
+        build_id[0] = 21;
+        assert_eq!(
+            parse(&record(MMAP2, MISC_MMAP_BUILD_ID, &body(&build_id))),
+            Err(Torn)
+        );
+        let mut inode = [0; 24];
+        inode[0] = 8;
+        inode[4] = 1;
+        inode[8] = 9;
+        assert_eq!(
+            parse(&record(MMAP2, 0, &body(&inode))),
+            Ok((
+                55,
+                expected(MappedFile::Inode {
+                    major: 8,
+                    minor: 1,
+                    inode: 9
+                })
+            ))
+        );
+    }
+
+    #[test]
+    fn reads_the_life_of_tasks() {
+        let ids = |ids: [u32; 4]| ids.map(u32::to_ne_bytes).concat();
+        let body = [ids([9, 7, 10, 7]), words([55, 56])].concat();
+        assert_eq!(
+            parse(&record(FORK, 0, &body)),
+            Ok((
+                56,
+                Record::Fork {
+                    pid: 9,
+                    parent: 7,
+                    tid: 10
+                }
+            ))
+        );
+        assert_eq!(
+            parse(&record(EXIT, 0, &body)),
+            Ok((56, Record::Exit { pid: 9, tid: 10 }))
+        );
+        let mut body = [7_u32, 8].map(u32::to_ne_bytes).concat();
+        body.extend(b"new\0\0\0\0\0");
+        body.extend(words([57]));
+        let comm = |exec| {
+            Ok((
+                57,
+                Record::Comm {
+                    pid: 7,
+                    tid: 8,
+                    name: &b"new"[..],
+                    exec,
+                },
+            ))
+        };
+        assert_eq!(parse(&record(COMM, 0, &body)), comm(false));
+        assert_eq!(parse(&record(COMM, MISC_COMM_EXEC, &body)), comm(true));
+        assert_eq!(parse(&record(99, 0, &words([58]))), Ok((58, Record::Other)));
+    }
+
+    #[test]
+    fn what_promises_more_than_it_holds_is_torn() {
+        let whole = sample_record(99, &raw_sample(&[1, 2], &[3, 4, 5]));
+        for len in 0..whole.len() - 4 {
+            assert_eq!(parse(&whole[..len]), Err(Torn), "{len} bytes");
+        }
+        for (at, value) in [(20, 9), (21, 9), (22, 200), (24, 200)] {
+            let mut bytes = whole.clone();
+            bytes[at] = value; // kind, outcome, number of kernel and of user frames
+            assert_eq!(parse(&bytes), Err(Torn), "byte {at}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..256), kind in 0_u32..20) {
+            let _ = length(&bytes);
+            let _ = parse(&bytes);
+            let _ = parse(&[&kind.to_ne_bytes()[..], &bytes].concat());
+        }
+
+        #[test]
+        fn every_stack_comes_out_as_it_went_in(
+            kernel in prop::collection::vec(any::<u64>(), 0..127),
+            user in prop::collection::vec(any::<u64>(), 0..1024),
+        ) {
+            let bytes = sample_record(1, &raw_sample(&kernel, &user));
+            let Ok((1, Record::Sample(sample))) = parse(&bytes) else { panic!("{:?}", parse(&bytes)) };
+            prop_assert_eq!(sample.kernel.iter().collect::<Vec<_>>(), kernel);
+            prop_assert_eq!(sample.user.iter().collect::<Vec<_>>(), user);
+        }
+    }
+}

@@ -2,8 +2,11 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(unreachable_pub, reason = "shared by inclusion, not by crate")]
 
+pub mod agent;
 pub mod conformance;
 pub mod golden;
+pub mod picture;
 pub mod profiles;
 pub mod receivers;
 pub mod tools;
+pub mod workload;

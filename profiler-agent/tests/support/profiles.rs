@@ -36,6 +36,7 @@ impl Builder {
             profile: Profile {
                 capture: Capture {
                     target: target.to_owned(),
+                    command: String::new(),
                     host: "web-1.example".to_owned(),
                     start: START,
                     duration: 30_000_000_000,
