@@ -13,8 +13,8 @@ use crate::{clock::Clock, process::Processes, procfs};
 pub struct CpuTime {
     /// Everything on the host, or targets only.
     whole_host: bool,
-    /// Ticks of the host at the start.
-    host: u64,
+    /// Ticks of the host at the start, and when it was looked at last.
+    host: (u64, u64),
     /// Per process and start time.
     processes: HashMap<(u32, u64), Seen>,
 }
@@ -33,9 +33,10 @@ struct Seen {
 impl CpuTime {
     /// Starts to count, for `targets` or the whole host.
     pub fn start(targets: Option<&[u32]>) -> Self {
+        let host = host_ticks().unwrap_or_default();
         let mut this = Self {
             whole_host: targets.is_none(),
-            host: host_ticks().unwrap_or_default(),
+            host: (host, host),
             processes: HashMap::new(),
         };
         for &pid in targets.unwrap_or_default() {
@@ -55,6 +56,7 @@ impl CpuTime {
     /// Looks again; to be called now and then, and when a target ends while its remains can still be seen.
     pub fn update(&mut self, living: &Processes) {
         if self.whole_host {
+            self.host.1 = host_ticks().unwrap_or(self.host.1);
             return;
         }
         let counted: HashSet<u32> = self.processes.keys().map(|&(pid, _)| pid).collect();
@@ -78,10 +80,10 @@ impl CpuTime {
         });
     }
 
-    /// Nanoseconds of CPU time so far.
+    /// Nanoseconds of CPU time up to the last [`Self::update`]: the names that are looked up after a capture are none of its time.
     pub fn nanoseconds(&self, clock: &Clock) -> u64 {
         clock.nanoseconds(if self.whole_host {
-            host_ticks().unwrap_or_default().saturating_sub(self.host)
+            self.host.1.saturating_sub(self.host.0)
         } else {
             self.processes
                 .values()
