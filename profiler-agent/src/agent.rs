@@ -28,7 +28,7 @@ use crate::{
     profile::{Capture, Profile},
     sampling::{self, Sampler, SamplingError, merge, record::Record},
     symbols::Symbolizer,
-    target::{Running, Scope, Target, TargetError, Waiting},
+    target::{LAUNCHER, Running, Scope, Target, TargetError, Waiting},
     telemetry::Loss,
 };
 
@@ -162,6 +162,7 @@ pub fn capture(
 
     let mut run = Run::new(options.frequency, pids.as_deref())?;
     let (name, command_line) = run.name_of_target(&options.scope, pids.as_deref());
+    run.launching = waiting.as_ref().map(|command| command.pid);
     run.sampler.start()?;
     progress(Progress {
         elapsed: Duration::ZERO,
@@ -202,6 +203,8 @@ struct Run {
     start_time: u64,
     torn: u64,
     lost_records: u64,
+    /// Process of the command, until it runs its program.
+    launching: Option<u32>,
 }
 
 impl Run {
@@ -237,6 +240,7 @@ impl Run {
             start_time: clock::monotonic(),
             torn: 0,
             lost_records: 0,
+            launching: None,
         })
     }
 
@@ -301,9 +305,10 @@ impl Run {
             aggregator,
             clock,
             lost_records,
+            launching,
             ..
         } = self;
-        sampler.follow_cpus(|event| take_in(event, clock, processes, aggregator, lost_records))?;
+        sampler.follow_cpus(|event| take_in(event, clock, processes, aggregator, lost_records, launching))?;
         self.cpu_time.update(&self.processes);
         Ok(())
     }
@@ -316,11 +321,12 @@ impl Run {
             aggregator,
             clock,
             lost_records,
+            launching,
             ..
         } = self;
         let lost_before = *lost_records;
         sampler.drain(until, |event| {
-            take_in(event, clock, processes, aggregator, lost_records);
+            take_in(event, clock, processes, aggregator, lost_records, launching);
         });
         let torn = sampler.take_torn();
         self.torn += torn;
@@ -426,12 +432,24 @@ fn take_in(
     processes: &mut Processes,
     aggregator: &mut Aggregator,
     lost_records: &mut u64,
+    launching: &mut Option<u32>,
 ) {
     match event.record {
+        // Between fork and exec a command runs the agent's code. The name decides too, should the record of the exec be lost.
+        Record::Sample(sample) if *launching == Some(sample.pid) && is_launcher(&sample.comm) => {}
         Record::Sample(sample) => aggregator.add(&sample, event.cpu, clock.wall(event.time), processes),
         Record::Lost(count) => *lost_records += count,
+        Record::Comm { pid, exec: true, .. } if *launching == Some(pid) => {
+            *launching = None;
+            processes.apply(&event.record);
+        }
         Record::Mmap(_) | Record::Comm { .. } | Record::Fork { .. } | Record::Exit { .. } | Record::Other => {
             processes.apply(&event.record);
         }
     }
+}
+
+/// Whether a thread has the name of the one that starts commands.
+fn is_launcher(comm: &[u8]) -> bool {
+    comm.split(|&byte| byte == 0).next() == Some(LAUNCHER.as_bytes())
 }

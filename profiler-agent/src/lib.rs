@@ -50,3 +50,4 @@ pub mod summary;
 pub mod symbols;
 pub mod target;
 pub mod telemetry;
+pub mod unwind;

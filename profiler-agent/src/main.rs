@@ -28,6 +28,7 @@ use profiler_agent::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::{Cli, Request, Verbosity};
 
@@ -319,8 +320,6 @@ fn start_log(verbosity: Verbosity) {
         // It would print, and panic when nobody listens.
         .log_internal_errors(false)
         .with_target(false);
-    // Fails when a log is set already, which it is not.
-    let _ = tracing::subscriber::set_global_default(subscriber.finish());
-    // The kernel side's warnings come through the `log` crate.
-    let _ = tracing_log::LogTracer::init();
+    // The kernel side's warnings come through the `log` crate, which this takes too. It fails when a log is set already, which it is not.
+    let _ = subscriber.finish().try_init();
 }

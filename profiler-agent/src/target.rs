@@ -122,6 +122,9 @@ impl AsFd for Target {
     }
 }
 
+/// Name of the thread that starts a command, and so of the command's process until it runs a program of its own.
+pub const LAUNCHER: &str = "command";
+
 /// A command that has been created but runs no instruction of its own yet.
 #[derive(Debug)]
 pub struct Waiting {
@@ -173,7 +176,7 @@ impl Waiting {
         unsafe { command.pre_exec(wait_at_gate) };
         // `spawn` returns after exec only, hence the thread.
         let thread = std::thread::Builder::new()
-            .name("command".into())
+            .name(LAUNCHER.into())
             .spawn(move || command.spawn())?;
         let mut pid = [0; 4];
         if let Err(error) = pid_reader.read_exact(&mut pid) {

@@ -246,6 +246,13 @@ fn a_command_is_sampled_from_its_first_instruction() {
     // Its own success or failure is told, and is not the agent's.
     run.expect(0, &["exited with code 7", "\nlost: 0\n"]);
     let picture = Picture::folded(&run.stdout);
+    // And nothing before it: what the agent did on its way is not the command's.
+    assert_eq!(
+        picture.processes().into_iter().collect::<Vec<_>>(),
+        ["early"],
+        "{}",
+        run.stdout
+    );
     // 300 ms of CPU time from fork to exit. The program has one function, and reads no clock between entry and burning: were it
     // sampled late by 60 ms, a fifth would be missing. Three deviations of 300 independent arrivals are 17 %, and
     // the truth is a third of that at most (see `assert_count`). The host may have taken time: the program has no way to tell.

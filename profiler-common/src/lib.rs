@@ -2,6 +2,7 @@
 //!
 //! - [`record`]: the layout of what crosses the boundary, with its limits;
 //! - [`Outcome`]: how the walk of a stack ended;
+//! - [`row`]: the unwind tables, and the rules they hold;
 //! - [`unwind`]: one step of that walk, a pure function of registers, rule and memory. The kernel programs
 //!   run it on the sampled thread; user space, tests and fuzzing run the very same code on anything else;
 //! - [`arch`]: what differs between architectures, under the same names.
@@ -13,6 +14,7 @@
 pub mod arch;
 mod outcome;
 pub mod record;
+pub mod row;
 pub mod unwind;
 
 pub use outcome::Outcome;

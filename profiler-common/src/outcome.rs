@@ -22,11 +22,13 @@ pub enum Outcome {
     BadFramePointer = 7,
     /// A 32-bit program.
     Compat = 8,
+    /// The unwind rule leads to what cannot be a frame: the table is wrong, or another file's.
+    BadRule = 9,
 }
 
 impl Outcome {
     /// Every outcome, in the order of its number.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Complete,
         Self::NoUserStack,
         Self::Truncated,
@@ -36,6 +38,7 @@ impl Outcome {
         Self::UnsupportedRule,
         Self::BadFramePointer,
         Self::Compat,
+        Self::BadRule,
     ];
 
     /// The outcome of a number that came over the boundary.
@@ -60,6 +63,7 @@ impl Outcome {
             Self::UnsupportedRule => "unsupported_rule",
             Self::BadFramePointer => "bad_frame_pointer",
             Self::Compat => "32_bit",
+            Self::BadRule => "bad_rule",
         }
     }
 }

@@ -1,9 +1,12 @@
 //! The unwind step against a model: stacks laid out by the ABI's rules, and memory that follows none.
 
+#![expect(clippy::indexing_slicing, reason = "a test may fail loudly")]
+
 use profiler_common::{
     Outcome,
     arch::{Registers, USER_LIMIT},
-    unwind::{Memory, Rule, step},
+    row::{Base, Rule, SavedBp},
+    unwind::{Caller, Thread, step},
 };
 use proptest::prelude::*;
 
@@ -13,10 +16,15 @@ struct Stack {
     words: Vec<u64>,
 }
 
-impl Memory for Stack {
-    fn pair(&mut self, address: u64) -> Option<[u64; 2]> {
-        let index = usize::try_from(address.checked_sub(self.base)? / 8).ok()?;
-        Some([*self.words.get(index)?, *self.words.get(index + 1)?])
+impl Thread for Stack {
+    fn word(&mut self, address: u64) -> Option<u64> {
+        self.words
+            .get(usize::try_from(address.checked_sub(self.base)? / 8).ok()?)
+            .copied()
+    }
+
+    fn register(&mut self, _number: u8) -> Option<u64> {
+        None
     }
 }
 
@@ -29,7 +37,9 @@ fn walk(mut registers: Registers, stack: &mut Stack, limit: usize) -> (Vec<u64>,
         }
         frames.push(registers.ip);
         match step(registers, Rule::FramePointer, stack) {
-            Ok(caller) => registers = caller,
+            Ok(Caller {
+                registers: caller, ..
+            }) => registers = caller,
             Err(outcome) => return (frames, outcome),
         }
     }
@@ -136,7 +146,8 @@ proptest! {
         let (frames, outcome) = walk(leaf, &mut stack, limit);
         let expected: Vec<u64> = functions.iter().map(|&(ip, _)| ip).take(limit).collect();
         prop_assert_eq!(frames, expected);
-        prop_assert_eq!(outcome, if functions.len() >= limit && limit < functions.len() + 1 { Outcome::Truncated } else { Outcome::Complete });
+        let whole = functions.len() <= limit;
+        prop_assert_eq!(outcome, if whole { Outcome::Complete } else { Outcome::Truncated });
     }
 
     /// Whatever the memory holds, each step goes up, so that every walk ends.
@@ -154,7 +165,7 @@ proptest! {
         let mut registers = Registers { ip: 1, sp, bp };
         for _ in 0..=64 {
             match step(registers, Rule::FramePointer, &mut stack) {
-                Ok(caller) => {
+                Ok(Caller { registers: caller, .. }) => {
                     prop_assert!(caller.sp > registers.sp);
                     registers = caller;
                 }
@@ -163,4 +174,130 @@ proptest! {
         }
         prop_assert!(false, "64 words hold more than 64 frames");
     }
+}
+
+/// A stack of words from `BASE` on, and a register that is known.
+fn table_step(rule: Rule, words: &[u64], frame: Registers) -> Result<Caller, Outcome> {
+    struct Leaf(Stack);
+    impl Thread for Leaf {
+        fn word(&mut self, address: u64) -> Option<u64> {
+            self.0.word(address)
+        }
+
+        fn register(&mut self, number: u8) -> Option<u64> {
+            (number == 10).then_some(BASE + 32)
+        }
+    }
+    step(
+        frame,
+        rule,
+        &mut Leaf(Stack {
+            base: BASE,
+            words: words.to_vec(),
+        }),
+    )
+}
+
+fn caller(ip: u64, sp: u64, bp: u64) -> Result<Caller, Outcome> {
+    Ok(Caller {
+        registers: Registers { ip, sp, bp },
+        interrupted: false,
+    })
+}
+
+#[test]
+fn rules_of_the_tables_find_the_caller() {
+    let frame = Registers {
+        ip: 0x40_100b,
+        sp: BASE,
+        bp: BASE + 24,
+    };
+    let words = [BASE + 40, 0xb0, 0xa1, 0xb2, 0xa3, 0xb4, 0xa5, 0, 0];
+    let cfa = |base, offset, bp| Rule::Cfa { base, offset, bp };
+    for (rule, expected) in [
+        // push %rbx; sub … : the frame pointer is untouched
+        (
+            cfa(Base::Sp, 24, SavedBp::Same),
+            caller(0xa1, BASE + 24, BASE + 24),
+        ),
+        // push %rbp: it lies below the return address
+        (
+            cfa(Base::Sp, 40, SavedBp::AtCfa(-16)),
+            caller(0xa3, BASE + 40, 0xb2),
+        ),
+        // pushed later than other registers
+        (
+            cfa(Base::Sp, 40, SavedBp::AtCfa(-32)),
+            caller(0xa3, BASE + 40, 0xb0),
+        ),
+        // mov %rsp,%rbp
+        (
+            cfa(Base::Bp, 16, SavedBp::AtCfa(-16)),
+            caller(0xa3, BASE + 40, 0xb2),
+        ),
+        // a stack that was aligned: the frame address lies in memory, the caller's frame pointer under this one
+        (
+            cfa(Base::DerefBp(-24), 0, SavedBp::AtBp(0)),
+            caller(0xa3, BASE + 40, 0xb2),
+        ),
+        (
+            cfa(Base::DerefSp(0), 16, SavedBp::AtCfa(-16)),
+            caller(0xa5, BASE + 56, 0xb4),
+        ),
+        // lea 8(%rsp),%r10
+        (
+            cfa(Base::Register(10), 8, SavedBp::Same),
+            caller(0xa3, BASE + 40, BASE + 24),
+        ),
+        (
+            cfa(Base::Register(11), 8, SavedBp::Same),
+            Err(Outcome::UnsupportedRule),
+        ),
+        // a stub of the PLT before and behind its push: ip ends in b
+        (Rule::Plt(12), caller(BASE + 40, BASE + 8, BASE + 24)),
+        (Rule::Plt(11), caller(0xb0, BASE + 16, BASE + 24)),
+        (Rule::End, Err(Outcome::Complete)),
+        (Rule::None, Err(Outcome::NoRule)),
+        (Rule::Unsupported, Err(Outcome::UnsupportedRule)),
+        // a return address of zero is how some threads begin
+        (cfa(Base::Sp, 64, SavedBp::Same), Err(Outcome::Complete)),
+        // a rule of another function
+        (cfa(Base::Sp, 0, SavedBp::Same), Err(Outcome::BadRule)),
+        (cfa(Base::Sp, 12, SavedBp::Same), Err(Outcome::BadRule)),
+        (cfa(Base::DerefSp(8), 0, SavedBp::Same), Err(Outcome::BadRule)),
+        (cfa(Base::DerefBp(4), 0, SavedBp::Same), Err(Outcome::BadRule)),
+        (cfa(Base::Sp, 8000, SavedBp::Same), Err(Outcome::Unreadable)),
+    ] {
+        assert_eq!(table_step(rule, &words, frame), expected, "{rule:?}");
+    }
+}
+
+#[test]
+fn a_signal_handler_leads_back_to_what_it_interrupted() {
+    let mut words = vec![0; 40];
+    // ucontext_t: uc_flags, uc_link, uc_stack (3 words), then the registers; rbp is number 10, rsp 15, rip 16.
+    words[5 + 10] = 0xbb;
+    words[5 + 15] = 0x5050;
+    words[5 + 16] = 0x1111;
+    let frame = Registers {
+        ip: 0x40_1000,
+        sp: BASE,
+        bp: 1,
+    };
+    let interrupted = Registers {
+        ip: 0x1111,
+        sp: 0x5050,
+        bp: 0xbb,
+    };
+    assert_eq!(
+        table_step(Rule::Signal, &words, frame),
+        Ok(Caller {
+            registers: interrupted,
+            interrupted: true
+        })
+    );
+    assert_eq!(
+        table_step(Rule::Signal, &words[..10], frame),
+        Err(Outcome::Unreadable)
+    );
 }

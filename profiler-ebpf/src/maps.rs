@@ -61,11 +61,15 @@ pub struct Scratch {
     pub limit: u32,
 }
 
-/// Adds one to a counter of this CPU.
+/// Adds one to a counter of this CPU; returns what it was.
 #[inline(always)]
-pub fn count(counter: Counter) {
-    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
-        // SAFETY: a slot of this CPU's own array; a nested program can at worst lose an increment.
-        unsafe { *value += 1 };
-    }
+pub fn count(counter: Counter) -> u64 {
+    let Some(value) = COUNTERS.get_ptr_mut(counter as u32) else {
+        return 0;
+    };
+    // SAFETY: a slot of this CPU's own array; a nested program can at worst lose an increment.
+    let before = unsafe { *value };
+    // SAFETY: as above.
+    unsafe { *value = before + 1 };
+    before
 }

@@ -6,7 +6,6 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
-use profiler_common::unwind::Memory;
 
 use crate::bounded::masked;
 
@@ -18,8 +17,7 @@ const PIECE: usize = 512;
 pub struct UserMemory {
     /// Address of the first word.
     start: u64,
-    /// The words; one more than a piece, so that the pair behind the last index is inside too.
-    words: [u64; PIECE / 8 + 1],
+    words: [u64; PIECE / 8],
 }
 
 impl UserMemory {
@@ -30,7 +28,7 @@ impl UserMemory {
         self.start = u64::MAX;
     }
 
-    /// Copies the piece that begins at `start`, or at least a pair, where the memory ends sooner.
+    /// Copies the piece that begins at `start`, or at least its first word, where the memory ends sooner.
     #[inline(always)]
     fn fill(&mut self, start: u64) -> bool {
         self.start = start;
@@ -41,24 +39,22 @@ impl UserMemory {
         }
         self.forget();
         // SAFETY: as above.
-        unsafe { bpf_probe_read_user(words, 16, start as *const c_void) == 0 }
+        unsafe { bpf_probe_read_user(words, 8, start as *const c_void) == 0 }
     }
-}
 
-impl Memory for UserMemory {
+    /// The word at `address`, a multiple of 8; `None` where it cannot be read.
     #[inline(always)]
-    fn pair(&mut self, address: u64) -> Option<[u64; 2]> {
+    pub fn word(&mut self, address: u64) -> Option<u64> {
         const LAST: i32 = PIECE as i32 - 8;
         let mut offset = address.wrapping_sub(self.start);
-        if offset > (PIECE - 16) as u64 {
+        if offset > LAST as u64 {
             if !self.fill(address) {
                 return None;
             }
             offset = 0;
         }
         let offset = masked::<LAST>(offset) as usize;
-        let first = self.words.as_ptr().wrapping_byte_add(offset);
-        // SAFETY: the mask keeps `offset` below the size of a piece, behind which there is one word more; it is a multiple of 8.
-        Some(unsafe { [*first, *first.add(1)] })
+        // SAFETY: the mask keeps `offset` below the size of a piece; it is a multiple of 8.
+        Some(unsafe { *self.words.as_ptr().wrapping_byte_add(offset) })
     }
 }

@@ -40,8 +40,8 @@ pub fn follow(ctx: &RawTracePointContext) {
     if pid != child.pid() {
         return; // a thread of a process that is in already
     }
-    if TARGETS.insert(pid, 1, 0).is_err() {
-        count(Counter::TargetsFull);
+    // Each one is counted, the first one on a CPU is also told.
+    if TARGETS.insert(pid, 1, 0).is_err() && count(Counter::TargetsFull) == 0 {
         warn!(ctx, "process {} is not followed: the set of targets is full", pid);
     }
 }

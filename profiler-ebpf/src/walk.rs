@@ -3,12 +3,14 @@
 use profiler_common::{
     Outcome,
     record::MAX_USER_FRAMES,
-    unwind::{self, Rule},
+    row::Rule,
+    unwind::{self, Caller, Thread},
 };
 
 use crate::{
     bounded::masked,
     maps::{FRAME_SLOTS, SCRATCH, Scratch},
+    memory::UserMemory,
 };
 
 /// What [`walk_some`] answers while there are more frames; beyond every [`Outcome`].
@@ -47,12 +49,34 @@ pub extern "C" fn walk_some(slot: u32) -> u32 {
             return Outcome::Truncated as u32;
         }
         push(scratch, scratch.registers.ip);
-        match unwind::step(scratch.registers, Rule::FramePointer, &mut scratch.memory) {
-            Ok(caller) => scratch.registers = caller,
+        match unwind::step(
+            scratch.registers,
+            Rule::FramePointer,
+            &mut Current(&mut scratch.memory),
+        ) {
+            Ok(Caller {
+                registers,
+                interrupted: _,
+            }) => scratch.registers = registers,
             Err(outcome) => return outcome as u32,
         }
     }
     MORE
+}
+
+/// The current thread.
+struct Current<'a>(&'a mut UserMemory);
+
+impl Thread for Current<'_> {
+    #[inline(always)]
+    fn word(&mut self, address: u64) -> Option<u64> {
+        self.0.word(address)
+    }
+
+    #[inline(always)]
+    fn register(&mut self, _number: u8) -> Option<u64> {
+        None
+    }
 }
 
 #[inline(always)]

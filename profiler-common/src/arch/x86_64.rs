@@ -15,5 +15,19 @@ pub struct Registers {
 /// Bytes of the pair that `push %rbp; mov %rsp,%rbp` leaves at the frame pointer: saved `rbp`, return address.
 pub const FRAME_RECORD: u64 = 16;
 
+/// Bytes of a word on the stack.
+pub const WORD: u64 = 8;
+
+/// Where the kernel saves the interrupted code's frame pointer below a signal handler: bytes above the stack pointer when the handler has
+/// returned. There lies a `ucontext_t` with its `gregs` from byte 40 on, `REG_RBP` is number 10.
+pub const SIGNAL_BP: u64 = 40 + 10 * WORD;
+/// The same of its stack pointer: `REG_RSP`, number 15.
+pub const SIGNAL_SP: u64 = 40 + 15 * WORD;
+/// The same of its instruction pointer: `REG_RIP`, number 16.
+pub const SIGNAL_IP: u64 = 40 + 16 * WORD;
+
+/// Number of general registers, in the order of their DWARF numbers.
+pub const REGISTERS: usize = 16;
+
 /// First address behind user space with five-level page tables; whatever points above is no user address.
 pub const USER_LIMIT: u64 = 1 << 56;

@@ -1,0 +1,92 @@
+//! Rules survive being packed, and every row reads back.
+
+use profiler_common::row::{Base, Packed, Row, Rule, SavedBp};
+use proptest::prelude::*;
+
+fn displacement() -> impl Strategy<Value = i16> {
+    (-2048_i16..2048).prop_map(|words| words * 8)
+}
+
+fn base() -> impl Strategy<Value = Base> {
+    prop_oneof![
+        Just(Base::Sp),
+        Just(Base::Bp),
+        (0_u8..17).prop_map(Base::Register),
+        displacement().prop_map(Base::DerefBp),
+        displacement().prop_map(Base::DerefSp),
+    ]
+}
+
+fn saved_bp() -> impl Strategy<Value = SavedBp> {
+    prop_oneof![
+        Just(SavedBp::Same),
+        displacement().prop_map(SavedBp::AtCfa),
+        displacement().prop_map(SavedBp::AtBp),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_frame_rule_survives_either_form(
+        base in base(),
+        offset in prop_oneof![any::<i32>(), (0_i32..2000).prop_map(|words| words * 8)],
+        bp in saved_bp(),
+        address in 0_u32..4096,
+    ) {
+        let rule = Rule::Cfa { base, offset, bp };
+        let entry = rule.entry().expect("displacements of whole words");
+        prop_assert_eq!(Rule::of_entry(entry), rule);
+        if let Some(bits) = rule.pack() {
+            let row = Row::new(address, bits);
+            prop_assert_eq!(row.address_in_page(), address);
+            prop_assert_eq!(row.rule(), Packed::Rule(rule));
+        }
+    }
+
+    #[test]
+    fn entries_are_told_from_rules(number in 0..profiler_common::row::MAX_ENTRIES, address in 0_u32..4096) {
+        let row = Row::new(address, Rule::pack_entry(number));
+        prop_assert_eq!((row.address_in_page(), row.rule()), (address, Packed::Entry(number)));
+    }
+
+    #[test]
+    fn rows_are_in_the_order_of_their_addresses(a in 0_u32..4096, b in 0_u32..4096, x in any::<u32>(), y in any::<u32>()) {
+        prop_assert!(a == b || (Row::new(a, x) < Row::new(b, y)) == (a < b));
+    }
+}
+
+#[test]
+fn rules_without_operands_survive() {
+    let rules = [
+        Rule::End,
+        Rule::None,
+        Rule::Unsupported,
+        Rule::Signal,
+        Rule::FramePointer,
+    ];
+    for rule in rules.into_iter().chain((0..16).map(Rule::Plt)) {
+        assert_eq!(Row::new(5, rule.pack().unwrap()).rule(), Packed::Rule(rule));
+        assert_eq!(rule.entry(), None);
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let cfa = |offset, bp| Rule::Cfa {
+        base: Base::Sp,
+        offset,
+        bp,
+    };
+    for rule in [
+        cfa(12, SavedBp::Same),
+        cfa(-8, SavedBp::Same),
+        cfa(8192, SavedBp::Same),
+        cfa(16, SavedBp::AtCfa(8)),
+        cfa(16, SavedBp::AtCfa(-2048)),
+        cfa(16, SavedBp::AtBp(0)),
+    ] {
+        assert_eq!(rule.pack(), None, "{rule:?}");
+    }
+    assert_eq!(cfa(16, SavedBp::AtCfa(-12)).entry(), None);
+    assert_eq!(cfa(16, SavedBp::AtCfa(16384)).entry(), None);
+}
