@@ -27,6 +27,9 @@
 //! 8. [`export`] writes files, whole or not at all, and sends OTLP; [`render`] draws.
 //! 9. [`summary`] tells the person what happened, [`telemetry`] names each kind of loss.
 //!
+//! [`unwind`] makes, from what a program says about its own frames, the tables by which stacks without frame pointers will be walked; the
+//! kernel programs do not use them yet.
+//!
 //! [`agent`] alone knows all of these and their order. [`cpu_time`] is the independent witness of how many samples there should be,
 //! [`clock`] turns the kernel's time into that on the wall, [`procfs`] reads /proc with bounds.
 //!
