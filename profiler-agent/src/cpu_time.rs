@@ -1,6 +1,6 @@
 //! CPU time as the kernel accounts for it: how many samples there should be, and what the agent itself costs.
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::{clock::Clock, process::Processes, procfs};
 
@@ -13,24 +13,41 @@ use crate::{clock::Clock, process::Processes, procfs};
 pub struct CpuTime {
     /// Everything on the host, or targets only.
     whole_host: bool,
-    /// Ticks of the host at the start.
-    host: u64,
-    /// Per process and start: ticks at the start of the capture, and last seen.
-    processes: HashMap<(u32, u64), (u64, u64)>,
+    /// Ticks of the host at the start, and when it was looked at last.
+    host: (u64, u64),
+    /// Per process and start time.
+    processes: HashMap<(u32, u64), Seen>,
+}
+
+/// The CPU time of a process, in clock ticks.
+#[derive(Debug)]
+struct Seen {
+    /// At the start of the capture; zero for one that joined later.
+    start: u64,
+    /// When it was looked at last.
+    last: u64,
+    /// Whether its parent is counted too, and so inherits its time when it has waited for it.
+    parent_counted: bool,
 }
 
 impl CpuTime {
     /// Starts to count, for `targets` or the whole host.
     pub fn start(targets: Option<&[u32]>) -> Self {
+        let host = host_ticks().unwrap_or_default();
         let mut this = Self {
             whole_host: targets.is_none(),
-            host: host_ticks().unwrap_or_default(),
+            host: (host, host),
             processes: HashMap::new(),
         };
         for &pid in targets.unwrap_or_default() {
             if let Some(stat) = procfs::Stat::of(pid) {
                 let ticks = stat.cpu + stat.children_cpu;
-                this.processes.insert((pid, stat.start), (ticks, ticks));
+                let seen = Seen {
+                    start: ticks,
+                    last: ticks,
+                    parent_counted: false,
+                };
+                this.processes.insert((pid, stat.start), seen);
             }
         }
         this
@@ -39,28 +56,38 @@ impl CpuTime {
     /// Looks again; to be called now and then, and when a target ends while its remains can still be seen.
     pub fn update(&mut self, living: &Processes) {
         if self.whole_host {
+            self.host.1 = host_ticks().unwrap_or(self.host.1);
             return;
         }
+        let counted: HashSet<u32> = self.processes.keys().map(|&(pid, _)| pid).collect();
         for process in living.living() {
             if let Some(stat) = procfs::Stat::of(process.pid) {
-                let ticks = stat.cpu + stat.children_cpu;
                 // A process that joined later is a child: all its time counts.
-                self.processes
-                    .entry((process.pid, stat.start))
-                    .or_insert((0, 0))
-                    .1 = ticks;
+                let seen = self.processes.entry((process.pid, stat.start)).or_insert(Seen {
+                    start: 0,
+                    last: 0,
+                    parent_counted: false,
+                });
+                seen.last = stat.cpu + stat.children_cpu;
+                seen.parent_counted = counted.contains(&stat.parent);
             }
         }
+        // What has ended and was waited for is in its parent's time by now: it would count twice.
+        self.processes.retain(|&(pid, start), seen| {
+            seen.start > 0
+                || !seen.parent_counted
+                || procfs::Stat::of(pid).is_some_and(|stat| stat.start == start)
+        });
     }
 
-    /// Nanoseconds of CPU time so far.
+    /// Nanoseconds of CPU time up to the last [`Self::update`]: the names that are looked up after a capture are none of its time.
     pub fn nanoseconds(&self, clock: &Clock) -> u64 {
         clock.nanoseconds(if self.whole_host {
-            host_ticks().unwrap_or_default().saturating_sub(self.host)
+            self.host.1.saturating_sub(self.host.0)
         } else {
             self.processes
                 .values()
-                .map(|(start, now)| now.saturating_sub(*start))
+                .map(|seen| seen.last.saturating_sub(seen.start))
                 .sum()
         })
     }
@@ -143,5 +170,44 @@ mod tests {
             time.nanoseconds(&clock)
         );
         assert!(OwnCost::now(&clock).peak_memory > 1 << 20);
+    }
+
+    #[test]
+    fn a_child_that_ended_counts_once() {
+        let clock = Clock::now();
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", "read go; sh -c 'while :; do :; done' & child=$!; read stop; kill $child; wait $child; read end"])
+            .stdin(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut input = shell.stdin.take().unwrap();
+        let mut time = CpuTime::start(Some(&[shell.id()]));
+        let mut processes = Processes::new(Some(&[shell.id()]));
+        processes.find(shell.id());
+        let mut say = |text: &[u8]| std::io::Write::write_all(&mut input, text).unwrap();
+        say(b"go\n");
+        let child = loop {
+            let children = procfs::read(format!("/proc/{0}/task/{0}/children", shell.id()), 4096).unwrap();
+            if let Ok(child) = String::from_utf8(children).unwrap().trim().parse::<u32>() {
+                break child;
+            }
+        };
+        processes.find(child);
+        while procfs::Stat::of(child).unwrap().cpu < 30 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            time.update(&processes);
+        }
+        say(b"stop\n");
+        while procfs::Stat::of(child).is_some() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        time.update(&processes);
+        let counted = time.nanoseconds(&clock);
+        let inherited = procfs::Stat::of(shell.id()).unwrap();
+        say(b"end\n");
+        shell.wait().unwrap();
+        assert!(inherited.children_cpu >= 30);
+        assert_eq!(counted, clock.nanoseconds(inherited.cpu + inherited.children_cpu));
     }
 }

@@ -1,4 +1,42 @@
-//! profiler-agent: a continuous profiler.
+//! profiler-agent: samples the stacks of running programs in the kernel, names every frame, and draws, writes or sends the result.
+//!
+//! # The way of a sample
+//!
+//! ```text
+//! kernel     clock ─▶ filter ─▶ kernel stack ─▶ registers ─▶ user walk ─▶ ring of the CPU      (profiler-ebpf)
+//!                                                                              │
+//! agent      sampling ◀────────────────────────────────────────────────────────┘
+//!               │ events of all CPUs in one order of time
+//!               ▼
+//!            process      whose mappings were there at that time
+//!               │
+//!               ▼
+//!            aggregate ◀──names── symbols       a thread of its own; neither waits for the other
+//!               │
+//!               ▼
+//!            profile ─▶ export (folded, pprof, OTLP) and render (SVG)
+//! ```
+//!
+//! 1. [`target`] finds the processes, or creates the command and holds it before its first instruction.
+//! 2. [`kernel`] asks what this kernel offers and allows: its types (BTF), the capabilities of this process.
+//! 3. [`sampling`] loads the programs, opens a clock and a ring on every CPU, and hands out samples and process events, oldest first.
+//! 4. [`process`] follows exec, fork, exit and mappings, so that an address is looked up in the mappings of its own time.
+//! 5. [`aggregate`] adds up samples of one identity: kind, process, thread, CPU, stack.
+//! 6. [`symbols`] gives names to locations while the capture runs.
+//! 7. [`profile`] is the finished result, and all that an output reads.
+//! 8. [`export`] writes files, whole or not at all, and sends OTLP; [`render`] draws.
+//! 9. [`summary`] tells the person what happened, [`telemetry`] names each kind of loss.
+//!
+//! [`unwind`] makes, from what a program says about its own frames, the tables by which stacks without frame pointers will be walked; the
+//! kernel programs do not use them yet.
+//!
+//! [`agent`] alone knows all of these and their order. [`cpu_time`] is the independent witness of how many samples there should be,
+//! [`clock`] turns the kernel's time into that on the wall, [`procfs`] reads /proc with bounds.
+//!
+//! # Who may use what
+//!
+//! aya is imported by [`sampling`] (and its log by [`agent`]), clap by the binary's `cli`, blazesym by [`symbols`], inferno by [`render`], the
+//! protocols of OpenTelemetry by [`export::otlp`]. Every queue, cache and table has a bound, and what goes beyond it is counted.
 
 pub mod agent;
 pub mod aggregate;

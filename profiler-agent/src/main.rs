@@ -23,7 +23,7 @@ use profiler_agent::{
         capabilities::{self, MissingCapabilities},
     },
     sampling::SamplingError,
-    summary::{NoSamples, ProgressLine, Summary},
+    summary::{NoSamples, ProgressLine, Summary, one_line},
     target::Scope,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -211,14 +211,8 @@ fn announce(scope: &Scope, frequency: u32, ends: bool) -> String {
             format!("process {pids}")
         }
         Scope::Command(command) => {
-            format!(
-                "`{}`",
-                command
-                    .iter()
-                    .map(|word| word.to_string_lossy())
-                    .collect::<Vec<_>>()
-                    .join(" ")
-            )
+            let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
+            format!("`{}`", one_line(&words.join(" ")))
         }
     };
     let end = if ends {

@@ -78,13 +78,13 @@ impl fmt::Display for Summary<'_> {
         let seconds = Duration::from_nanos(capture.duration).as_secs_f64();
         let expected = u128::from(*cpu_time) * u128::from(capture.frequency) / 1_000_000_000;
         if let Some(status) = command {
-            writeln!(f, "`{}` {}", capture.target, target::describe(*status))?;
+            writeln!(f, "`{}` {}", one_line(&capture.target), target::describe(*status))?;
         }
         writeln!(
             f,
             "{} samples of {} in {seconds:.1} s at {} Hz by {}; expected {} for its {:.2} s of CPU time",
             Thousands(counts.samples),
-            capture.target,
+            one_line(&capture.target),
             capture.frequency,
             capture.clock,
             Thousands(u64::try_from(expected).unwrap_or(u64::MAX)),
@@ -113,8 +113,11 @@ impl fmt::Display for Summary<'_> {
             )?;
         }
         write!(f, "\nlost: {}", Thousands(capture.lost_total()))?;
-        for (reason, count) in &capture.lost {
-            write!(f, ", {} {}", Thousands(*count), reason.name().replace('_', " "))?;
+        if !capture.lost.is_empty() {
+            let reasons = capture.lost.iter();
+            let reasons = reasons
+                .map(|(reason, count)| format!("{} {}", Thousands(*count), reason.name().replace('_', " ")));
+            write!(f, " ({})", reasons.collect::<Vec<_>>().join(", "))?;
         }
         if *lost_events > 0 {
             write!(
@@ -152,7 +155,11 @@ impl fmt::Display for NoSamples<'_> {
         let capture = &profile.capture;
         let seconds = Duration::from_nanos(capture.duration).as_secs_f64();
         let cpu = Duration::from_nanos(*cpu_time).as_secs_f64();
-        write!(f, "no samples of {} in {seconds:.1} s: ", capture.target)?;
+        write!(
+            f,
+            "no samples of {} in {seconds:.1} s: ",
+            one_line(&capture.target)
+        )?;
         if *cpu_time < capture.period() {
             write!(
                 f,
@@ -166,6 +173,20 @@ impl fmt::Display for NoSamples<'_> {
             )
         }
     }
+}
+
+/// A command or a list of processes as part of a sentence: on one line, whatever it holds, and not too long.
+pub fn one_line(text: &str) -> String {
+    const MOST: usize = 80;
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control());
+    let text = words
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ");
+    if text.chars().count() <= MOST {
+        return text;
+    }
+    text.chars().take(MOST - 1).chain(['…']).collect()
 }
 
 /// A number with its digits in groups of three.
@@ -207,6 +228,16 @@ impl fmt::Display for Percent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_target_fits_into_a_sentence() {
+        assert_eq!(
+            one_line("python3 -c \n\x1b[31mprint(1)\n"),
+            "python3 -c [31mprint(1)"
+        );
+        let long = one_line(&"é".repeat(100));
+        assert!(long.ends_with('…') && long.chars().count() == 80, "{long}");
+    }
 
     #[test]
     fn numbers_are_readable_and_shares_honest() {

@@ -35,6 +35,7 @@ mod bytecode;
 mod ci;
 mod collector;
 mod command;
+mod gallery;
 mod lint;
 mod python;
 mod run;
@@ -88,6 +89,11 @@ enum Verb {
     },
     /// Format, clippy on both sides, licences, documentation, and the project's own rules
     Lint,
+    /// Make the flamegraphs of flamegraphs/gallery anew, from real programs, as root
+    Gallery {
+        /// Only these, e.g. `gofmt`
+        names: Vec<String>,
+    },
     /// What a change must pass: setup, build-ebpf --check, lint, test
     Ci,
 }
@@ -115,6 +121,7 @@ fn chore(verb: Verb) -> Result<()> {
         Verb::Run { args } => run::run(&workspace, &args),
         Verb::Test { args } => test::run(&workspace, &args),
         Verb::Lint => lint::run(&workspace),
+        Verb::Gallery { names } => gallery::run(&workspace, &names),
         Verb::Ci => ci::run(&workspace),
     }
 }

@@ -491,7 +491,7 @@ mod tests {
         for len in 0..whole.len() - 4 {
             assert_eq!(parse(&whole[..len]), Err(Torn), "{len} bytes");
         }
-        for (at, value) in [(20, 9), (21, 9), (22, 200), (24, 200)] {
+        for (at, value) in [(20, 200), (21, 200), (22, 200), (24, 200)] {
             let mut bytes = whole.clone();
             bytes[at] = value; // kind, outcome, number of kernel and of user frames
             assert_eq!(parse(&bytes), Err(Torn), "byte {at}");
