@@ -341,12 +341,22 @@ impl Locations {
         let (object, address, has_names) = if self.locations.len() < MAX_LOCATIONS {
             (object, address, has_names)
         } else {
-            (self.object(ObjectKey::Marker(Marker::LocationBudget), None), 0, false)
+            (
+                self.object(ObjectKey::Marker(Marker::LocationBudget), None),
+                0,
+                false,
+            )
         };
         *self.ids.entry((object, address)).or_insert_with(|| {
             let id = LocationId(u32::try_from(self.locations.len()).unwrap_or(u32::MAX));
-            self.locations.push(LocationEntry { object, address, functions: Box::default() });
-            if has_names && let Some(entry) = usize::try_from(object).ok().and_then(|o| self.objects.get_mut(o)) {
+            self.locations.push(LocationEntry {
+                object,
+                address,
+                functions: Box::default(),
+            });
+            if has_names
+                && let Some(entry) = usize::try_from(object).ok().and_then(|o| self.objects.get_mut(o))
+            {
                 entry.due.push(id);
                 self.unanswered += 1;
             }
