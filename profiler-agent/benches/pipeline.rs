@@ -273,6 +273,7 @@ fn encode(profile: &Profile) -> usize {
 fn capture() -> Capture {
     Capture {
         target: "sleep".into(),
+        command: String::new(),
         host: "host".into(),
         start: 1_700_000_000_000_000_000,
         duration: 10_000_000_000,

@@ -59,13 +59,20 @@ pub(crate) fn median(values: &[f64]) -> f64 {
 pub(crate) struct Running(Child);
 
 impl Running {
-    /// Starts it.
+    /// Starts it and gives it time to get to work.
     pub(crate) fn start(command: &mut Command) -> Self {
-        let child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let running = Self::start_now(command);
         std::thread::sleep(Duration::from_millis(200));
-        Self(child)
+        running
+    }
+
+    /// Starts it.
+    pub(crate) fn start_now(command: &mut Command) -> Self {
+        Self(
+            command
+                .spawn()
+                .unwrap_or_else(|error| panic!("{command:?}: {error}")),
+        )
     }
 
     /// Its pid.
