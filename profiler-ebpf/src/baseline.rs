@@ -36,6 +36,10 @@ static SAMPLES: PerfEventArray<u8> = PerfEventArray::new(0);
 #[map]
 static RING: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
+/// Ticks that hit another process, so that the benchmark can take their price off.
+#[map]
+static DROPPED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// The process to sample.
 #[unsafe(no_mangle)]
 static TARGET: u32 = 0;
@@ -45,6 +49,9 @@ static TARGET: u32 = 0;
 fn stack(ctx: &PerfEventContext) -> Option<(&'static mut Record, u64)> {
     // SAFETY: volatile, because the value is patched in at load time.
     if (bpf_get_current_pid_tgid() >> 32) as u32 != unsafe { core::ptr::from_ref(&TARGET).read_volatile() } {
+        let dropped = DROPPED.get_ptr_mut(0)?;
+        // SAFETY: a slot of this CPU's own array.
+        unsafe { *dropped += 1 };
         return None;
     }
     // SAFETY: a slot of this CPU's own array, in use by this program alone.

@@ -89,6 +89,18 @@ pub(crate) fn check(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
+/// Builds the programs that benchmarks compare with; where they are. Fails when the kept object, which is the one that the agent
+/// carries, is not the one of these sources.
+pub(crate) fn baseline(workspace: &Workspace) -> Result<PathBuf> {
+    let (object, _) = compile(workspace)?;
+    if fs::read(kept_object(workspace)).is_ok_and(|kept| kept == object) {
+        return Ok(Toolchain::object(workspace).with_file_name("baseline"));
+    }
+    bail!(
+        "the kept kernel object is not the one of these sources, and the agent would be measured with it; {REMEDY}"
+    )
+}
+
 fn compile(workspace: &Workspace) -> Result<(Vec<u8>, Record)> {
     let toolchain = Toolchain::prepare(workspace)?;
     // Crates are unpacked before the build, so that their folders are known and can be cut from paths.

@@ -30,6 +30,7 @@
     reason = "stdout is where a chore reports, and the files read here are the project's own"
 )]
 
+mod bench;
 mod build_ebpf;
 mod bytecode;
 mod ci;
@@ -87,6 +88,12 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Measure what the agent costs, as root; fails when it costs more than it may
+    Bench {
+        /// Which benchmarks; all by default
+        #[arg(value_parser = bench::NAMES.to_vec())]
+        names: Vec<String>,
+    },
     /// Format, clippy on both sides, licences, documentation, and the project's own rules
     Lint,
     /// Make the flamegraphs of flamegraphs/gallery anew, from real programs, as root
@@ -120,6 +127,7 @@ fn chore(verb: Verb) -> Result<()> {
         Verb::BuildEbpf { check: false } => build_ebpf::build(&workspace),
         Verb::Run { args } => run::run(&workspace, &args),
         Verb::Test { args } => test::run(&workspace, &args),
+        Verb::Bench { names } => bench::run(&workspace, &names),
         Verb::Lint => lint::run(&workspace),
         Verb::Gallery { names } => gallery::run(&workspace, &names),
         Verb::Ci => ci::run(&workspace),

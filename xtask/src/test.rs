@@ -66,7 +66,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> Result<()> {
 }
 
 /// Makes cargo start the tests through sudo, when this is not root. The build stays the user's own.
-fn as_root() -> Result<Vec<String>> {
+pub(crate) fn as_root() -> Result<Vec<String>> {
     if command::is_root()? {
         return Ok(Vec::new());
     }

@@ -1,0 +1,323 @@
+//! Whole captures by the release binary, as a user runs it.
+//!
+//! The target is workloads/mixed.rs with full debug information: half of its time in inlined Rust code, half in libc.
+//!
+//! - *wall*: what `-d 1s -o x.svg -p PID` takes beyond the second, and that the names are in the picture;
+//! - *CPU*: what the agent and its kernel programs use while two CPUs are busy, between the 4th and the 16th second, so that neither
+//!   the start nor the end counts;
+//! - *memory*: the peak of a capture of 30 s, with what the kernel holds for it.
+//!
+//! Run by `cargo xtask bench capture`, as root.
+#![allow(clippy::print_stdout, reason = "a benchmark reports there")]
+#![allow(unsafe_code, reason = "wait4 alone tells the peak of one child")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a benchmark may fail loudly"
+)]
+
+mod support;
+
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use profiler_agent::procfs;
+use support::{Bars, Running, figure, median};
+
+const FREQUENCY: u64 = 99;
+
+fn main() -> ExitCode {
+    let agent = std::env::var_os("PROFILER_BENCH_AGENT")
+        .map(PathBuf::from)
+        .expect("run me by `cargo xtask bench capture`, which builds the agent");
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let program = compile(folder.path());
+    // Words on the command line choose: wall, cpu, memory.
+    let chosen: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let wanted = |name: &str| chosen.is_empty() || chosen.iter().any(|chosen| chosen == name);
+    let mut bars = Bars::default();
+    if wanted("wall") {
+        wall(&agent, &program, folder.path(), &mut bars);
+    }
+    if wanted("cpu") {
+        cpu(&agent, &program, folder.path(), &mut bars);
+    }
+    if wanted("memory") {
+        memory(&agent, &program, folder.path(), &mut bars);
+    }
+    bars.code()
+}
+
+/// The target, with everything that rustc can tell about it.
+fn compile(folder: &Path) -> PathBuf {
+    let program = folder.join("mixed");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/workloads/mixed.rs");
+    let status = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
+        .args([
+            "-g",
+            "-O",
+            "-Cforce-frame-pointers=yes",
+            "--edition",
+            "2024",
+            source,
+            "-o",
+        ])
+        .arg(&program)
+        .status();
+    assert!(status.expect("rustc").success(), "rustc failed");
+    program
+}
+
+/// The agent, at work on `pid`.
+struct Agent {
+    child: Running,
+    /// Where its words go.
+    words: PathBuf,
+}
+
+impl Agent {
+    fn start(agent: &Path, pid: u32, seconds: u64, out: &Path) -> Self {
+        let words = out.with_extension("words");
+        let file = std::fs::File::create(&words).expect("file");
+        let mut command = Command::new(agent);
+        command
+            .args([OsStr::new("--force"), "-p".as_ref(), pid.to_string().as_ref()])
+            .args([
+                OsStr::new("-d"),
+                format!("{seconds}s").as_ref(),
+                "-o".as_ref(),
+                out.as_ref(),
+            ])
+            .stdout(Stdio::null())
+            .stderr(file);
+        Self {
+            child: Running::start_now(&mut command),
+            words,
+        }
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// Waits for its end; CPU time in seconds and peak memory in bytes.
+    fn end(self) -> (f64, u64) {
+        let pid = libc::pid_t::try_from(self.pid()).expect("pid");
+        let mut status = 0;
+        // SAFETY: plain integers, for which zero is a value.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: both places live until the call returns.
+        let ended = unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) };
+        // Waited for already: its number may be another's by now, so it must not be ended by `drop`.
+        std::mem::forget(self.child);
+        let words = procfs::read(&self.words, 1 << 20).unwrap_or_default();
+        let words = String::from_utf8_lossy(&words);
+        assert!(
+            ended == pid && status == 0,
+            "the agent failed ({status}): {words}"
+        );
+        assert!(words.contains("lost: 0\n"), "samples were lost: {words}");
+        let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+        let cpu = seconds(usage.ru_utime) + seconds(usage.ru_stime);
+        (cpu, u64::try_from(usage.ru_maxrss).expect("size") * 1024)
+    }
+}
+
+fn wall(agent: &Path, program: &Path, folder: &Path, bars: &mut Bars) {
+    let target = Running::start(Command::new(program).arg("1"));
+    let picture = folder.join("wall.svg");
+    let (mut over, mut used) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        let start = Instant::now();
+        let running = Agent::start(agent, target.pid(), 1, &picture);
+        let (cpu, _) = running.end();
+        over.push(start.elapsed().as_secs_f64() - 1.0);
+        used.push(cpu);
+        let svg = String::from_utf8(procfs::read(&picture, 16 << 20).expect("picture")).expect("text");
+        // Rust by DWARF, inlined frames among them, and libc by whatever it has.
+        for name in [
+            "mixed::in_rust",
+            "mixed::sum_of_mixed_[i]",
+            "mixed::mix_[i]",
+            "lrand48",
+        ] {
+            assert!(svg.contains(name), "the picture does not name {name}");
+        }
+    }
+    println!(
+        "-d 1s -o x.svg: {} s beyond the second, {} s of CPU time (medians of 5: {over:.3?}); inlined frames and libc are named",
+        figure(median(&over)),
+        figure(median(&used))
+    );
+    bars.at_most(
+        "`-d 1s -o x.svg` beyond the second, wall time",
+        median(&over),
+        0.3,
+        "s",
+    );
+}
+
+/// What is used up to some time.
+struct Used {
+    at: Instant,
+    /// CPU time of the agent's threads, nanoseconds.
+    agent: u64,
+    /// Of its kernel programs: nanoseconds, runs.
+    kernel: u64,
+    runs: u64,
+}
+
+impl Used {
+    fn by(pid: u32) -> Self {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("tasks");
+        let agent = tasks
+            .map(|task| {
+                let schedstat =
+                    procfs::read(task.expect("task").path().join("schedstat"), 256).expect("schedstat");
+                let text = String::from_utf8(schedstat).expect("text");
+                text.split(' ')
+                    .next()
+                    .and_then(|time| time.parse::<u64>().ok())
+                    .expect("time")
+            })
+            .sum();
+        // One program may be open more than once.
+        let mut programs = std::collections::BTreeMap::new();
+        for facts in fdinfo(pid) {
+            if let Some(id) = number(&facts, "prog_id:") {
+                let runs = number(&facts, "run_cnt:").expect("bpf_stats");
+                programs.insert(id, (number(&facts, "run_time_ns:").expect("bpf_stats"), runs));
+            }
+        }
+        assert!(programs.len() >= 3, "the programs of the agent: {programs:?}");
+        Self {
+            at: Instant::now(),
+            agent,
+            kernel: programs.values().map(|(time, _)| time).sum(),
+            runs: programs.values().map(|(_, runs)| runs).sum(),
+        }
+    }
+}
+
+fn cpu(agent: &Path, program: &Path, folder: &Path, bars: &mut Bars) {
+    let _accounting = aya::sys::enable_stats(aya::sys::Stats::RunTime).expect("bpf_stats; are you root?");
+    let target = Running::start(Command::new(program).arg("2"));
+    let ticks = procfs::Stat::of(target.pid()).expect("target").cpu;
+    let running = Agent::start(agent, target.pid(), 18, &folder.join("cpu.folded"));
+    std::thread::sleep(Duration::from_secs(4));
+    let before = Used::by(running.pid());
+    std::thread::sleep(Duration::from_secs(12));
+    let after = Used::by(running.pid());
+    let busy = (procfs::Stat::of(target.pid()).expect("target").cpu - ticks) as f64 / 100.0 / 16.2;
+    let (total, _) = running.end();
+    let seconds = (after.at - before.at).as_secs_f64();
+    let share = |time: u64| time as f64 / 1e9 / seconds * 100.0;
+    let (user, kernel) = (
+        share(after.agent - before.agent),
+        share(after.kernel - before.kernel),
+    );
+    let runs = after.runs - before.runs;
+    assert!(runs > 12 * FREQUENCY, "the programs ran {runs} times");
+    println!(
+        "{FREQUENCY} Hz, target on {busy:.2} CPUs, {seconds:.1} s: agent {} % of one CPU, kernel programs {} % ({runs} runs of {} ns, cold); \
+         {total:.3} s of CPU time for all 18 s with start and end",
+        figure(user),
+        figure(kernel),
+        (after.kernel - before.kernel) / runs.max(1),
+    );
+    bars.at_most(
+        "whole agent at 99 Hz on two busy CPUs, of one CPU",
+        user + kernel,
+        0.1,
+        "%",
+    );
+}
+
+fn memory(agent: &Path, program: &Path, folder: &Path, bars: &mut Bars) {
+    let target = Running::start(Command::new(program).arg("1"));
+    let running = Agent::start(agent, target.pid(), 30, &folder.join("memory.svg"));
+    std::thread::sleep(Duration::from_secs(25));
+    let resident = status(running.pid(), "VmRSS:");
+    println!(
+        "30 s of one process; after 25 s: {} MB resident",
+        megabytes(resident)
+    );
+    let mut kernel = 0;
+    let mut seen = std::collections::BTreeSet::new();
+    for facts in fdinfo(running.pid()) {
+        let (Some(memlock), Some(id)) = (
+            number(&facts, "memlock:"),
+            number(&facts, "map_id:").or_else(|| number(&facts, "prog_id:")),
+        ) else {
+            continue;
+        };
+        if seen.insert((facts.contains("map_id:"), id)) && memlock > 0 {
+            kernel += memlock;
+            let kind = if facts.contains("map_id:") {
+                "map"
+            } else {
+                "program"
+            };
+            let entries = number(&facts, "max_entries:").map(|count| format!(", {count} entries"));
+            println!("  {kind} {id}: {memlock} bytes{}", entries.unwrap_or_default());
+        }
+    }
+    let maps =
+        String::from_utf8(procfs::read(format!("/proc/{}/maps", running.pid()), 1 << 20).expect("maps"))
+            .expect("text");
+    for line in maps.lines().filter(|line| line.contains("[perf_event]")) {
+        let range = line
+            .split(' ')
+            .next()
+            .and_then(|range| range.split_once('-'))
+            .expect("range");
+        let address = |text| u64::from_str_radix(text, 16).expect("address");
+        let size = address(range.1) - address(range.0);
+        kernel += size;
+        println!("  perf ring: {size} bytes");
+    }
+    let (_, peak) = running.end();
+    println!(
+        "  peak: {} MB resident, {} MB in the kernel",
+        megabytes(peak),
+        megabytes(kernel)
+    );
+    bars.at_most(
+        "peak memory of a 30 s capture of one process",
+        (peak + kernel) as f64 / 1e6,
+        40.0,
+        "MB",
+    );
+}
+
+/// What the kernel says about each descriptor of a process.
+fn fdinfo(pid: u32) -> Vec<String> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("fdinfo");
+    entries
+        .filter_map(|entry| procfs::read(entry.ok()?.path(), 1 << 16).ok())
+        .map(|facts| String::from_utf8_lossy(&facts).into_owned())
+        .collect()
+}
+
+fn number(facts: &str, name: &str) -> Option<u64> {
+    let line = facts.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+fn status(pid: u32, name: &str) -> u64 {
+    let status = procfs::read(format!("/proc/{pid}/status"), 1 << 16).expect("status");
+    number(&String::from_utf8_lossy(&status), name).expect("size") * 1024
+}
+
+fn megabytes(bytes: u64) -> String {
+    figure(bytes as f64 / 1e6)
+}

@@ -1,0 +1,424 @@
+//! What one sample costs in user space, from the bytes in the ring to the sum: parse, merge by time, aggregate.
+//!
+//! 1,000 distinct stacks of 33 frames, of 50 threads of 5 processes that really run, in the rings of 2 CPUs; every address lies in
+//! code that its process has mapped. The first pass finds all stacks new, the later ones find them in the cache, which is
+//! how it is in a capture after its first seconds. CPU time of this thread, median over the passes.
+//!
+//! Then what 1,000 stacks are in memory, by a counting allocator, and what a profile and each of its outputs costs.
+#![allow(clippy::print_stdout, reason = "a benchmark reports there")]
+#![allow(unsafe_code, reason = "a counting allocator is one")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "a benchmark may fail loudly"
+)]
+
+mod support;
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    collections::BTreeMap,
+    process::{Command, ExitCode},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use profiler_agent::{
+    aggregate::{Aggregator, Limits},
+    clock::Clock,
+    export::{file::Format, otlp},
+    process::Processes,
+    procfs,
+    profile::{Capture, Profile},
+    sampling::{
+        merge::{Buffer, Merger},
+        record::Record,
+        ring::Window,
+    },
+    symbols::Resolver,
+};
+use rustix::time::{ClockId, clock_gettime};
+use support::{Bars, Running, figure, median};
+
+const PROCESSES: usize = 5;
+const THREADS: usize = 50;
+const STACKS: usize = 1000;
+const FRAMES: usize = 33;
+const SAMPLES: usize = 20_000;
+const PASSES: usize = 31;
+const BAR: f64 = 2.0;
+
+/// Bytes in use, of all that was allocated.
+struct Counting;
+
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        IN_USE.fetch_add(layout.size(), Ordering::Relaxed);
+        // SAFETY: as promised to us.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as promised to us.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The ring of a CPU, in plain memory, full of samples.
+struct Memory {
+    cpu: u32,
+    data: Vec<u8>,
+    tail: u64,
+}
+
+impl Buffer for Memory {
+    fn cpu(&self) -> u32 {
+        self.cpu
+    }
+
+    fn head(&self) -> u64 {
+        self.data.len() as u64
+    }
+
+    fn tail(&self) -> u64 {
+        self.tail
+    }
+
+    fn window(&self, from: u64, to: u64) -> Window<'_> {
+        Window {
+            first: &self.data[from as usize..to as usize],
+            second: &[],
+        }
+    }
+
+    fn release(&mut self, tail: u64) {
+        self.tail = tail;
+    }
+}
+
+/// A stack, and whose it is.
+struct Stack {
+    pid: u32,
+    tid: u32,
+    frames: Vec<u64>,
+}
+
+fn main() -> ExitCode {
+    let running: Vec<Running> = (0..PROCESSES)
+        .map(|_| Running::start(Command::new("sleep").arg("600")))
+        .collect();
+    let pids: Vec<u32> = running.iter().map(Running::pid).collect();
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let stacks = stacks(&pids, &mut random);
+    let mut rings = rings(&stacks, &mut random);
+    println!(
+        "{SAMPLES} samples of {STACKS} stacks of {FRAMES} frames, {THREADS} threads of {PROCESSES} processes, {} bytes in 2 rings",
+        rings.iter().map(|ring| ring.data.len()).sum::<usize>()
+    );
+
+    let mut processes = Processes::new(Some(&pids));
+    processes.scan();
+    let mut merger = Merger::default();
+    let clock = Clock::now();
+
+    // New stacks: the first STACKS samples are all different.
+    let new: Vec<f64> = (0..7)
+        .map(|_| {
+            let mut aggregator = Aggregator::new(Limits::default());
+            let before = cpu_time();
+            pass(
+                &mut merger,
+                &mut rings,
+                STACKS as u64,
+                &clock,
+                &mut aggregator,
+                &mut processes,
+            );
+            let counts = aggregator.counts();
+            assert_eq!((counts.samples, counts.cache_hits), (STACKS as u64, 0));
+            (cpu_time() - before) / STACKS as f64
+        })
+        .collect();
+    println!("a sample with a new stack: {} us", figure(median(&new) * 1e6));
+
+    let before = IN_USE.load(Ordering::Relaxed);
+    let mut aggregator = Aggregator::new(Limits::default());
+    pass(
+        &mut merger,
+        &mut rings,
+        STACKS as u64,
+        &clock,
+        &mut aggregator,
+        &mut processes,
+    );
+    let after = IN_USE.load(Ordering::Relaxed);
+    println!(
+        "memory of a distinct stack without names: {} bytes, of which {} are its addresses",
+        (after - before) / STACKS,
+        FRAMES * 8
+    );
+
+    let mut known = Vec::new();
+    for _ in 0..PASSES {
+        let before = (cpu_time(), aggregator.counts());
+        pass(
+            &mut merger,
+            &mut rings,
+            u64::MAX,
+            &clock,
+            &mut aggregator,
+            &mut processes,
+        );
+        let time = cpu_time() - before.0;
+        let counts = aggregator.counts();
+        assert_eq!(counts.samples - before.1.samples, SAMPLES as u64);
+        assert_eq!(
+            counts.cache_hits - before.1.cache_hits,
+            SAMPLES as u64,
+            "every stack was known"
+        );
+        known.push(time / SAMPLES as f64);
+    }
+    let known = median(&known) * 1e6;
+    println!("a sample with a known stack: {} us", figure(known));
+
+    outputs(&mut aggregator, &clock, &mut || {
+        let mut filled = Aggregator::new(Limits::default());
+        pass(
+            &mut merger,
+            &mut rings,
+            u64::MAX,
+            &clock,
+            &mut filled,
+            &mut processes,
+        );
+        name(&mut filled);
+        filled
+    });
+
+    let mut bars = Bars::default();
+    bars.at_most(
+        "user side, CPU time of a sample at steady state",
+        known,
+        BAR,
+        "us",
+    );
+    bars.code()
+}
+
+/// What a profile of the stacks costs, and each of its outputs.
+fn outputs(aggregator: &mut Aggregator, clock: &Clock, fill: &mut dyn FnMut() -> Aggregator) {
+    let before = IN_USE.load(Ordering::Relaxed);
+    name(aggregator);
+    println!(
+        "memory of its names: {} bytes a stack",
+        (IN_USE.load(Ordering::Relaxed) - before) / STACKS
+    );
+    let mut figures: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
+    for _ in 0..5 {
+        let mut filled = fill();
+        let start = cpu_time();
+        let profile = filled.take(capture(), clock);
+        figures.entry("profile").or_default().push(cpu_time() - start);
+        assert_eq!(profile.stacks.len(), STACKS);
+        assert_eq!(
+            profile.samples.iter().map(|sample| sample.count).sum::<u64>(),
+            SAMPLES as u64
+        );
+        for (name, format) in [
+            ("folded", Format::Folded),
+            ("svg", Format::Svg),
+            ("pprof", Format::Pprof),
+            ("otlp", Format::Otlp),
+        ] {
+            let mut out = Vec::new();
+            let start = cpu_time();
+            format.write(&profile, &mut out).expect("output");
+            figures.entry(name).or_default().push(cpu_time() - start);
+            sizes.insert(name, out.len());
+        }
+        let start = cpu_time();
+        let requests = encode(&profile);
+        figures
+            .entry("otlp requests")
+            .or_default()
+            .push(cpu_time() - start);
+        assert!(requests > 0);
+    }
+    println!("of these {STACKS} stacks, with names, {SAMPLES} samples with their times:");
+    for (name, times) in figures {
+        let size = sizes
+            .get(name)
+            .map(|size| format!(", {} kB", size / 1000))
+            .unwrap_or_default();
+        println!("  {name:14} {} ms{size}", figure(median(&times) * 1e3));
+    }
+}
+
+fn encode(profile: &Profile) -> usize {
+    otlp::encode::encode(profile, &otlp::encode::Options::default()).len()
+}
+
+fn capture() -> Capture {
+    Capture {
+        target: "sleep".into(),
+        command: String::new(),
+        host: "host".into(),
+        start: 1_700_000_000_000_000_000,
+        duration: 10_000_000_000,
+        frequency: 99,
+        clock: "cpu-clock",
+        lost: BTreeMap::new(),
+    }
+}
+
+/// Finds every name, as the symbol thread does.
+fn name(aggregator: &mut Aggregator) {
+    let mut resolver = Resolver::new();
+    loop {
+        let mut requests = Vec::new();
+        aggregator.request_names(|request| {
+            requests.push(request);
+            Ok(())
+        });
+        if requests.is_empty() {
+            return;
+        }
+        for request in requests {
+            aggregator.name(resolver.resolve(&request));
+        }
+    }
+}
+
+/// All records up to a time through all stages; the rings are as full as before then.
+fn pass(
+    merger: &mut Merger,
+    rings: &mut [Memory],
+    until: u64,
+    clock: &Clock,
+    aggregator: &mut Aggregator,
+    processes: &mut Processes,
+) {
+    merger.drain(rings, until, |event| match event.record {
+        Record::Sample(sample) => aggregator.add(&sample, event.cpu, clock.wall(event.time), processes),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(merger.take_torn(), 0);
+    for ring in rings {
+        ring.tail = 0;
+    }
+}
+
+/// Stacks of addresses in mapped code, each of one thread.
+fn stacks(pids: &[u32], random: &mut Random) -> Vec<Stack> {
+    let code: Vec<Vec<(u64, u64)>> = pids.iter().map(|&pid| executable(pid)).collect();
+    (0..STACKS)
+        .map(|number| {
+            let thread = number % THREADS;
+            let process = thread % PROCESSES;
+            let mut frame = || {
+                let (start, end) = code[process][random.below(code[process].len())];
+                // Programs call from some hundred places, not from everywhere.
+                start + random.below(((end - start) / 16).min(200) as usize) as u64 * 16
+            };
+            Stack {
+                pid: pids[process],
+                tid: 100_000 + thread as u32,
+                frames: (0..FRAMES).map(|_| frame()).collect(),
+            }
+        })
+        .collect()
+}
+
+/// Executable mappings of files.
+fn executable(pid: u32) -> Vec<(u64, u64)> {
+    let maps = procfs::read(format!("/proc/{pid}/maps"), 1 << 20).expect("maps");
+    let maps = String::from_utf8(maps).expect("text");
+    let ranges: Vec<(u64, u64)> = maps
+        .lines()
+        .filter(|line| line.contains(" r-xp ") && line.contains(" /"))
+        .map(|line| {
+            let (range, _) = line.split_once(' ').expect("range");
+            let (start, end) = range.split_once('-').expect("range");
+            (
+                u64::from_str_radix(start, 16).expect("address"),
+                u64::from_str_radix(end, 16).expect("address"),
+            )
+        })
+        .collect();
+    assert!(ranges.len() >= 3, "the program, libc and its loader: {maps}");
+    ranges
+}
+
+/// Rings with the samples in order of time: first every stack once, then any. The time is the number of the sample, from 1.
+fn rings(stacks: &[Stack], random: &mut Random) -> Vec<Memory> {
+    let mut rings: Vec<Memory> = (0..2)
+        .map(|cpu| Memory {
+            cpu,
+            data: Vec::new(),
+            tail: 0,
+        })
+        .collect();
+    for number in 0..SAMPLES {
+        let stack = if number < STACKS {
+            &stacks[number]
+        } else {
+            &stacks[random.below(STACKS)]
+        };
+        record(&mut rings[stack.tid as usize % 2].data, number as u64 + 1, stack);
+    }
+    rings
+}
+
+/// A `PERF_RECORD_SAMPLE` as the kernel writes it, with what the agent's program writes.
+fn record(out: &mut Vec<u8>, time: u64, stack: &Stack) {
+    let start = out.len();
+    let raw = 40 + stack.frames.len() * 8 + 4;
+    out.extend(9_u32.to_ne_bytes());
+    out.extend(2_u16.to_ne_bytes());
+    out.extend((20 + raw as u16).to_ne_bytes());
+    out.extend(time.to_ne_bytes());
+    out.extend((raw as u32).to_ne_bytes());
+    out.extend([0, 0]);
+    out.extend(0_u16.to_ne_bytes());
+    out.extend((stack.frames.len() as u16).to_ne_bytes());
+    out.extend(0_u16.to_ne_bytes());
+    out.extend(stack.pid.to_ne_bytes());
+    out.extend(stack.tid.to_ne_bytes());
+    out.extend(10_101_010_u64.to_ne_bytes());
+    out.extend(*b"worker\0\0\0\0\0\0\0\0\0\0");
+    for frame in &stack.frames {
+        out.extend(frame.to_ne_bytes());
+    }
+    out.extend([0; 4]);
+    assert_eq!((out.len() - start) % 8, 0);
+}
+
+/// CPU time of this thread, seconds.
+fn cpu_time() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32).as_secs_f64()
+}
+
+/// xorshift64*: the same numbers in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % limit
+    }
+}
