@@ -35,6 +35,9 @@ use crate::{
 
 /// How often the rings are looked at when none is half full.
 const TICK: Duration = Duration::from_millis(100);
+/// The same while unwind tables are being built, and in the first [`SLOW_TICK`] of a command, whose programs have just begun: until the
+/// kernel side knows their code, it is walked by frame pointer.
+const EAGER_TICK: Duration = Duration::from_millis(5);
 /// How often the rest is seen to: CPUs, CPU time, progress.
 const SLOW_TICK: Duration = Duration::from_secs(1);
 /// Kernel memory for unwind tables.
@@ -168,6 +171,7 @@ pub fn capture(
     let mut run = Run::new(options.frequency, pids.as_deref())?;
     let (name, command_line) = run.name_of_target(&options.scope, pids.as_deref());
     run.launching = waiting.as_ref().map(|command| command.pid);
+    run.launched = waiting.is_some();
     run.sampler.start()?;
     progress(Progress {
         elapsed: Duration::ZERO,
@@ -205,6 +209,8 @@ struct Run {
     symbolizer: Symbolizer,
     cpu_time: CpuTime,
     started: Instant,
+    /// Whether the target is a command that begins with the capture.
+    launched: bool,
     /// The same on `CLOCK_MONOTONIC`.
     start_time: u64,
     torn: u64,
@@ -254,6 +260,7 @@ impl Run {
             symbolizer,
             cpu_time: CpuTime::start(targets),
             started: Instant::now(),
+            launched: false,
             start_time: clock::monotonic(),
             torn: 0,
             lost_records: 0,
@@ -273,7 +280,9 @@ impl Run {
         let mut next_slow_tick = self.started + SLOW_TICK;
         loop {
             let now = Instant::now();
-            let left = deadline.map_or(TICK, |deadline| deadline.saturating_duration_since(now));
+            let eager = self.unwinder.is_building() || self.launched && self.started.elapsed() < SLOW_TICK;
+            let tick = if eager { EAGER_TICK } else { TICK };
+            let left = deadline.map_or(tick, |deadline| deadline.saturating_duration_since(now));
             if left.is_zero() {
                 return Ok(());
             }
@@ -288,7 +297,7 @@ impl Run {
             let ended = ends.len() == 1 && !targets.is_empty();
             if !ended {
                 self.sampler
-                    .wait(&ends, left.min(TICK))
+                    .wait(&ends, left.min(tick))
                     .map_err(system("wait for samples"))?;
             }
             self.drain(clock::monotonic().saturating_sub(merge::SETTLE));
