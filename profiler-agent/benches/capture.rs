@@ -143,13 +143,8 @@ fn wall(agent: &Path, program: &Path, folder: &Path, bars: &mut Bars) {
         over.push(start.elapsed().as_secs_f64() - 1.0);
         used.push(cpu);
         let svg = String::from_utf8(procfs::read(&picture, 16 << 20).expect("picture")).expect("text");
-        // Rust by DWARF, inlined frames among them, and libc by whatever it has.
-        for name in [
-            "mixed::in_rust",
-            "mixed::sum_of_mixed_[i]",
-            "mixed::mix_[i]",
-            "lrand48",
-        ] {
+        // Rust by DWARF, the two that are inlined everywhere among them, and libc by whatever it has.
+        for name in ["mixed::in_rust", "mixed::sum_of_mixed", "mixed::mix (", "lrand48"] {
             assert!(svg.contains(name), "the picture does not name {name}");
         }
     }
@@ -169,8 +164,8 @@ fn wall(agent: &Path, program: &Path, folder: &Path, bars: &mut Bars) {
 /// What is used up to some time.
 struct Used {
     at: Instant,
-    /// CPU time of the agent's threads, nanoseconds.
-    agent: u64,
+    /// CPU time of the agent's threads by their names, nanoseconds.
+    agent: std::collections::BTreeMap<String, u64>,
     /// Of its kernel programs: nanoseconds, runs.
     kernel: u64,
     runs: u64,
@@ -178,23 +173,21 @@ struct Used {
 
 impl Used {
     fn by(pid: u32) -> Self {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("tasks");
-        let agent = tasks
-            .map(|task| {
-                let schedstat =
-                    procfs::read(task.expect("task").path().join("schedstat"), 256).expect("schedstat");
-                let text = String::from_utf8(schedstat).expect("text");
-                text.split(' ')
-                    .next()
-                    .and_then(|time| time.parse::<u64>().ok())
-                    .expect("time")
-            })
-            .sum();
+        let mut agent = std::collections::BTreeMap::new();
+        for task in std::fs::read_dir(format!("/proc/{pid}/task")).expect("tasks") {
+            let task = task.expect("task").path();
+            let text = |name: &str| {
+                String::from_utf8(procfs::read(task.join(name), 256).expect("a thread's file")).expect("text")
+            };
+            let time = text("schedstat");
+            let time: u64 = time.split(' ').next().expect("time").parse().expect("time");
+            *agent.entry(text("comm").trim().to_owned()).or_default() += time;
+        }
         // One program may be open more than once.
         let mut programs = std::collections::BTreeMap::new();
         for facts in fdinfo(pid) {
-            if let Some(id) = number(&facts, "prog_id:") {
-                let runs = number(&facts, "run_cnt:").expect("bpf_stats");
+            // A link names its program too, without its cost.
+            if let (Some(id), Some(runs)) = (number(&facts, "prog_id:"), number(&facts, "run_cnt:")) {
                 programs.insert(id, (number(&facts, "run_time_ns:").expect("bpf_stats"), runs));
             }
         }
@@ -210,7 +203,8 @@ impl Used {
 
 fn cpu(agent: &Path, program: &Path, folder: &Path, bars: &mut Bars) {
     let _accounting = aya::sys::enable_stats(aya::sys::Stats::RunTime).expect("bpf_stats; are you root?");
-    let target = Running::start(Command::new(program).arg("2"));
+    // Before all others, so that it really has both CPUs.
+    let target = Running::start(Command::new("nice").args(["-n", "-20"]).arg(program).arg("2"));
     let ticks = procfs::Stat::of(target.pid()).expect("target").cpu;
     let running = Agent::start(agent, target.pid(), 18, &folder.join("cpu.folded"));
     std::thread::sleep(Duration::from_secs(4));
@@ -221,16 +215,24 @@ fn cpu(agent: &Path, program: &Path, folder: &Path, bars: &mut Bars) {
     let (total, _) = running.end();
     let seconds = (after.at - before.at).as_secs_f64();
     let share = |time: u64| time as f64 / 1e9 / seconds * 100.0;
-    let (user, kernel) = (
-        share(after.agent - before.agent),
-        share(after.kernel - before.kernel),
-    );
+    let kernel = share(after.kernel - before.kernel);
+    let threads: Vec<(&str, f64)> = after
+        .agent
+        .iter()
+        .map(|(name, time)| (name.as_str(), share(time - before.agent.get(name).unwrap_or(&0))))
+        .collect();
+    let user: f64 = threads.iter().map(|(_, share)| share).sum();
     let runs = after.runs - before.runs;
     assert!(runs > 12 * FREQUENCY, "the programs ran {runs} times");
     println!(
-        "{FREQUENCY} Hz, target on {busy:.2} CPUs, {seconds:.1} s: agent {} % of one CPU, kernel programs {} % ({runs} runs of {} ns, cold); \
+        "{FREQUENCY} Hz, target on {busy:.2} CPUs, {seconds:.1} s: agent {} % of one CPU ({}), kernel programs {} % ({runs} runs of {} ns, cold); \
          {total:.3} s of CPU time for all 18 s with start and end",
         figure(user),
+        threads
+            .iter()
+            .map(|(name, share)| format!("{name} {}", figure(*share)))
+            .collect::<Vec<_>>()
+            .join(", "),
         figure(kernel),
         (after.kernel - before.kernel) / runs.max(1),
     );

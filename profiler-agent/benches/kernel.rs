@@ -231,14 +231,14 @@ fn agent(pid: u32, frequency: u32, span: Duration) -> Run {
         targets: Some(vec![pid]),
     })
     .expect("sampler");
-    let (mut samples, mut frames) = (0, 0);
+    let (mut samples, mut frames) = (0_u64, 0_u64);
     sampler.start().expect("start");
     std::thread::sleep(span);
     sampler.stop();
     sampler.drain(u64::MAX, |event| {
         if let Record::Sample(sample) = event.record {
             samples += 1;
-            frames += sample.user.len();
+            frames += sample.user.len() as u64;
         }
     });
     assert_eq!(
@@ -252,7 +252,7 @@ fn agent(pid: u32, frequency: u32, span: Duration) -> Run {
         "the ring was full"
     );
     assert!(
-        samples == 0 || frames / samples as usize >= 33,
+        samples == 0 || frames / samples >= 33,
         "{frames} frames of {samples} samples"
     );
     let cost = sampler.cost().expect("cost");

@@ -13,6 +13,8 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::wildcard_enum_match_arm,
     reason = "a benchmark may fail loudly"
 )]
 

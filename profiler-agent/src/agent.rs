@@ -302,7 +302,12 @@ impl Run {
             }
             self.drain(clock::monotonic().saturating_sub(merge::SETTLE));
             self.unwinder.update(&mut self.processes);
-            self.exchange_names();
+            self.take_names();
+            // The files stay open, so that nothing is lost by waiting; and each request may have them parsed anew, libc's debug
+            // information alone in 20 ms: asking at every look made three quarters of the agent's CPU time.
+            if self.aggregator.wants_names() {
+                self.request_names();
+            }
             if let Some(log) = &mut self.kernel_log {
                 log.flush();
             }
@@ -363,16 +368,20 @@ impl Run {
         }
     }
 
-    /// Asks for the names of new frames, and takes in those that are found.
-    fn exchange_names(&mut self) {
+    /// Takes in the names that were found.
+    fn take_names(&mut self) {
+        while let Some(response) = self.symbolizer.try_recv() {
+            self.aggregator.name(response);
+        }
+    }
+
+    /// Asks for the names of new frames.
+    fn request_names(&mut self) {
         let Self {
             aggregator,
             symbolizer,
             ..
         } = self;
-        while let Some(response) = symbolizer.try_recv() {
-            aggregator.name(response);
-        }
         aggregator.request_names(|request| {
             symbolizer
                 .try_request(request)
@@ -382,7 +391,8 @@ impl Run {
 
     fn wait_for_names(&mut self) {
         let deadline = Instant::now() + NAMES_DEADLINE;
-        self.exchange_names();
+        self.take_names();
+        self.request_names();
         while self.aggregator.waits_for_names() {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.symbolizer.recv_timeout(left) {
@@ -394,7 +404,8 @@ impl Run {
                     break;
                 }
             }
-            self.exchange_names();
+            self.take_names();
+            self.request_names();
         }
     }
 

@@ -159,6 +159,10 @@ impl Locations {
         self.locations.get(id.index())
     }
 
+    pub(super) fn mostly_unanswered(&self) -> bool {
+        self.unanswered > 0 && self.unanswered * 2 >= self.locations.len()
+    }
+
     pub(super) fn waiting(&self) -> bool {
         self.unanswered > 0
     }

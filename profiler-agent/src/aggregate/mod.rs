@@ -184,6 +184,12 @@ impl Aggregator {
         self.locations.request_names(send);
     }
 
+    /// Whether it is worth asking for names while sampling goes on: half of the locations have none. So few requests are made,
+    /// as many as the number of locations doubles, and at the end at most half is left.
+    pub fn wants_names(&self) -> bool {
+        self.locations.mostly_unanswered()
+    }
+
     /// Takes in names.
     pub fn name(&mut self, response: Response) {
         self.locations.name(response);
