@@ -8,8 +8,8 @@
 //! agent      sampling ◀────────────────────────────────────────────────────────┘
 //!               │ events of all CPUs in one order of time
 //!               ▼
-//!            process      whose mappings were there at that time
-//!               │
+//!            process ─▶ unwind      a thread of its own; tables and mappings go back to the user walk
+//!               │ what was mapped at that time
 //!               ▼
 //!            aggregate ◀──names── symbols       a thread of its own; neither waits for the other
 //!               │
@@ -21,21 +21,20 @@
 //! 2. [`kernel`] asks what this kernel offers and allows: its types (BTF), the capabilities of this process.
 //! 3. [`sampling`] loads the programs, opens a clock and a ring on every CPU, and hands out samples and process events, oldest first.
 //! 4. [`process`] follows exec, fork, exit and mappings, so that an address is looked up in the mappings of its own time.
-//! 5. [`aggregate`] adds up samples of one identity: kind, process, thread, CPU, stack.
-//! 6. [`symbols`] gives names to locations while the capture runs.
-//! 7. [`profile`] is the finished result, and all that an output reads.
-//! 8. [`export`] writes files, whole or not at all, and sends OTLP; [`render`] draws.
-//! 9. [`summary`] tells the person what happened, [`telemetry`] names each kind of loss.
-//!
-//! [`unwind`] makes, from what a program says about its own frames, the tables by which stacks without frame pointers will be walked; the
-//! kernel programs do not use them yet.
+//! 5. [`unwind`] makes tables from what files say about their own frames, and puts them where the kernel programs look up how to walk code
+//!    without frame pointers. Code whose table is not there yet is walked by frame pointer.
+//! 6. [`aggregate`] adds up samples of one identity: kind, process, thread, CPU, stack.
+//! 7. [`symbols`] gives names to locations while the capture runs.
+//! 8. [`profile`] is the finished result, and all that an output reads.
+//! 9. [`export`] writes files, whole or not at all, and sends OTLP; [`render`] draws.
+//! 10. [`summary`] tells the person what happened, [`telemetry`] names each kind of loss.
 //!
 //! [`agent`] alone knows all of these and their order. [`cpu_time`] is the independent witness of how many samples there should be,
 //! [`clock`] turns the kernel's time into that on the wall, [`procfs`] reads /proc with bounds.
 //!
 //! # Who may use what
 //!
-//! aya is imported by [`sampling`] (and its log by [`agent`]), clap by the binary's `cli`, blazesym by [`symbols`], inferno by [`render`], the
+//! aya is imported by [`sampling`] (its maps by [`unwind`], its log by [`agent`]), clap by the binary's `cli`, blazesym by [`symbols`], gimli by [`unwind`], inferno by [`render`], the
 //! protocols of OpenTelemetry by [`export::otlp`]. Every queue, cache and table has a bound, and what goes beyond it is counted.
 
 pub mod agent;
