@@ -203,8 +203,8 @@ impl Used {
 
 fn cpu(agent: &Path, program: &Path, folder: &Path, bars: &mut Bars) {
     let _accounting = aya::sys::enable_stats(aya::sys::Stats::RunTime).expect("bpf_stats; are you root?");
-    // Before all others, so that it really has both CPUs.
-    let target = Running::start(Command::new("nice").args(["-n", "-20"]).arg(program).arg("2"));
+    // Before others, so that it really has both CPUs, but not so far that the agent gets none.
+    let target = Running::start(Command::new("nice").args(["-n", "-4"]).arg(program).arg("2"));
     let ticks = procfs::Stat::of(target.pid()).expect("target").cpu;
     let running = Agent::start(agent, target.pid(), 18, &folder.join("cpu.folded"));
     std::thread::sleep(Duration::from_secs(4));

@@ -43,6 +43,7 @@ pub mod clock;
 pub mod cpu_time;
 pub mod export;
 pub mod kernel;
+pub mod memory;
 pub mod process;
 pub mod procfs;
 pub mod profile;

@@ -22,6 +22,7 @@ use profiler_agent::{
         btf::BtfError,
         capabilities::{self, MissingCapabilities},
     },
+    memory,
     sampling::SamplingError,
     summary::{NoSamples, ProgressLine, Summary, one_line},
     target::Scope,
@@ -43,6 +44,7 @@ mod exit {
 }
 
 fn main() -> ExitCode {
+    memory::share_one_heap();
     let request = Cli::read();
     start_log(request.verbosity);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

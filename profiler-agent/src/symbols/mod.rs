@@ -14,7 +14,6 @@ mod debug_file;
 mod demangle;
 mod elf;
 mod kallsyms;
-mod memory;
 mod resolver;
 mod symbolizer;
 
