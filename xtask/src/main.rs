@@ -38,6 +38,7 @@ mod collector;
 mod command;
 mod gallery;
 mod lint;
+mod miri;
 mod python;
 mod run;
 mod setup;
@@ -96,6 +97,8 @@ enum Verb {
     },
     /// Format, clippy on both sides, licences, documentation, and the project's own rules
     Lint,
+    /// Run the code that kernel and agent share under miri, where that can be had
+    Miri,
     /// Make the flamegraphs of flamegraphs/gallery anew, from real programs, as root
     Gallery {
         /// Only these, e.g. `gofmt`
@@ -129,6 +132,7 @@ fn chore(verb: Verb) -> Result<()> {
         Verb::Test { args } => test::run(&workspace, &args),
         Verb::Bench { names } => bench::run(&workspace, &names),
         Verb::Lint => lint::run(&workspace),
+        Verb::Miri => miri::run(&workspace),
         Verb::Gallery { names } => gallery::run(&workspace, &names),
         Verb::Ci => ci::run(&workspace),
     }
