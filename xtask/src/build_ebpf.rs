@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::bytecode;
 use crate::command;
+use crate::setup;
 use crate::sources::{self, Files, Record};
 use crate::toolchain::{Action, Toolchain};
 use crate::workspace::Workspace;
@@ -102,6 +103,9 @@ pub(crate) fn baseline(workspace: &Workspace) -> Result<PathBuf> {
 }
 
 fn compile(workspace: &Workspace) -> Result<(Vec<u8>, Record)> {
+    if Toolchain::find(workspace)?.is_none() {
+        setup::install_compiler()?;
+    }
     let toolchain = Toolchain::prepare(workspace)?;
     // Crates are unpacked before the build, so that their folders are known and can be cut from paths.
     let mut fetch = command::cargo();

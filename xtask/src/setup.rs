@@ -13,10 +13,14 @@ use crate::python::Python;
 use crate::toolchain::{self, Toolchain};
 use crate::workspace::Workspace;
 
-/// Debian packages, and what each is for.
-const PACKAGES: &[(&str, &str)] = &[
+/// Debian packages of the compiler of the kernel side.
+const COMPILER: &[(&str, &str)] = &[
     ("rustc-web", "the compiler of the kernel side"),
     ("libstd-rust-web-dev-bpf", "its `core` for BPF"),
+];
+
+/// The other Debian packages, and what each is for.
+const PACKAGES: &[(&str, &str)] = &[
     ("rust-web-clippy", "its linter"),
     ("gcc", "linker of the user side; C programs that tests profile"),
     ("g++", "C++ programs that tests profile"),
@@ -37,7 +41,7 @@ struct Need {
 
 /// Installs what is missing.
 pub(crate) fn install(workspace: &Workspace) -> Result<()> {
-    install_packages()?;
+    install_packages(&[COMPILER, PACKAGES].concat())?;
     let toolchain = Toolchain::prepare(workspace)?;
     if !toolchain.has_clippy() {
         bail!("the kernel side has no linter; install the package rust-web-clippy");
@@ -62,7 +66,7 @@ pub(crate) fn install(workspace: &Workspace) -> Result<()> {
 /// Tells what is missing, and fails if anything is.
 pub(crate) fn check(workspace: &Workspace) -> Result<()> {
     let mut needs = Vec::new();
-    for (package, purpose) in PACKAGES.iter().filter(|_| has_apt()) {
+    for (package, purpose) in COMPILER.iter().chain(PACKAGES).filter(|_| has_apt()) {
         needs.push(Need {
             what: format!("package {package} ({purpose})"),
             ready: is_installed(package),
@@ -109,7 +113,16 @@ pub(crate) fn check(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-fn install_packages() -> Result<()> {
+/// Installs the compiler of the kernel side where apt has it; elsewhere there is nothing to do here.
+pub(crate) fn install_compiler() -> Result<()> {
+    if has_apt() {
+        install_packages(COMPILER)
+    } else {
+        Ok(())
+    }
+}
+
+fn install_packages(packages: &[(&str, &str)]) -> Result<()> {
     if !has_apt() {
         return if Path::new("/usr/bin/gcc").exists() || command::find_in_path("cc").is_some() {
             Ok(())
@@ -120,7 +133,7 @@ fn install_packages() -> Result<()> {
             )
         };
     }
-    let missing: Vec<&str> = PACKAGES
+    let missing: Vec<&str> = packages
         .iter()
         .map(|(package, _)| *package)
         .filter(|package| !is_installed(package))
