@@ -153,6 +153,10 @@ impl<'p, 'a> Encoder<'p, 'a> {
             let (now, later) = rest.split_at((1 + room / 8).min(rest.len()));
             self.sample(item, now.len() as u64, now);
             rest = later;
+            if !rest.is_empty() {
+                // The estimate was low: the rest may just fit behind, as a second sample of one identity.
+                self.finish_request();
+            }
         }
     }
 
