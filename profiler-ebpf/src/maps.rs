@@ -19,7 +19,7 @@ use crate::memory::UserMemory;
 pub static SAMPLES: PerfEventArray<u8> = PerfEventArray::new(0);
 
 /// The processes to sample; unused when the whole host is. Pre-allocated, since perf event programs may not
-/// use another kind before Linux 6.1: 8192 × 64 bytes = 0.5 MB.
+/// use another kind before Linux 6.1: 0.66 MB for 8192.
 #[map]
 pub static TARGETS: HashMap<u32, u8> = HashMap::with_max_entries(MAX_TARGETS, 0);
 
@@ -32,7 +32,7 @@ pub static SEGMENTS: ArrayOfMaps<Array<[u8; SEGMENT_LEN], 1, SEGMENT_FLAGS>, MAX
 /// `BPF_F_MMAPABLE`.
 const SEGMENT_FLAGS: usize = 0x400;
 
-/// Where each process's mappings are. Pre-allocated for the reason above: 8192 × 72 bytes = 0.6 MB.
+/// Where each process's mappings are. Pre-allocated for the reason above: 0.72 MB for 8192.
 #[map]
 pub static PROCESSES: HashMap<u32, MappingList> = HashMap::with_max_entries(MAX_PROCESSES, 0);
 

@@ -17,8 +17,8 @@ use crate::{
 /// What [`walk_some`] answers while there are more frames; beyond every [`Outcome`].
 const MORE: u32 = u32::MAX;
 
-/// Frames of one call of [`walk_some`]. Each call costs a map lookup and the way of the registers through memory (9 ns a frame less with 8
-/// than with 1), each frame more is one more that the verifier looks through.
+/// Frames of one call of [`walk_some`]. Each call costs a map lookup, each frame more is one more that the verifier looks
+/// through.
 const FRAMES_PER_CALL: u32 = 8;
 
 /// Walks from `scratch.registers` until there is no caller, writing each address into the record. Returns the [`Outcome`] as a number:

@@ -1,8 +1,8 @@
 //! Offsets of kernel structure fields, from the running kernel's own type information.
 //!
 //! Format: Documentation/bpf/btf.rst. A header, a list of types of variable length, a string table. Types are referred to
-//! by their position in the list, from 1. aya parses BTF too, but keeps its members to itself; looking up a handful of
-//! fields takes 4 ms and no lasting memory here.
+//! by their position in the list, from 1. aya parses BTF too, but keeps its members to itself; a handful of
+//! look-ups needs no lasting memory here.
 
 use std::{fs::File, io::Read as _, path::Path};
 

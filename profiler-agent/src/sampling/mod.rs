@@ -441,7 +441,7 @@ fn load(config: &Config) -> Result<Ebpf, SamplingError> {
     let period = 1_000_000_000 / u64::from(config.frequency.max(1));
 
     let mut programs = EbpfLoader::new()
-        .btf(None) // nothing in there is relocated by types; parsing the kernel's again would cost 40 ms
+        .btf(None) // nothing in there is relocated by types; no need to parse the kernel's once more
         .override_global("TASK_TGID", &tgid, true)
         .override_global("TASK_PID", &pid, true)
         .override_global("TASK_SIGNAL", &signal, true)
