@@ -15,7 +15,7 @@ use profiler_common::{
     Outcome,
     record::{
         Counter, EventKind, HEADER_LEN, MAX_COPY, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, PAGE, SampleHeader,
-        UNFINISHED, UNFINISHED_LEN, Unfinished,
+        UNFINISHED, UNFINISHED_LEN, Unfinished, copy_start,
     },
     unwind::Origin,
 };
@@ -112,7 +112,7 @@ fn leave_rest(scratch: &mut Scratch) -> u64 {
     let start = frame_bytes(scratch) as usize;
     // SAFETY: behind the frames there is room for it all, see `maps::Record`.
     let rest = unsafe { scratch.record.frames.as_mut_ptr().cast::<u8>().add(start) };
-    let stack = scratch.registers.sp & !7;
+    let stack = copy_start(scratch.registers.sp);
     // SAFETY: as above.
     let (copied, holes) = unsafe { copy(rest.add(UNFINISHED_LEN), stack) };
     // SAFETY: as above; the frames are words, so that it is aligned.
