@@ -257,8 +257,9 @@ impl Chains {
 
     fn verdict(&self, words: &[String]) -> Verdict {
         let mut verdict = Verdict::Wrong;
-        // The loader begins the program, and what it has to say about itself is another's truth.
-        if self.from_start && words.first().is_some_and(|word| word == "ld") && in_libraries(words) {
+        // The loader begins the program and calls what libraries ask for; its own truth is another's.
+        let loads = |word: &String| word == "other" || word == "ld" || word.starts_with("lib");
+        if self.from_start && words.first().is_some_and(|word| word == "ld") && words.iter().all(loads) {
             return Verdict::Part;
         }
         for (index, (_, chain)) in self.chains.iter().enumerate() {
