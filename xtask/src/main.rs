@@ -13,6 +13,7 @@
 //! | `PROFILER_TEST_COLLECTOR` | the OpenTelemetry Collector with a profiles pipeline (`--feature-gates=+service.profilesSupport`) |
 //! | `PROFILER_TEST_PYTHON` | a Python that has `opentelemetry-proto`: an OTLP decoder that is not ours |
 //! | `PROFILER_TEST_GO` | the `go` command: `go tool pprof` is a pprof reader that is not ours |
+//! | `PROFILER_TEST_ZIG` | the `zig` command: a program of its making is profiled |
 //! | `PROFILER_TEST_AGENT` | the release build of `profiler-agent` |
 //! | `PROFILER_TEST_SKIPS` | a file: a test that cannot run appends one line to it, `name: what is missing` |
 //! | `PROFILER_TEST_STRICT` | `1` where `CI` is set: a test that cannot run fails instead |
