@@ -1,13 +1,15 @@
-//! Builds tables on a thread of its own, one file after the other.
+//! Builds tables on a thread of its own, one file after the other, in the order of asking.
 
 use std::{
     fs::File,
     ops::Range,
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -20,6 +22,14 @@ const QUEUE: usize = 16;
 
 /// Most bytes of a piece of a table: half a segment, so that segments fill well.
 const PIECE: usize = 1 << 20;
+
+/// Samples wait for what the thread builds, and other programs want the CPUs: it may work this much at a time as fast as it can,
+const BURST: Duration = Duration::from_secs(1);
+/// and in the long run one part of this many of a CPU.
+const SHARE: u32 = 4;
+
+/// How long it sleeps at a time, so that it hears when it is in a hurry.
+const NAP: Duration = Duration::from_millis(5);
 
 /// A file to build a table of.
 #[derive(Debug)]
@@ -61,6 +71,7 @@ pub enum BuildError {
 pub(super) struct Builder {
     requests: SyncSender<Request>,
     answers: Receiver<Built>,
+    hurry: Arc<AtomicBool>,
 }
 
 impl Builder {
@@ -72,22 +83,28 @@ impl Builder {
     pub(super) fn start() -> std::io::Result<Self> {
         let (requests, inbox) = sync_channel::<Request>(QUEUE);
         let (outbox, answers) = sync_channel(QUEUE);
+        let hurry = Arc::new(AtomicBool::new(false));
+        let mut pace = Pace {
+            hurry: Arc::clone(&hurry),
+            saved: BURST,
+            since: Instant::now(),
+        };
         thread::Builder::new().name("unwind".into()).spawn(move || {
-            for request in inbox {
-                let Request { id, file, path, code } = request;
-                if outbox
-                    .send(Built {
-                        id,
-                        pieces: build(&file, code),
-                        path,
-                    })
-                    .is_err()
-                {
+            for Request { id, file, path, code } in inbox {
+                let began = Instant::now();
+                let pieces = build(&file, code);
+                let took = began.elapsed();
+                if outbox.send(Built { id, pieces, path }).is_err() {
                     return;
                 }
+                pace.rest(took);
             }
         })?;
-        Ok(Self { requests, answers })
+        Ok(Self {
+            requests,
+            answers,
+            hurry,
+        })
     }
 
     /// Asks for a table; gives the request back when the queue is full.
@@ -104,6 +121,37 @@ impl Builder {
     /// An answer, if there is one.
     pub(super) fn answer(&self) -> Option<Built> {
         self.answers.try_recv().ok()
+    }
+
+    /// From now on somebody waits: no more rests.
+    pub(super) fn hurry(&self) {
+        self.hurry.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How much of a CPU the thread takes: it saves time while it does not work, and rests when it has spent it.
+struct Pace {
+    hurry: Arc<AtomicBool>,
+    /// How long it may work, at `since`.
+    saved: Duration,
+    since: Instant,
+}
+
+impl Pace {
+    /// Rests after work that took this long, if it should.
+    fn rest(&mut self, took: Duration) {
+        self.saved = (self.saved + self.since.elapsed() / SHARE).min(BURST);
+        self.since = Instant::now();
+        let debt = took.saturating_sub(self.saved);
+        self.saved = self.saved.saturating_sub(took);
+        let until = Instant::now() + debt * SHARE;
+        while !self.hurry.load(Ordering::Relaxed) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            thread::sleep(left.min(NAP));
+        }
     }
 }
 
