@@ -10,7 +10,7 @@ use profiler_common::{
     arch::Registers,
     arena::{self, Segment},
     row::{Packed, Row, Rule},
-    unwind::{self, Thread},
+    unwind::{self, Frame, Thread},
 };
 
 /// A target, and what it does.
@@ -139,11 +139,11 @@ pub fn record(bytes: &[u8]) {
 /// Bytes as registers, rules and the memory of a thread, and as a segment of the arena.
 pub fn step(bytes: &[u8]) {
     let word = |at: usize| Bytes(bytes).u64(u32::try_from(8 * at).unwrap_or(u32::MAX));
-    let mut frame = Registers {
+    let mut frame = Frame::innermost(Registers {
         ip: word(0),
         sp: word(1),
         bp: word(2),
-    };
+    });
     let memory = bytes.get(32..).unwrap_or_default();
     for row in memory.chunks_exact(4).take(1 << 10) {
         let row = Row(u32::from_le_bytes(row.try_into().unwrap_or_default()));
@@ -166,10 +166,12 @@ pub fn step(bytes: &[u8]) {
         };
         match unwind::step(frame, rule, &mut thread) {
             Ok(caller) => {
-                let signal = rule == Rule::Signal;
-                assert!(signal || caller.registers.sp > frame.sp, "{rule:?}: {caller:x?}");
-                assert_eq!(caller.interrupted, signal);
-                frame = caller.registers;
+                let elsewhere = matches!(rule, Rule::Signal | Rule::FramePointer | Rule::ReturnIn(_));
+                let up = caller.registers.sp > frame.registers.sp;
+                assert!(elsewhere || up, "{rule:?}: {caller:x?}");
+                assert_eq!(caller.origin.is_interrupted(), rule == Rule::Signal);
+                assert!(!caller.origin.is_innermost());
+                frame = caller;
             }
             Err(outcome) => {
                 black_box(outcome);
