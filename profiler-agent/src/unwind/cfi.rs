@@ -217,7 +217,7 @@ impl Source {
 }
 
 /// A run of addresses that has rules. A large file has hundreds of thousands, so there is no byte to waste.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Run {
     start: u64,
     len: u32,
@@ -296,10 +296,7 @@ impl List {
     /// What is added from here on comes from another source.
     fn begin_next(&mut self) {
         if self.functions.len() > self.earlier {
-            // One number to compare, which takes no branches.
-            self.functions.sort_unstable_by_key(|run| {
-                u128::from(run.start) << 64 | u128::from(run.len) << 32 | u128::from(run.at)
-            });
+            self.functions.sort_unstable();
         }
         self.earlier = self.functions.len();
     }
