@@ -37,6 +37,7 @@ mod bytecode;
 mod ci;
 mod collector;
 mod command;
+mod fuzz;
 mod gallery;
 mod lint;
 mod miri;
@@ -100,6 +101,15 @@ enum Verb {
     Lint,
     /// Run the code that kernel and agent share under miri, where that can be had
     Miri,
+    /// Run the fuzz targets
+    Fuzz {
+        /// Which one; all in turn by default
+        #[arg(value_parser = fuzz::TARGETS.to_vec())]
+        target: Option<String>,
+        /// How long, each
+        #[arg(default_value_t = 60)]
+        seconds: u32,
+    },
     /// Make the flamegraphs of flamegraphs/gallery anew, from real programs, as root
     Gallery {
         /// Only these, e.g. `gofmt`
@@ -134,6 +144,7 @@ fn chore(verb: Verb) -> Result<()> {
         Verb::Bench { names } => bench::run(&workspace, &names),
         Verb::Lint => lint::run(&workspace),
         Verb::Miri => miri::run(&workspace),
+        Verb::Fuzz { target, seconds } => fuzz::run(&workspace, target.as_deref(), seconds),
         Verb::Gallery { names } => gallery::run(&workspace, &names),
         Verb::Ci => ci::run(&workspace),
     }

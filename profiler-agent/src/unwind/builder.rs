@@ -13,9 +13,8 @@ use std::{
 };
 
 use super::{
-    cfi::{self, CfiError},
-    sections::OwnedSections,
-    table::{Table, TableError},
+    cfi::{self, CfiError, FileSections},
+    table::Table,
 };
 
 /// Files that wait to be read; the rest waits with the asker.
@@ -65,9 +64,6 @@ pub enum BuildError {
     /// Its call frame information is of no use.
     #[error(transparent)]
     Cfi(#[from] CfiError),
-    /// It is too large.
-    #[error(transparent)]
-    Table(#[from] TableError),
 }
 
 /// The thread, and the two queues.
@@ -160,10 +156,6 @@ impl Pace {
 }
 
 fn build(file: &File, code: Range<u64>) -> Result<Vec<(Range<u64>, Table)>, BuildError> {
-    let sections = OwnedSections::read(file)?;
-    let rules = cfi::rules(&sections.borrow())?;
-    if rules.by_address.is_empty() {
-        return Ok(Vec::new());
-    }
-    Ok(Table::pieces(&rules.by_address, code, PIECE)?)
+    let sections = FileSections::read(file)?;
+    Ok(cfi::tables(&sections.borrow(), code, PIECE)?.pieces)
 }
