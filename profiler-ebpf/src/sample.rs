@@ -17,7 +17,7 @@ use profiler_common::{
         Counter, EventKind, HEADER_LEN, MAX_COPY, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, PAGE, SampleHeader,
         UNFINISHED, UNFINISHED_LEN, Unfinished, copy_start,
     },
-    unwind::Origin,
+    unwind::Frame,
 };
 
 use crate::{
@@ -58,9 +58,9 @@ pub fn take(ctx: &PerfEventContext) {
     let mut outcome = match arch::user_mode(ctx, in_kernel, &mut scratch.leaf) {
         UserMode::None => Outcome::NoUserStack as u8,
         UserMode::Compat => Outcome::Compat as u8,
-        UserMode::Native(registers) => {
+        UserMode::Native(Frame { registers, origin }) => {
             scratch.registers = registers;
-            scratch.origin = Origin::INNERMOST.bits();
+            scratch.origin = origin.bits();
             scratch.memory.forget();
             tables::begin(scratch, pid);
             walk::user_stack(slot)

@@ -5,7 +5,7 @@ use profiler_common::{
     arch::REGISTERS,
     record::{BY_FRAME_POINTER, INTERRUPTED, MAX_USER_FRAMES, UNFINISHED},
     row::{Packed, Rule},
-    unwind::{self, Frame, Thread},
+    unwind::{self, Frame, Origin, Thread},
 };
 
 use crate::{
@@ -62,7 +62,18 @@ unsafe fn walk_one(scratch: *mut Scratch, slot: u32) -> u32 {
         if (*scratch).frames >= (*scratch).limit {
             return Outcome::Truncated as u32;
         }
-        let bits = tables::rule(scratch, slot);
+        let mut bits = tables::rule(scratch, slot);
+        if bits == Rule::NO_BITS && (*scratch).frame().origin == Origin::CALLED {
+            // Nobody called from there. What returns to the first instruction of a function was laid out to begin there, as coroutines are:
+            // it has no caller, whatever its table says.
+            (*scratch).origin = Origin::INTERRUPTED.bits();
+            bits = tables::rule(scratch, slot);
+            if bits == Rule::NO_BITS {
+                (*scratch).origin = Origin::CALLED.bits();
+            } else if bits < UNKNOWN && bits != Rule::SIGNAL_BITS {
+                bits = Rule::END_BITS;
+            }
+        }
         if bits == UNKNOWN {
             return u32::from(UNFINISHED);
         }
@@ -74,7 +85,7 @@ unsafe fn walk_one(scratch: *mut Scratch, slot: u32) -> u32 {
         };
         if bits == NOWHERE {
             // What was interrupted is shown wherever it is; what a step led to outside all code is no frame.
-            if here != 0 {
+            if here != 0 || frame.origin.is_innermost() {
                 push(scratch, here);
             }
             return if frame.origin.is_chained() {

@@ -8,7 +8,10 @@ use aya_ebpf::{
     },
     programs::PerfEventContext,
 };
-use profiler_common::arch::{REGISTERS, Registers};
+use profiler_common::{
+    arch::{REGISTERS, Registers},
+    unwind::{Frame, Origin},
+};
 
 /// Lowest two bits of `cs`: the privilege level, 3 in user mode.
 const PRIVILEGE: u64 = 3;
@@ -21,8 +24,8 @@ pub enum UserMode {
     None,
     /// A 32-bit program.
     Compat,
-    /// A 64-bit program with these registers.
-    Native(Registers),
+    /// A 64-bit program in this frame.
+    Native(Frame),
 }
 
 /// Whether the tick hit kernel code.
@@ -38,7 +41,7 @@ pub fn in_kernel(ctx: &PerfEventContext) -> bool {
 pub fn user_mode(ctx: &PerfEventContext, in_kernel: bool, leaf: &mut [u64; REGISTERS]) -> UserMode {
     if !in_kernel {
         // SAFETY: the context of a perf event program is valid while it runs.
-        return classify(unsafe { &(*ctx.ctx).regs }, leaf);
+        return classify(unsafe { &(*ctx.ctx).regs }, false, leaf);
     }
     // SAFETY: both helpers are without preconditions; the result is the top of the current kernel stack.
     let saved = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const pt_regs;
@@ -46,13 +49,13 @@ pub fn user_mode(ctx: &PerfEventContext, in_kernel: bool, leaf: &mut [u64; REGIS
     // load to be of one kind of memory.
     // SAFETY: the helper checks the address and fails instead of faulting.
     match unsafe { bpf_probe_read_kernel(saved) } {
-        Ok(regs) => classify(&regs, leaf),
+        Ok(regs) => classify(&regs, true, leaf),
         Err(_) => UserMode::None,
     }
 }
 
 #[inline(always)]
-fn classify(regs: &pt_regs, leaf: &mut [u64; REGISTERS]) -> UserMode {
+fn classify(regs: &pt_regs, in_kernel: bool, leaf: &mut [u64; REGISTERS]) -> UserMode {
     if regs.cs & PRIVILEGE == 0 {
         return UserMode::None;
     }
@@ -64,9 +67,18 @@ fn classify(regs: &pt_regs, leaf: &mut [u64; REGISTERS]) -> UserMode {
         regs.rax, regs.rdx, regs.rcx, regs.rbx, regs.rsi, regs.rdi, regs.rbp, regs.rsp, regs.r8, regs.r9,
         regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
     ];
-    UserMode::Native(Registers {
+    let registers = Registers {
         ip: regs.rip,
         sp: regs.rsp,
         bp: regs.rbp,
-    })
+        bx: regs.rbx,
+    };
+    // On entry to the kernel the number of the system call stands here; -1 is an interrupt or a fault. In user mode there is no entry.
+    let in_call = in_kernel && regs.orig_rax.cast_signed() >= 0;
+    let origin = if in_call {
+        Origin::IN_CALL
+    } else {
+        Origin::INNERMOST
+    };
+    UserMode::Native(Frame { registers, origin })
 }
