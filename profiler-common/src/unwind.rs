@@ -56,6 +56,19 @@ impl Origin {
         self.0 & INTERRUPTED != 0
     }
 
+    /// Whether the frame may be at the first instruction of a function, which the byte before does not tell. No call returns there: a caller
+    /// there was laid out to begin there, as coroutines are, and has no caller of its own whatever its table says; a system call returns there
+    /// when it has made another program of its process.
+    pub const fn may_begin_here(self) -> bool {
+        self.0 & (INTERRUPTED | CHAINED) == 0
+    }
+
+    /// The same, but right where it is.
+    #[must_use]
+    pub const fn at_its_address(self) -> Self {
+        Self(self.0 | INTERRUPTED)
+    }
+
     /// Whether a frame pointer led to it.
     pub const fn is_chained(self) -> bool {
         self.0 & CHAINED != 0

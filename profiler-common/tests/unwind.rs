@@ -1,10 +1,6 @@
 //! The unwind step against a model: stacks laid out by the ABI's rules, and memory that follows none.
 
-#![expect(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    reason = "a test may fail loudly"
-)]
+#![expect(clippy::indexing_slicing, reason = "a test may fail loudly")]
 
 use profiler_common::{
     Outcome,

@@ -5,7 +5,7 @@ use profiler_common::{
     arch::REGISTERS,
     record::{BY_FRAME_POINTER, INTERRUPTED, MAX_USER_FRAMES, UNFINISHED},
     row::{Packed, Rule},
-    unwind::{self, Frame, Origin, Thread},
+    unwind::{self, Frame, Thread},
 };
 
 use crate::{
@@ -63,14 +63,13 @@ unsafe fn walk_one(scratch: *mut Scratch, slot: u32) -> u32 {
             return Outcome::Truncated as u32;
         }
         let mut bits = tables::rule(scratch, slot);
-        if bits == Rule::NO_BITS && (*scratch).frame().origin == Origin::CALLED {
-            // Nobody called from there. What returns to the first instruction of a function was laid out to begin there, as coroutines are:
-            // it has no caller, whatever its table says.
-            (*scratch).origin = Origin::INTERRUPTED.bits();
+        let origin = (*scratch).frame().origin;
+        if bits == Rule::NO_BITS && origin.may_begin_here() {
+            (*scratch).origin = origin.at_its_address().bits();
             bits = tables::rule(scratch, slot);
             if bits == Rule::NO_BITS {
-                (*scratch).origin = Origin::CALLED.bits();
-            } else if bits < UNKNOWN && bits != Rule::SIGNAL_BITS {
+                (*scratch).origin = origin.bits();
+            } else if bits < UNKNOWN && bits != Rule::SIGNAL_BITS && !origin.is_innermost() {
                 bits = Rule::END_BITS;
             }
         }

@@ -58,14 +58,12 @@ pub(super) fn walk(
             return Walked::To(Outcome::Truncated);
         }
         let mut found = way(frame.address());
-        if found == Way::FramePointer && frame.origin == Origin::CALLED {
-            // As the kernel side does: what returns to the first instruction of a function was laid out to begin there.
-            match way(frame.registers.ip) {
-                Way::Table(Rule::Signal) => {
-                    (frame.origin, found) = (Origin::INTERRUPTED, Way::Table(Rule::Signal));
-                }
-                Way::Table(_) => (frame.origin, found) = (Origin::INTERRUPTED, Way::Table(Rule::End)),
-                Way::FramePointer | Way::Nowhere | Way::Pending => {}
+        if found == Way::FramePointer && frame.origin.may_begin_here() {
+            // As the kernel side does.
+            if let Way::Table(rule) = way(frame.registers.ip) {
+                let goes_on = rule == Rule::Signal || frame.origin.is_innermost();
+                found = Way::Table(if goes_on { rule } else { Rule::End });
+                frame.origin = frame.origin.at_its_address();
             }
         }
         let interrupted = if frame.origin.is_interrupted() {
