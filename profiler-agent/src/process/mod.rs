@@ -53,6 +53,8 @@ pub struct Process {
     mappings: BTreeMap<u64, Mapping>,
     /// Counts changes of `mappings`: addresses resolved under another number must be resolved again.
     generation: u32,
+    /// [`Processes::doubts`] when its mappings were known for certain.
+    doubts: u32,
 }
 
 /// Executable memory of a process.
@@ -66,6 +68,18 @@ pub struct Mapping {
     pub file_offset: u64,
     /// What is mapped.
     pub backing: Backing,
+}
+
+impl Mapping {
+    /// Whether two descriptions are of one mapping. /proc and the kernel's events name its file in different ways.
+    fn is_same(&self, other: &Self) -> bool {
+        let file = |mapping: &Self| match &mapping.backing {
+            Backing::File { path, .. } => Some(Arc::clone(path)),
+            Backing::Vdso | Backing::Anonymous => None,
+        };
+        (self.start, self.end, self.file_offset) == (other.start, other.end, other.file_offset)
+            && file(self) == file(other)
+    }
 }
 
 /// What lies behind a mapping.
@@ -147,6 +161,8 @@ pub struct Processes {
     changed: Vec<u32>,
     files: file::Files,
     next_key: u32,
+    /// How many times events were lost.
+    doubts: u32,
 }
 
 /// How long a process that has ended is remembered.
@@ -254,12 +270,9 @@ impl Processes {
         }
     }
 
-    /// Reads every living process's mappings again: events were lost, and nothing tells which.
-    pub fn rescan(&mut self) {
-        for (pid, process) in &mut self.living {
-            Arc::make_mut(process).rescan();
-            self.changed.push(*pid);
-        }
+    /// Events were lost, and nothing tells which: the mappings of each process are read again when it is looked at next.
+    pub fn doubt(&mut self) {
+        self.doubts = self.doubts.wrapping_add(1);
     }
 
     /// Where an address of a process lies.
@@ -356,6 +369,7 @@ impl Processes {
             executable: parent.executable.clone(),
             mappings: parent.mappings.clone(),
             generation: 0,
+            doubts: parent.doubts,
         };
         self.living.insert(pid, Arc::new(child));
         self.changed.push(pid);
@@ -371,6 +385,7 @@ impl Processes {
             executable: String::new(),
             mappings: BTreeMap::new(),
             generation: 0,
+            doubts: self.doubts,
         };
         self.living.insert(pid, Arc::new(image));
         self.changed.push(pid);
@@ -433,6 +448,7 @@ impl Process {
                 .unwrap_or_default(),
             mappings: BTreeMap::new(),
             generation: 0,
+            doubts: 0,
         };
         process.rescan();
         process
@@ -459,7 +475,7 @@ impl Process {
 
     /// Adds a mapping; what it covers of older ones is gone, as `mmap` with `MAP_FIXED` does it.
     fn insert(&mut self, new: Mapping) {
-        if new.start >= new.end {
+        if new.start >= new.end || self.mapping(new.start).is_some_and(|old| old.is_same(&new)) {
             return;
         }
         let covered: Vec<u64> = self
@@ -523,6 +539,7 @@ mod tests {
             executable: String::new(),
             mappings: BTreeMap::new(),
             generation: 0,
+            doubts: 0,
         }
     }
 
