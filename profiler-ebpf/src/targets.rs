@@ -2,10 +2,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_task},
-    programs::RawTracePointContext,
-};
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, programs::RawTracePointContext};
 use aya_log_ebpf::warn;
 use profiler_common::record::Counter;
 
@@ -55,9 +52,7 @@ pub fn forget() {
     if unsafe { TARGETS.get(pid) }.is_none() {
         return;
     }
-    // SAFETY: a helper without preconditions.
-    let task = Task(unsafe { bpf_get_current_task() } as *const c_void);
-    if task.live_threads() == 0 {
+    if Task::current().live_threads() == 0 {
         let _ = TARGETS.remove(pid); // gone already is as good
     }
 }

@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_get_current_task};
 
 use crate::patched::Patched;
 
@@ -18,12 +18,22 @@ static TASK_SIGNAL: Patched<u32> = Patched::new(3);
 /// Offset of `signal_struct.live`, the number of threads that have not ended.
 #[unsafe(no_mangle)]
 static SIGNAL_LIVE: Patched<u32> = Patched::new(4);
+/// Offset of `task_struct.stack`.
+#[unsafe(no_mangle)]
+static TASK_STACK: Patched<u32> = Patched::new(11);
 
 /// A `task_struct` of the kernel.
 #[derive(Clone, Copy)]
 pub struct Task(pub *const c_void);
 
 impl Task {
+    /// The current one.
+    #[inline(always)]
+    pub fn current() -> Self {
+        // SAFETY: a helper without preconditions.
+        Self(unsafe { bpf_get_current_task() } as *const c_void)
+    }
+
     /// Process id; 0 when unreadable.
     #[inline(always)]
     pub fn tgid(self) -> u32 {
@@ -34,6 +44,12 @@ impl Task {
     #[inline(always)]
     pub fn pid(self) -> u32 {
         read(self.0, &TASK_PID)
+    }
+
+    /// The lowest address of its kernel stack; 0 when unreadable.
+    #[inline(always)]
+    pub fn stack(self) -> *const c_void {
+        read::<u64>(self.0, &TASK_STACK) as *const c_void
     }
 
     /// Number of threads of its process that have not ended.

@@ -10,6 +10,13 @@ use aya_ebpf::{
 };
 use profiler_common::arch::{REGISTERS, Registers};
 
+use crate::{patched::Patched, task::Task};
+
+/// Where the user registers lie in a thread's kernel stack; 0 where the kernel says it itself (`bpf_task_pt_regs`, since Linux 5.15). The
+/// verifier knows the value and looks at one branch only, so that it never meets a helper that its kernel lacks.
+#[unsafe(no_mangle)]
+static SAVED_REGISTERS: Patched<u32> = Patched::new(10);
+
 /// Lowest two bits of `cs`: the privilege level, 3 in user mode.
 const PRIVILEGE: u64 = 3;
 /// `__USER_CS`: 64-bit user code. A 32-bit program runs on `__USER32_CS`, 0x23.
@@ -40,8 +47,11 @@ pub fn user_mode(ctx: &PerfEventContext, in_kernel: bool, leaf: &mut [u64; REGIS
         // SAFETY: the context of a perf event program is valid while it runs.
         return classify(unsafe { &(*ctx.ctx).regs }, leaf);
     }
-    // SAFETY: both helpers are without preconditions; the result is the top of the current kernel stack.
-    let saved = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const pt_regs;
+    let saved = match SAVED_REGISTERS.get() {
+        // SAFETY: both helpers are without preconditions; the result is the top of the current kernel stack.
+        0 => (unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) }) as *const pt_regs,
+        offset => Task::current().stack().wrapping_byte_add(offset as usize).cast(),
+    };
     // A copy, although the verifier would allow plain loads: LLVM merges those with the loads above, and the verifier wants each
     // load to be of one kind of memory.
     // SAFETY: the helper checks the address and fails instead of faulting.
