@@ -24,7 +24,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{HashMap, Map, MapData, PerCpuArray},
     programs::{PerfEvent as PerfEventProgram, ProgramError, RawTracePoint},
 };
@@ -447,12 +447,12 @@ fn ring_bytes(frequency: u32) -> usize {
     (frequency as usize * 1024).next_power_of_two().clamp(LEAST, MOST)
 }
 
-/// The programs, made for the running kernel and not yet verified by it.
+/// The programs, made for the running kernel and not yet verified by it; `log` is what its verifier will say of one that it refuses.
 ///
 /// # Errors
 ///
 /// [`SamplingError`] when this kernel lacks what they need.
-pub fn programs(config: &Config) -> Result<Ebpf, SamplingError> {
+pub fn programs(config: &Config, log: VerifierLogLevel) -> Result<Ebpf, SamplingError> {
     let btf = Btf::of_running_kernel()?;
     let offset = |structure, field| btf.offset(structure, field);
     let (tgid, pid) = (offset("task_struct", "tgid")?, offset("task_struct", "pid")?);
@@ -467,6 +467,7 @@ pub fn programs(config: &Config) -> Result<Ebpf, SamplingError> {
 
     let programs = EbpfLoader::new()
         .btf(None) // nothing in there is relocated by types; no need to parse the kernel's once more
+        .verifier_log_level(log)
         .override_global("TASK_TGID", &tgid, true)
         .override_global("TASK_PID", &pid, true)
         .override_global("TASK_SIGNAL", &signal, true)
@@ -480,7 +481,7 @@ pub fn programs(config: &Config) -> Result<Ebpf, SamplingError> {
 }
 
 fn load(config: &Config) -> Result<Ebpf, SamplingError> {
-    let mut programs = programs(config)?;
+    let mut programs = programs(config, VerifierLogLevel::default())?;
     let program: &mut PerfEventProgram = programs
         .program_mut("on_tick")
         .and_then(|program| program.try_into().ok())
