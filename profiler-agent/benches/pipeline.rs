@@ -313,7 +313,10 @@ fn pass(
     processes: &mut Processes,
 ) {
     merger.drain(rings, until, |event| match event.record {
-        Record::Sample(sample) => aggregator.add(&sample, event.cpu, clock.wall(event.time), processes),
+        Record::Sample(sample) => {
+            let process = std::sync::Arc::clone(processes.find(sample.pid));
+            aggregator.add(&sample, event.cpu, clock.wall(event.time), &process, processes);
+        }
         other => panic!("{other:?}"),
     });
     assert_eq!(merger.take_torn(), 0);

@@ -12,7 +12,10 @@
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     process::ExitStatus,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -35,15 +38,15 @@ use crate::{
 
 /// How often the rings are looked at when none is half full.
 const TICK: Duration = Duration::from_millis(100);
-/// The same while unwind tables are being built, and in the first [`SLOW_TICK`] of a command, whose programs have just begun: until the
-/// kernel side knows their code, it is walked by frame pointer.
+/// The same while a sample waits for the kernel side to learn of its code, or for an unwind table: until then each sample of that code
+/// brings a copy of its stack.
 const EAGER_TICK: Duration = Duration::from_millis(5);
+/// How long that goes on after the kernel side has said so: what it said so about can be read when it has settled.
+const EAGER_TIME: Duration = Duration::from_millis(20);
 /// How often the rest is seen to: CPUs, CPU time, progress.
 const SLOW_TICK: Duration = Duration::from_secs(1);
-/// Kernel memory for unwind tables.
-const UNWIND_MEMORY: usize = 16 << 20;
-/// How long the start of a capture waits for unwind tables; the rest is built while it runs.
-const FIRST_TABLES: Duration = Duration::from_millis(150);
+/// How long a finished capture waits for unwind tables; what has none by then is unwound by frame pointer.
+const TABLES_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a finished capture waits for names; what has none by then is shown by module and offset.
 const NAMES_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -54,6 +57,8 @@ pub struct Options {
     pub scope: Scope,
     /// Samples per second and busy CPU.
     pub frequency: u32,
+    /// Bytes of kernel memory for unwind tables, at most.
+    pub unwind_memory: usize,
     /// How long; `None` is until [`Stop::request`] or the end of the targets.
     pub duration: Option<Duration>,
 }
@@ -168,10 +173,9 @@ pub fn capture(
         .map(|&pid| Target::attach(pid))
         .collect::<Result<Vec<Target>, TargetError>>()?;
 
-    let mut run = Run::new(options.frequency, pids.as_deref())?;
+    let mut run = Run::new(options, pids.as_deref())?;
     let (name, command_line) = run.name_of_target(&options.scope, pids.as_deref());
     run.launching = waiting.as_ref().map(|command| command.pid);
-    run.launched = waiting.is_some();
     run.sampler.start()?;
     progress(Progress {
         elapsed: Duration::ZERO,
@@ -186,6 +190,7 @@ pub fn capture(
     let duration = clock::monotonic().saturating_sub(run.start_time);
     run.cpu_time.update(&run.processes);
     run.drain(u64::MAX);
+    run.wait_for_tables();
     run.wait_for_names();
 
     let status = command.map(Running::end).transpose();
@@ -209,8 +214,8 @@ struct Run {
     symbolizer: Symbolizer,
     cpu_time: CpuTime,
     started: Instant,
-    /// Whether the target is a command that begins with the capture.
-    launched: bool,
+    /// Until when the rings are looked at eagerly.
+    eager_until: Instant,
     /// The same on `CLOCK_MONOTONIC`.
     start_time: u64,
     torn: u64,
@@ -220,14 +225,14 @@ struct Run {
 }
 
 impl Run {
-    fn new(frequency: u32, targets: Option<&[u32]>) -> Result<Self, CaptureError> {
+    fn new(options: &Options, targets: Option<&[u32]>) -> Result<Self, CaptureError> {
         let system = |what| move |source| CaptureError::System { what, source };
         let mut aggregator = Aggregator::new(Limits::default());
         let mut symbolizer = Symbolizer::start().map_err(system("start the thread that finds names"))?;
         // Reading the kernel's symbols takes 50 ms: better now than at the end.
         let _ = symbolizer.try_request(aggregator.prepare_kernel());
         let mut sampler = Sampler::new(sampling::Config {
-            frequency,
+            frequency: options.frequency,
             targets: targets.map(<[u32]>::to_vec),
         })?;
         let kernel_log = match sampler.log() {
@@ -241,15 +246,8 @@ impl Run {
         // After the events began, so that no mapping falls between the two.
         processes.scan();
         let maps = sampler.take_unwind_maps()?;
-        let mut unwinder = Unwinder::new(maps, UNWIND_MEMORY)
+        let unwinder = Unwinder::new(maps, options.unwind_memory)
             .map_err(system("start the thread that builds unwind tables"))?;
-        // The first sample counts: what a target runs is mostly built within milliseconds.
-        let patience = Instant::now() + FIRST_TABLES;
-        unwinder.update(&mut processes);
-        while unwinder.is_building() && Instant::now() < patience {
-            std::thread::sleep(Duration::from_millis(1));
-            unwinder.update(&mut processes);
-        }
         Ok(Self {
             clock: Clock::now(),
             sampler,
@@ -260,7 +258,7 @@ impl Run {
             symbolizer,
             cpu_time: CpuTime::start(targets),
             started: Instant::now(),
-            launched: false,
+            eager_until: Instant::now(),
             start_time: clock::monotonic(),
             torn: 0,
             lost_records: 0,
@@ -280,7 +278,7 @@ impl Run {
         let mut next_slow_tick = self.started + SLOW_TICK;
         loop {
             let now = Instant::now();
-            let eager = self.unwinder.is_building() || self.launched && self.started.elapsed() < SLOW_TICK;
+            let eager = self.unwinder.is_waited_for() || now < self.eager_until;
             let tick = if eager { EAGER_TICK } else { TICK };
             let left = deadline.map_or(tick, |deadline| deadline.saturating_duration_since(now));
             if left.is_zero() {
@@ -296,12 +294,13 @@ impl Run {
             );
             let ended = ends.len() == 1 && !targets.is_empty();
             if !ended {
-                self.sampler
-                    .wait(&ends, left.min(tick))
-                    .map_err(system("wait for samples"))?;
+                let woken = self.sampler.wait(&ends, left.min(tick));
+                if woken.map_err(system("wait for samples"))? {
+                    self.eager_until = Instant::now() + EAGER_TIME;
+                }
             }
             self.drain(clock::monotonic().saturating_sub(merge::SETTLE));
-            self.unwinder.update(&mut self.processes);
+            self.update_unwinder(false);
             self.take_names();
             // The files stay open, so that nothing is lost by waiting; and each request may have them parsed anew, libc's debug
             // information alone in 20 ms: asking at every look made three quarters of the agent's CPU time.
@@ -331,41 +330,72 @@ impl Run {
     }
 
     fn slow_tick(&mut self) -> Result<(), CaptureError> {
-        let Self {
-            sampler,
-            processes,
-            aggregator,
-            clock,
-            lost_records,
-            launching,
-            ..
-        } = self;
-        sampler.follow_cpus(|event| take_in(event, clock, processes, aggregator, lost_records, launching))?;
+        let (sampler, mut stages) = self.stages();
+        sampler.follow_cpus(|event| stages.take_in(event))?;
+        self.processes.forget_ended();
         self.cpu_time.update(&self.processes);
         Ok(())
     }
 
     /// Takes in what happened up to a time of `CLOCK_MONOTONIC`.
     fn drain(&mut self, until: u64) {
+        let lost_before = self.lost_records;
+        let (sampler, mut stages) = self.stages();
+        sampler.drain(until, |event| stages.take_in(event));
+        let torn = sampler.take_torn();
+        self.torn += torn;
+        if self.lost_records != lost_before || torn > 0 {
+            // Some of what is missing may have been mappings.
+            self.processes.rescan();
+        }
+    }
+
+    /// Tells the kernel side what it lacks, and takes in the samples that have waited for tables; with `last`, all that wait.
+    fn update_unwinder(&mut self, last: bool) {
+        let Self {
+            unwinder,
+            processes,
+            aggregator,
+            clock,
+            ..
+        } = self;
+        unwinder.update(processes, last, |sample, (cpu, time), process, processes| {
+            aggregator.add(sample, cpu, clock.wall(time), process, processes);
+        });
+    }
+
+    fn wait_for_tables(&mut self) {
+        let deadline = Instant::now() + TABLES_DEADLINE;
+        self.unwinder.hurry();
+        self.update_unwinder(false);
+        while self.unwinder.is_waited_for() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+            self.update_unwinder(false);
+        }
+        self.update_unwinder(true);
+    }
+
+    /// The source of events, and what they pass through.
+    fn stages(&mut self) -> (&mut Sampler, Stages<'_>) {
         let Self {
             sampler,
             processes,
+            unwinder,
             aggregator,
             clock,
             lost_records,
             launching,
             ..
         } = self;
-        let lost_before = *lost_records;
-        sampler.drain(until, |event| {
-            take_in(event, clock, processes, aggregator, lost_records, launching);
-        });
-        let torn = sampler.take_torn();
-        self.torn += torn;
-        if *lost_records != lost_before || torn > 0 {
-            // Some of what is missing may have been mappings.
-            processes.rescan();
-        }
+        let stages = Stages {
+            clock,
+            processes,
+            unwinder,
+            aggregator,
+            lost_records,
+            launching,
+        };
+        (sampler, stages)
     }
 
     /// Takes in the names that were found.
@@ -463,26 +493,57 @@ impl Run {
     }
 }
 
-/// One event on its way through the stages.
-fn take_in(
-    event: merge::Event<'_>,
-    clock: &Clock,
-    processes: &mut Processes,
-    aggregator: &mut Aggregator,
-    lost_records: &mut u64,
-    launching: &mut Option<u32>,
-) {
-    match event.record {
-        // Between fork and exec a command runs the agent's code. The name decides too, should the record of the exec be lost.
-        Record::Sample(sample) if *launching == Some(sample.pid) && is_launcher(&sample.comm) => {}
-        Record::Sample(sample) => aggregator.add(&sample, event.cpu, clock.wall(event.time), processes),
-        Record::Lost(count) => *lost_records += count,
-        Record::Comm { pid, exec: true, .. } if *launching == Some(pid) => {
-            *launching = None;
-            processes.apply(&event.record);
-        }
-        Record::Mmap(_) | Record::Comm { .. } | Record::Fork { .. } | Record::Exit { .. } | Record::Other => {
-            processes.apply(&event.record);
+/// What an event passes through.
+struct Stages<'a> {
+    clock: &'a Clock,
+    processes: &'a mut Processes,
+    unwinder: &'a mut Unwinder,
+    aggregator: &'a mut Aggregator,
+    lost_records: &'a mut u64,
+    launching: &'a mut Option<u32>,
+}
+
+impl Stages<'_> {
+    fn take_in(&mut self, event: merge::Event<'_>) {
+        let Self {
+            clock,
+            processes,
+            unwinder,
+            aggregator,
+            ..
+        } = self;
+        match event.record {
+            // Between fork and exec a command runs the agent's code. The name decides too, should the record of the exec be lost.
+            Record::Sample(sample) | Record::Unfinished(sample, _)
+                if *self.launching == Some(sample.pid) && is_launcher(&sample.comm) => {}
+            Record::Sample(sample) => {
+                let process = Arc::clone(processes.find(sample.pid));
+                aggregator.add(&sample, event.cpu, clock.wall(event.time), &process, processes);
+            }
+            Record::Unfinished(sample, rest) => {
+                let process = Arc::clone(processes.find(sample.pid));
+                let at = (event.cpu, event.time);
+                unwinder.finish(
+                    &sample,
+                    &rest,
+                    at,
+                    &process,
+                    processes,
+                    |sample, process, processes| {
+                        aggregator.add(sample, event.cpu, clock.wall(event.time), process, processes);
+                    },
+                );
+            }
+            Record::Lost(count) => *self.lost_records += count,
+            Record::Comm { pid, exec, .. } => {
+                if exec && *self.launching == Some(pid) {
+                    *self.launching = None;
+                }
+                processes.apply(&event.record);
+            }
+            Record::Mmap(_) | Record::Fork { .. } | Record::Exit { .. } | Record::Other => {
+                processes.apply(&event.record);
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{ffi::OsString, time::Duration};
 
+use bytesize::ByteSize;
 use clap::{CommandFactory as _, Parser, error::ErrorKind};
 use profiler_agent::{
     export::{
@@ -10,6 +11,7 @@ use profiler_agent::{
     },
     target::Scope,
 };
+use profiler_common::arena::{MAX_SEGMENTS, SEGMENT_LEN};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -65,6 +67,11 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "PROTOCOL", requires = "otlp_endpoint")]
     otlp_protocol: Option<Protocol>,
 
+    /// Kernel memory for unwind tables, e.g. 32MiB. They are built of what is sampled; when they do not fit, those not used lately make
+    /// room.
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = unwind_memory)]
+    unwind_memory: usize,
+
     /// Say nothing but errors.
     #[arg(short, long)]
     quiet: bool,
@@ -93,6 +100,8 @@ pub(crate) struct Request {
     pub(crate) force: bool,
     /// Where to send.
     pub(crate) endpoint: Option<Endpoint>,
+    /// Bytes of kernel memory for unwind tables.
+    pub(crate) unwind_memory: usize,
     /// How much to say.
     pub(crate) verbosity: Verbosity,
 }
@@ -126,6 +135,7 @@ impl Cli {
             force,
             otlp_endpoint,
             otlp_protocol,
+            unwind_memory,
             quiet,
             verbose,
             command,
@@ -158,6 +168,7 @@ impl Cli {
             outputs: output,
             force,
             endpoint,
+            unwind_memory,
             verbosity: match (quiet, verbose) {
                 (true, _) => Verbosity::Quiet,
                 (false, 0) => Verbosity::Normal,
@@ -178,6 +189,18 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) => Ok(duration),
         Err(error) => Err(format!("{error}; write it like 30s, 5m or 1h30m")),
     }
+}
+
+/// Reads `16MiB`, `32M`, within what the kernel side can hold.
+fn unwind_memory(text: &str) -> Result<usize, String> {
+    let range = 2 << 20..=MAX_SEGMENTS * SEGMENT_LEN;
+    let bytes: ByteSize = text
+        .parse()
+        .map_err(|error| format!("{error}; write it like 16MiB"))?;
+    usize::try_from(bytes.as_u64())
+        .ok()
+        .filter(|bytes| range.contains(bytes))
+        .ok_or_else(|| format!("must be from 2MiB to {}MiB", range.end() >> 20))
 }
 
 #[cfg(test)]

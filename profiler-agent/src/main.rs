@@ -69,6 +69,7 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         outputs,
         force,
         endpoint,
+        unwind_memory,
         verbosity,
     } = request;
     capabilities::check()?;
@@ -86,6 +87,7 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
     let options = Options {
         scope,
         frequency,
+        unwind_memory,
         duration,
     };
     let mut capture = tokio::task::spawn_blocking({

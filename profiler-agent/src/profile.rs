@@ -199,6 +199,8 @@ pub struct Location {
     pub mapping: Option<MappingId>,
     /// Address inside the mapping's range. For a caller it is the return address minus one, so that it lies inside the call.
     pub address: u64,
+    /// Whether its caller was looked for by frame pointer, for want of unwind information about this address.
+    pub by_frame_pointer: bool,
     /// Innermost inlined function first, the function that was really called last. Never empty: a location
     /// without a symbol has one line whose function is called `module+0xoffset`.
     pub lines: Vec<Line>,
@@ -235,6 +237,28 @@ pub struct Stack {
     pub frames: Vec<LocationId>,
     /// How the walk of the user stack ended.
     pub outcome: profiler_common::Outcome,
+}
+
+/// How the frames of a user stack were found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Unwinding {
+    /// All by the compiler's unwind information.
+    Tables,
+    /// All by frame pointer.
+    FramePointers,
+    /// Some by the one, some by the other.
+    Mixed,
+}
+
+impl Unwinding {
+    /// Name in outputs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tables => "tables",
+            Self::FramePointers => "frame_pointers",
+            Self::Mixed => "mixed",
+        }
+    }
 }
 
 /// All samples of one identity: kind, process, thread, CPU and stack.
@@ -291,6 +315,26 @@ impl Profile {
     /// Number of events of all samples.
     pub fn sample_count(&self) -> u64 {
         self.samples.iter().map(|sample| sample.count).sum()
+    }
+
+    /// How the user frames of a stack were found; `None` when it has none.
+    pub fn unwinding(&self, stack: StackId) -> Option<Unwinding> {
+        let frames = self
+            .stacks
+            .get(stack.index())
+            .map_or(&[][..], |stack| &stack.frames);
+        frames
+            .iter()
+            .filter_map(|id| self.locations.get(id.index()))
+            .filter(|location| matches!(location.kind, FrameKind::Native | FrameKind::Jit))
+            .map(|location| {
+                if location.by_frame_pointer {
+                    Unwinding::FramePointers
+                } else {
+                    Unwinding::Tables
+                }
+            })
+            .reduce(|a, b| if a == b { a } else { Unwinding::Mixed })
     }
 
     /// The frames of a stack leaf first, inlined functions as frames of their own.

@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     agent::{Captured, Progress},
+    profile::Unwinding,
     target,
 };
 
@@ -104,6 +105,23 @@ impl fmt::Display for Summary<'_> {
         }
         for (outcome, count) in outcomes {
             write!(f, ", {} {}", Thousands(count), outcome.name().replace('_', " "))?;
+        }
+        let mut unwound = std::collections::BTreeMap::<_, u64>::new();
+        for sample in &profile.samples {
+            if let Some(unwinding) = profile.unwinding(sample.stack) {
+                *unwound.entry(unwinding).or_default() += sample.count;
+            }
+        }
+        let user: u64 = unwound.values().sum();
+        let mut separator = "; unwound";
+        for (unwinding, count) in unwound {
+            let how = match unwinding {
+                Unwinding::Tables => "by tables",
+                Unwinding::FramePointers => "by frame pointers",
+                Unwinding::Mixed => "by both",
+            };
+            write!(f, "{separator} {} {how}", Percent(count, user))?;
+            separator = ",";
         }
         if counts.over_budget > 0 {
             write!(

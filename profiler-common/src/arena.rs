@@ -6,7 +6,7 @@
 //! ```text
 //! PROCESSES: pid ──▶ list of mappings              mapping ──▶ table
 //! ┌────────────────────────────────────────┐       ┌──────────────────────────────────────────────┐
-//! │ start u64 │ end u64 │ bias u64 │ table  │ × n   │ first page u32 │ pages u32 │ entries at u32 │ 0 │
+//! │ start u64 │ end u64 │ bias u64 │ table  │ × n   │ first page │ pages │ entries at │ used: each u32 │
 //! └────────────────────────────────────────┘       │ index: pages + 1 × u32                        │
 //!   by start address                               │ rows: u32 …                                  │
 //!                                                  │ entries: 2 × u32 …                           │
@@ -61,8 +61,8 @@ pub struct MappingList {
     pub offset: u32,
     /// Number of mappings.
     pub count: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Not 0: what is not in the list is no code, and a walk that comes there has gone astray. Otherwise the list may lag behind.
+    pub settled: u32,
 }
 
 /// A mapping as a walk uses it.
@@ -75,9 +75,18 @@ pub struct Mapping {
     pub end: u64,
     /// What to take from an address to get the file's own.
     pub bias: u64,
-    /// Where the table is: segment in the upper half, byte offset in the lower one; 0 is none.
+    /// Where the table is: segment in the upper half, byte offset in the lower one; 0 is none, [`PENDING`] is not yet.
     pub table: u64,
 }
+
+/// In place of a table: there may be one, but the kernel side does not have it.
+pub const PENDING: u64 = u64::MAX;
+
+/// Byte offset in each segment of the number of the present epoch, which the agent advances.
+pub const EPOCH_AT: u32 = 0;
+
+/// Byte offset in a table of the epoch of its last use, which the kernel programs write: what to evict can be told from it.
+pub const USED_AT: u32 = 12;
 
 /// The mapping of an address in a list of `count` that begins at `offset`.
 #[inline(always)]
@@ -115,7 +124,7 @@ pub fn find_row(segment: &impl Segment, table: u32, address: u64) -> u32 {
     let (first_page, pages) = (word(0), word(4));
     let page = (address >> PAGE_SHIFT).wrapping_sub(u64::from(first_page));
     if page >= u64::from(pages) {
-        return NONE;
+        return Rule::NO_BITS;
     }
     let index = TABLE_HEADER_LEN.wrapping_add((page as u32).wrapping_mul(4));
     let rows = TABLE_HEADER_LEN.wrapping_add(pages.wrapping_add(1).wrapping_mul(4));
@@ -135,7 +144,7 @@ pub fn find_row(segment: &impl Segment, table: u32, address: u64) -> u32 {
         }
     }
     if low <= first {
-        NONE
+        Rule::NO_BITS
     } else {
         row(low.wrapping_sub(1)).bits()
     }
@@ -149,9 +158,3 @@ pub fn entry(segment: &impl Segment, table: u32, number: u32) -> [u32; 2] {
         .wrapping_add(number.wrapping_mul(8));
     [segment.u32(at), segment.u32(at.wrapping_add(4))]
 }
-
-/// No rule.
-const NONE: u32 = match Rule::None.pack() {
-    Some(bits) => bits,
-    None => 0,
-};

@@ -6,7 +6,7 @@
 pub enum Outcome {
     /// The walk reached the frame where the thread began.
     Complete = 0,
-    /// There is no user stack: a kernel thread.
+    /// There is no user stack: a kernel thread, or a thread that is between two programs or has given its memory back.
     NoUserStack = 1,
     /// The limit of frames was reached; the stack is deeper.
     Truncated = 2,
@@ -24,11 +24,13 @@ pub enum Outcome {
     Compat = 8,
     /// The unwind rule leads to what cannot be a frame: the table is wrong, or another file's.
     BadRule = 9,
+    /// User space unwound a copy of the stack, which ended there: the stack is larger than what is copied.
+    ShortCopy = 10,
 }
 
 impl Outcome {
     /// Every outcome, in the order of its number.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Complete,
         Self::NoUserStack,
         Self::Truncated,
@@ -39,6 +41,7 @@ impl Outcome {
         Self::BadFramePointer,
         Self::Compat,
         Self::BadRule,
+        Self::ShortCopy,
     ];
 
     /// The outcome of a number that came over the boundary.
@@ -64,6 +67,7 @@ impl Outcome {
             Self::BadFramePointer => "bad_frame_pointer",
             Self::Compat => "32_bit",
             Self::BadRule => "bad_rule",
+            Self::ShortCopy => "short_copy",
         }
     }
 }

@@ -1,14 +1,17 @@
 //! What the kernel programs write and the agent reads.
 //!
 //! ```text
-//! ┌──────────────┬──────────────────────────┬────────────────────────┐
-//! │ SampleHeader │ kernel_frames × u64      │ user_frames × u64      │
-//! │  40 bytes    │ leaf first               │ leaf first             │
-//! └──────────────┴──────────────────────────┴────────────────────────┘
+//! ┌──────────────┬──────────────────────────┬────────────────────────┬╌╌╌╌╌╌╌╌╌╌╌╌┬╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌┐
+//! │ SampleHeader │ kernel_frames × u64      │ user_frames × u64      ╎ Unfinished ╎ copy of stack ╎
+//! │  40 bytes    │ leaf first               │ leaf first             ╎ 176 bytes  ╎ u64 …         ╎
+//! └──────────────┴──────────────────────────┴────────────────────────┴╌╌╌╌╌╌╌╌╌╌╌╌┴╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌┘
 //! ```
 //!
-//! One such record is the raw part of one `PERF_RECORD_SAMPLE`; its time and CPU come from the ring around it.
+//! What is dashed is there when the outcome is [`UNFINISHED`]: the walk came to code that the kernel side does not know yet, and
+//! user space goes on from there. One such record is the raw part of one `PERF_RECORD_SAMPLE`; its time and CPU come from the ring around it.
 //! Kernel and agent are built from one tree, so the layout carries no version.
+
+use crate::arch::{REGISTERS, Registers};
 
 /// Most user frames of a sample; a deeper stack is [`Outcome::Truncated`](crate::Outcome::Truncated).
 pub const MAX_USER_FRAMES: u32 = 1024;
@@ -19,13 +22,76 @@ pub const MAX_KERNEL_FRAMES: u32 = 127;
 /// Length of a task's name with its NUL: `TASK_COMM_LEN`.
 pub const COMM_LEN: usize = 16;
 
+/// Outcome of a walk that user space has to finish; beyond every [`Outcome`](crate::Outcome).
+pub const UNFINISHED: u8 = 0xff;
+
+/// Marks the address of a user frame whose caller was looked for by frame pointer and not by a table. No user address has this bit.
+pub const BY_FRAME_POINTER: u64 = 1 << 63;
+
+/// Marks the address of a user frame that was interrupted right there: the innermost one, and the one that a signal hit. Any other is
+/// known by where its call returns to. No user address has this bit.
+pub const INTERRUPTED: u64 = 1 << 62;
+
+/// Most bytes of a stack that are copied for user space. Measured at the first samples of compilers and interpreters, stacks
+/// have 2 to 20 KiB.
+pub const MAX_COPY: u32 = 32 << 10;
+
+/// Bytes of a page: memory is there or not in whole ones.
+pub const PAGE: u64 = 4096;
+
+/// Where a walk stands that user space has to finish. The copy of the stack begins at the stack pointer.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The frame that the walk has come to; it is not among the user frames yet.
+    pub registers: Registers,
+    /// What led to it: an [`Origin`](crate::unwind::Origin) by its bits.
+    pub origin: u32,
+    /// Bytes of the stack that follow, a multiple of 8.
+    pub copied: u32,
+    /// Which pages of them could not be read, the first one in the lowest bit: a function may have made room that it has not used yet.
+    pub holes: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Every register of the innermost frame, by DWARF number.
+    pub leaf: [u64; REGISTERS],
+}
+
+/// Size of [`Unfinished`] in bytes.
+pub const UNFINISHED_LEN: usize = size_of::<Unfinished>();
+
+impl Unfinished {
+    /// The state in these bytes.
+    pub fn from_bytes(bytes: &[u8; UNFINISHED_LEN]) -> Self {
+        let (words, _) = bytes.as_chunks::<8>();
+        let mut words = words.iter().map(|&word| u64::from_ne_bytes(word));
+        // The chunks are as many as there are words.
+        let mut word = || words.next().unwrap_or_default();
+        let registers = Registers {
+            ip: word(),
+            sp: word(),
+            bp: word(),
+        };
+        let [o0, o1, o2, o3, c0, c1, c2, c3] = word().to_ne_bytes();
+        let [h0, h1, h2, h3, ..] = word().to_ne_bytes();
+        Self {
+            registers,
+            origin: u32::from_ne_bytes([o0, o1, o2, o3]),
+            copied: u32::from_ne_bytes([c0, c1, c2, c3]),
+            holes: u32::from_ne_bytes([h0, h1, h2, h3]),
+            reserved: 0,
+            leaf: core::array::from_fn(|_| word()),
+        }
+    }
+}
+
 /// Starts each sample.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SampleHeader {
     /// What was counted: an [`EventKind`] by number.
     pub kind: u8,
-    /// How the walk of the user stack ended: an [`Outcome`](crate::Outcome) by number.
+    /// How the walk of the user stack ended: an [`Outcome`](crate::Outcome) by number, or [`UNFINISHED`].
     pub outcome: u8,
     /// Number of kernel frames that follow.
     pub kernel_frames: u16,
@@ -106,7 +172,7 @@ impl Counter {
     pub const ALL: [Self; 3] = [Self::Written, Self::RingFull, Self::TargetsFull];
 }
 
-/// Most processes whose mappings the kernel side knows at one time; the others are walked by frame pointer.
+/// Most processes whose mappings the kernel side knows at one time; the stacks of others are unwound in user space.
 pub const MAX_PROCESSES: u32 = 8192;
 
 /// Most processes that can be targets at one time.

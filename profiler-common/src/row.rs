@@ -161,6 +161,22 @@ impl Rule {
         })
     }
 
+    /// The bits of a rule, or those of [`Self::FramePointer`] where it says that there is none.
+    #[inline(always)]
+    pub const fn or_frame_pointer(bits: u32) -> u32 {
+        match bits {
+            Self::NO_BITS | Self::UNSUPPORTED_BITS => Self::FRAME_POINTER_BITS,
+            bits => bits,
+        }
+    }
+
+    /// [`Self::None`], packed.
+    pub const NO_BITS: u32 = ELSEWHERE | NONE;
+    /// [`Self::FramePointer`], packed.
+    pub const FRAME_POINTER_BITS: u32 = ELSEWHERE | FRAME_POINTER;
+    /// [`Self::Unsupported`], packed.
+    const UNSUPPORTED_BITS: u32 = ELSEWHERE | UNSUPPORTED;
+
     /// The bits of a row whose rule is the entry of this number.
     pub const fn pack_entry(number: u32) -> u32 {
         ELSEWHERE | (FIRST_ENTRY + number)

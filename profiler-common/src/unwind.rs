@@ -6,51 +6,115 @@ use crate::{
     row::{Base, Rule, SavedBp},
 };
 
+/// A frame pointer this far below the stack pointer may point into another stack; nearer it is a leftover.
+const OTHER_STACK: u64 = 64 << 10;
+
 /// Memory and registers of the thread whose stack is walked.
 pub trait Thread {
     /// The word at `address`, a multiple of 8; `None` where it cannot be read.
     fn word(&mut self, address: u64) -> Option<u64>;
 
-    /// The register of a DWARF number, in the innermost frame; `None` further up, where nobody knows.
+    /// The register of a DWARF number, as it was in the innermost frame; asked for that frame only.
     fn register(&mut self, number: u8) -> Option<u64>;
 }
 
-/// A frame found.
+/// How a frame was come to.
+#[repr(transparent)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Caller {
+pub struct Origin(u32);
+
+impl Origin {
+    /// The innermost frame: all its registers are known, and it is right where it was interrupted.
+    pub const INNERMOST: Self = Self(INNERMOST | INTERRUPTED);
+    /// It was interrupted right where it is by a signal, whose handler is below it.
+    pub const INTERRUPTED: Self = Self(INTERRUPTED);
+    /// A function below it was called.
+    pub const CALLED: Self = Self(0);
+    /// The same, found by frame pointer.
+    pub const CHAINED: Self = Self(CHAINED);
+
+    /// The origin of these bits; unknown ones are passed over.
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits & (INNERMOST | INTERRUPTED | CHAINED))
+    }
+
+    /// Its bits, to be stored.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Whether this is the innermost frame.
+    pub const fn is_innermost(self) -> bool {
+        self.0 & INNERMOST != 0
+    }
+
+    /// Whether it is right where it was interrupted. Any other is known by the address its call returns to.
+    pub const fn is_interrupted(self) -> bool {
+        self.0 & INTERRUPTED != 0
+    }
+
+    /// Whether a frame pointer led to it.
+    pub const fn is_chained(self) -> bool {
+        self.0 & CHAINED != 0
+    }
+}
+
+const INNERMOST: u32 = 1;
+const INTERRUPTED: u32 = 2;
+const CHAINED: u32 = 4;
+
+/// A frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame {
     /// Its registers.
     pub registers: Registers,
-    /// Whether it was interrupted right where it is, by a signal. Any other is known by the address its call returns to, and is looked up
-    /// one byte before that: a call that never returns may be the last instruction of its function.
-    pub interrupted: bool,
+    /// How it was come to.
+    pub origin: Origin,
+}
+
+impl Frame {
+    /// The frame that was interrupted with these registers.
+    pub const fn innermost(registers: Registers) -> Self {
+        Self {
+            registers,
+            origin: Origin::INNERMOST,
+        }
+    }
+
+    /// Where it is, for a look-up: one byte before where its call returns to, since a call that never returns may be the last
+    /// instruction of its function, and the next byte belongs to another.
+    #[inline(always)]
+    pub const fn address(&self) -> u64 {
+        self.registers
+            .ip
+            .wrapping_sub(!self.origin.is_interrupted() as u64)
+    }
 }
 
 /// The caller of a frame, or why there is none to be found.
 ///
 /// [`Outcome::Complete`] is the ordinary end: the thread began here. Never panics, whatever the memory holds. Each step moves the
-/// stack pointer up, but for those out of a signal handler, which may have run on a stack of its own.
+/// stack pointer up, but for those out of a signal handler, which may have run on a stack of its own, and those along frame pointers
+/// that lead to another stack.
 ///
 /// # Errors
 ///
 /// The [`Outcome`] of the whole walk.
 #[inline(always)]
-pub fn step(frame: Registers, rule: Rule, thread: &mut impl Thread) -> Result<Caller, Outcome> {
+pub fn step(frame: Frame, rule: Rule, thread: &mut impl Thread) -> Result<Frame, Outcome> {
+    let Frame { registers, origin } = frame;
     match rule {
         Rule::Cfa { base, offset, bp } => {
             let cfa = cfa(frame, base, thread)?.wrapping_add_signed(i64::from(offset));
-            above(frame, cfa, bp, thread)
+            above(registers, cfa, bp, thread)
         }
         Rule::Plt(from) => {
-            let pushed = frame.ip & 15 >= u64::from(from);
-            above(
-                frame,
-                frame.sp.wrapping_add(WORD + WORD * u64::from(pushed)),
-                SavedBp::Same,
-                thread,
-            )
+            let pushed = registers.ip & 15 >= u64::from(from);
+            let cfa = registers.sp.wrapping_add(WORD + WORD * u64::from(pushed));
+            above(registers, cfa, SavedBp::Same, thread)
         }
-        Rule::FramePointer => frame_pointer(frame, thread),
-        Rule::Signal => signal(frame, thread),
+        Rule::FramePointer => frame_pointer(registers, origin, thread),
+        Rule::Signal => signal(registers, thread),
         Rule::End => Err(Outcome::Complete),
         Rule::None => Err(Outcome::NoRule),
         Rule::Unsupported => Err(Outcome::UnsupportedRule),
@@ -59,13 +123,17 @@ pub fn step(frame: Registers, rule: Rule, thread: &mut impl Thread) -> Result<Ca
 
 /// What the canonical frame address is computed from.
 #[inline(always)]
-fn cfa(frame: Registers, base: Base, thread: &mut impl Thread) -> Result<u64, Outcome> {
+fn cfa(frame: Frame, base: Base, thread: &mut impl Thread) -> Result<u64, Outcome> {
+    let Registers { ip: _, sp, bp } = frame.registers;
     let at = match base {
-        Base::Sp => return Ok(frame.sp),
-        Base::Bp => return Ok(frame.bp),
-        Base::Register(number) => return thread.register(number).ok_or(Outcome::UnsupportedRule),
-        Base::DerefBp(at) => frame.bp.wrapping_add_signed(i64::from(at)),
-        Base::DerefSp(at) => frame.sp.wrapping_add_signed(i64::from(at)),
+        Base::Sp => return Ok(sp),
+        Base::Bp => return Ok(bp),
+        Base::Register(number) if frame.origin.is_innermost() => {
+            return thread.register(number).ok_or(Outcome::UnsupportedRule);
+        }
+        Base::Register(_) => return Err(Outcome::UnsupportedRule),
+        Base::DerefBp(at) => bp.wrapping_add_signed(i64::from(at)),
+        Base::DerefSp(at) => sp.wrapping_add_signed(i64::from(at)),
     };
     word(at, thread)
 }
@@ -79,7 +147,7 @@ fn cfa(frame: Registers, base: Base, thread: &mut impl Thread) -> Result<u64, Ou
 ///  sp ─────▶ │ …              │
 /// ```
 #[inline(always)]
-fn above(frame: Registers, cfa: u64, bp: SavedBp, thread: &mut impl Thread) -> Result<Caller, Outcome> {
+fn above(frame: Registers, cfa: u64, bp: SavedBp, thread: &mut impl Thread) -> Result<Frame, Outcome> {
     // The return address lies between the two.
     if cfa <= frame.sp || !cfa.is_multiple_of(WORD) || cfa >= USER_LIMIT {
         return Err(Outcome::BadRule);
@@ -90,7 +158,7 @@ fn above(frame: Registers, cfa: u64, bp: SavedBp, thread: &mut impl Thread) -> R
         SavedBp::AtBp(at) => word(frame.bp.wrapping_add_signed(i64::from(at)), thread)?,
     };
     let return_address = word(cfa.wrapping_sub(WORD), thread)?;
-    returned(return_address, cfa, bp)
+    returned(return_address, cfa, bp, Origin::CALLED)
 }
 
 /// ```text
@@ -101,15 +169,21 @@ fn above(frame: Registers, cfa: u64, bp: SavedBp, thread: &mut impl Thread) -> R
 ///  rsp ────▶ │                │
 /// ```
 ///
-/// The ABI asks for `rbp = 0` in the outermost frame. Code without frame pointers keeps other things in `rbp`:
-/// what is unaligned, lies below the stack pointer or outside user space cannot be a frame.
+/// The ABI asks for `rbp = 0` in the outermost frame. In the innermost one a zero says nothing: code without frame pointers keeps
+/// other things there. What is unaligned, lies just below the stack pointer or outside user space cannot be a frame. Far below it may be
+/// another stack: Go runs parts of its runtime on the thread's own one and chains its frames to those of the goroutine.
 #[inline(always)]
-fn frame_pointer(frame: Registers, thread: &mut impl Thread) -> Result<Caller, Outcome> {
+fn frame_pointer(frame: Registers, origin: Origin, thread: &mut impl Thread) -> Result<Frame, Outcome> {
     let Registers { ip: _, sp, bp } = frame;
     if bp == 0 {
-        return Err(Outcome::Complete);
+        return Err(if origin.is_innermost() {
+            Outcome::NoRule
+        } else {
+            Outcome::Complete
+        });
     }
-    if bp < sp || !bp.is_multiple_of(WORD) || bp >= USER_LIMIT {
+    let below = sp.wrapping_sub(bp);
+    if bp < sp && below < OTHER_STACK || !bp.is_multiple_of(WORD) || bp >= USER_LIMIT {
         return Err(Outcome::BadFramePointer);
     }
     let saved_bp = thread.word(bp).ok_or(Outcome::Unreadable)?;
@@ -117,34 +191,39 @@ fn frame_pointer(frame: Registers, thread: &mut impl Thread) -> Result<Caller, O
     if return_address >= USER_LIMIT {
         return Err(Outcome::BadFramePointer);
     }
-    returned(return_address, bp.wrapping_add(FRAME_RECORD), saved_bp)
+    returned(
+        return_address,
+        bp.wrapping_add(FRAME_RECORD),
+        saved_bp,
+        Origin::CHAINED,
+    )
 }
 
 /// Linux puts a `struct rt_sigframe` on the stack, arch/x86/include/asm/sigframe.h: a `ucontext` begins where the handler's return
 /// address has been popped from.
 #[inline(always)]
-fn signal(frame: Registers, thread: &mut impl Thread) -> Result<Caller, Outcome> {
+fn signal(frame: Registers, thread: &mut impl Thread) -> Result<Frame, Outcome> {
     let bp = word(frame.sp.wrapping_add(SIGNAL_BP), thread)?;
     let sp = word(frame.sp.wrapping_add(SIGNAL_SP), thread)?;
     let ip = word(frame.sp.wrapping_add(SIGNAL_IP), thread)?;
-    Ok(Caller {
+    Ok(Frame {
         registers: Registers { ip, sp, bp },
-        interrupted: true,
+        origin: Origin::INTERRUPTED,
     })
 }
 
 #[inline(always)]
-fn returned(return_address: u64, sp: u64, bp: u64) -> Result<Caller, Outcome> {
+fn returned(return_address: u64, sp: u64, bp: u64, origin: Origin) -> Result<Frame, Outcome> {
     if return_address == 0 {
         return Err(Outcome::Complete);
     }
-    Ok(Caller {
+    Ok(Frame {
         registers: Registers {
             ip: return_address,
             sp,
             bp,
         },
-        interrupted: false,
+        origin,
     })
 }
 

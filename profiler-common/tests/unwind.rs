@@ -6,7 +6,7 @@ use profiler_common::{
     Outcome,
     arch::{Registers, USER_LIMIT},
     row::{Base, Rule, SavedBp},
-    unwind::{Caller, Thread, step},
+    unwind::{Frame, Origin, Thread, step},
 };
 use proptest::prelude::*;
 
@@ -29,17 +29,16 @@ impl Thread for Stack {
 }
 
 /// Walks to the end, as the kernel program does.
-fn walk(mut registers: Registers, stack: &mut Stack, limit: usize) -> (Vec<u64>, Outcome) {
+fn walk(registers: Registers, stack: &mut Stack, limit: usize) -> (Vec<u64>, Outcome) {
+    let mut frame = Frame::innermost(registers);
     let mut frames = Vec::new();
     loop {
         if frames.len() == limit {
             return (frames, Outcome::Truncated);
         }
-        frames.push(registers.ip);
-        match step(registers, Rule::FramePointer, stack) {
-            Ok(Caller {
-                registers: caller, ..
-            }) => registers = caller,
+        frames.push(frame.registers.ip);
+        match step(frame, Rule::FramePointer, stack) {
+            Ok(caller) => frame = caller,
             Err(outcome) => return (frames, outcome),
         }
     }
@@ -82,7 +81,7 @@ fn the_end_of_the_chain_is_the_end_of_the_thread() {
 }
 
 #[test]
-fn a_frame_pointer_of_zero_ends_it_at_once() {
+fn a_frame_pointer_of_zero_ends_it_but_says_nothing_of_the_innermost_frame() {
     let mut stack = Stack {
         base: BASE,
         words: Vec::new(),
@@ -92,7 +91,30 @@ fn a_frame_pointer_of_zero_ends_it_at_once() {
         sp: BASE,
         bp: 0,
     };
-    assert_eq!(walk(leaf, &mut stack, 100), (vec![0x1000], Outcome::Complete));
+    assert_eq!(walk(leaf, &mut stack, 100), (vec![0x1000], Outcome::NoRule));
+    for origin in [Origin::CALLED, Origin::CHAINED, Origin::INTERRUPTED] {
+        let frame = Frame {
+            registers: leaf,
+            origin,
+        };
+        assert_eq!(
+            step(frame, Rule::FramePointer, &mut stack),
+            Err(Outcome::Complete)
+        );
+    }
+}
+
+#[test]
+fn a_frame_pointer_may_lead_to_another_stack() {
+    let (mut stack, leaf) = lay_out(&[(0x1000, 3), (0x2000, 0)]);
+    let elsewhere = Registers {
+        sp: BASE + (1 << 30),
+        ..leaf
+    };
+    assert_eq!(
+        walk(elsewhere, &mut stack, 100),
+        (vec![0x1000, 0x2000], Outcome::Complete)
+    );
 }
 
 #[test]
@@ -150,7 +172,7 @@ proptest! {
         prop_assert_eq!(outcome, if whole { Outcome::Complete } else { Outcome::Truncated });
     }
 
-    /// Whatever the memory holds, each step goes up, so that every walk ends.
+    /// Whatever the memory holds, each step goes up or to another stack, so that every walk ends where its memory does.
     #[test]
     fn every_walk_goes_up_and_ends(
         words in prop::collection::vec(prop_oneof![
@@ -162,12 +184,13 @@ proptest! {
         sp in prop_oneof![any::<u64>(), Just(BASE)],
     ) {
         let mut stack = Stack { base: BASE, words };
-        let mut registers = Registers { ip: 1, sp, bp };
+        let mut frame = Frame::innermost(Registers { ip: 1, sp, bp });
         for _ in 0..=64 {
-            match step(registers, Rule::FramePointer, &mut stack) {
-                Ok(Caller { registers: caller, .. }) => {
-                    prop_assert!(caller.sp > registers.sp);
-                    registers = caller;
+            match step(frame, Rule::FramePointer, &mut stack) {
+                Ok(caller) => {
+                    let (from, to) = (frame.registers.sp, caller.registers.sp);
+                    prop_assert!(to > from || from - to > 32 << 10, "{from:#x} to {to:#x}");
+                    frame = caller;
                 }
                 Err(_) => return Ok(()),
             }
@@ -177,7 +200,7 @@ proptest! {
 }
 
 /// A stack of words from `BASE` on, and a register that is known.
-fn table_step(rule: Rule, words: &[u64], frame: Registers) -> Result<Caller, Outcome> {
+fn table_step(rule: Rule, words: &[u64], frame: Registers) -> Result<Frame, Outcome> {
     struct Leaf(Stack);
     impl Thread for Leaf {
         fn word(&mut self, address: u64) -> Option<u64> {
@@ -189,7 +212,7 @@ fn table_step(rule: Rule, words: &[u64], frame: Registers) -> Result<Caller, Out
         }
     }
     step(
-        frame,
+        Frame::innermost(frame),
         rule,
         &mut Leaf(Stack {
             base: BASE,
@@ -198,10 +221,10 @@ fn table_step(rule: Rule, words: &[u64], frame: Registers) -> Result<Caller, Out
     )
 }
 
-fn caller(ip: u64, sp: u64, bp: u64) -> Result<Caller, Outcome> {
-    Ok(Caller {
+fn caller(ip: u64, sp: u64, bp: u64) -> Result<Frame, Outcome> {
+    Ok(Frame {
         registers: Registers { ip, sp, bp },
-        interrupted: false,
+        origin: Origin::CALLED,
     })
 }
 
@@ -291,9 +314,9 @@ fn a_signal_handler_leads_back_to_what_it_interrupted() {
     };
     assert_eq!(
         table_step(Rule::Signal, &words, frame),
-        Ok(Caller {
+        Ok(Frame {
             registers: interrupted,
-            interrupted: true
+            origin: Origin::INTERRUPTED,
         })
     );
     assert_eq!(

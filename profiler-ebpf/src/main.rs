@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! perf event ──▶ filter ──▶ kernel stack ──▶ registers ──▶ user walk ──▶ ring of this CPU
-//! fork, exit ──▶ the set of target processes
+//! fork, exec, exit ──▶ which processes are targets, and which are known
 //! ```
 //!
 //! [`sample`](mod@sample) holds the first path, [`targets`] the second, [`maps`] what both share with the agent.
@@ -37,6 +37,13 @@ pub fn on_tick(ctx: PerfEventContext) -> u32 {
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 pub fn on_fork(ctx: RawTracePointContext) -> i32 {
     targets::follow(&ctx);
+    0
+}
+
+/// A process has become another program.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn on_exec(_ctx: RawTracePointContext) -> i32 {
+    targets::replaced();
     0
 }
 

@@ -3,12 +3,16 @@
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps},
     macros::{btf_map, map},
-    maps::{HashMap, PerCpuArray, PerfEventArray},
+    maps::{Array as PlainArray, HashMap, PerCpuArray, PerfEventArray, RingBuf},
 };
 use profiler_common::{
     arch::{REGISTERS, Registers},
     arena::{MAX_SEGMENTS, Mapping, MappingList, SEGMENT_LEN},
-    record::{Counter, MAX_KERNEL_FRAMES, MAX_PROCESSES, MAX_TARGETS, MAX_USER_FRAMES, SampleHeader},
+    record::{
+        Counter, MAX_COPY, MAX_KERNEL_FRAMES, MAX_PROCESSES, MAX_TARGETS, MAX_USER_FRAMES, SampleHeader,
+        UNFINISHED_LEN,
+    },
+    unwind::{Frame, Origin},
 };
 
 use crate::memory::UserMemory;
@@ -24,7 +28,7 @@ pub static SAMPLES: PerfEventArray<u8> = PerfEventArray::new(0);
 pub static TARGETS: HashMap<u32, u8> = HashMap::with_max_entries(MAX_TARGETS, 0);
 
 /// Unwind tables and lists of mappings, see [`profiler_common::arena`]. Segments come as they are needed, each mapped into
-/// the agent, which writes them.
+/// the agent, which writes them; the programs leave a mark in tables that they use.
 #[btf_map]
 pub static SEGMENTS: ArrayOfMaps<Array<[u8; SEGMENT_LEN], 1, SEGMENT_FLAGS>, MAX_SEGMENTS> =
     ArrayOfMaps::new();
@@ -40,17 +44,23 @@ pub static PROCESSES: HashMap<u32, MappingList> = HashMap::with_max_entries(MAX_
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0);
 
-/// Where a sample grows: too large for the 512 bytes of a BPF stack. Perf event programs do not interrupt each
-/// other on a CPU (`bpf_prog_active`), so one slot serves; programs of other types need their own.
+/// Tells the agent that a sample waits for it: a process or some code that the kernel side does not know. Holds one word at a time.
 #[map]
-pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+pub static WAKE_UPS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// Where a sample grows, by CPU: too large for the 512 bytes of a BPF stack and for the 32 KiB of a per-CPU map. The agent makes it as long as
+/// there can be CPUs. Perf event programs do not interrupt each other on a CPU (`bpf_prog_active`), so one slot serves; programs of
+/// other types need their own.
+#[map]
+pub static SCRATCH: PlainArray<Scratch> = PlainArray::with_max_entries(1, 0);
 
 /// Frames of either kind in [`Scratch`]; a power of two, so that a mask bounds every index.
 pub const FRAME_SLOTS: usize = 2048;
 
 const _: () = assert!((MAX_USER_FRAMES + MAX_KERNEL_FRAMES) as usize <= FRAME_SLOTS);
-// What goes out starts at the header and is masked to the size of `Scratch::record`.
-const _: () = assert!(size_of::<Record>() == 16384 + size_of::<SampleHeader>());
+
+/// Bytes behind the frames: what follows them there when they are few, and room for it when they are many.
+const TAIL: usize = UNFINISHED_LEN + MAX_COPY as usize + 8192;
 
 /// A sample under construction, laid out as it goes out.
 #[repr(C)]
@@ -59,6 +69,8 @@ pub struct Record {
     pub header: SampleHeader,
     /// Kernel frames, then user frames.
     pub frames: [u64; FRAME_SLOTS],
+    /// Behind the last frame, wherever that is, follows what user space needs to go on.
+    tail: [u8; TAIL],
 }
 
 /// See [`SCRATCH`].
@@ -70,6 +82,10 @@ pub struct Scratch {
     pub memory: UserMemory,
     /// Where the walk stands.
     pub registers: Registers,
+    /// The [`Origin`] of that frame, by its bits.
+    pub origin: u32,
+    /// Whether the process is known.
+    pub known: u32,
     /// Number of frames written, kernel and user.
     pub frames: u32,
     /// Number of frames at which the walk stops.
@@ -82,21 +98,20 @@ pub struct Scratch {
     pub leaf: [u64; REGISTERS],
     /// The entry of the row found last, if it has one.
     pub entry: [u32; 2],
-    /// Whether the process is known: otherwise all its code counts as code without tables.
-    pub known: u32,
-    /// Whether the frame in `registers` is where it is by interruption, not by a call.
-    pub interrupted: u32,
-    /// Whether it is the innermost one.
-    pub innermost: u32,
     /// See [`profiler_common::arena::Segment::launder`].
     pub laundry: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 impl Scratch {
-    /// Where the frame in `registers` is, for a look-up: a call's return address may already belong to the next function.
+    /// The frame that the walk has come to.
     #[inline(always)]
-    pub fn address(&self) -> u64 {
-        self.registers.ip.wrapping_sub(u64::from(self.interrupted == 0))
+    pub fn frame(&self) -> Frame {
+        Frame {
+            registers: self.registers,
+            origin: Origin::from_bits(self.origin),
+        }
     }
 }
 

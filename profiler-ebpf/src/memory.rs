@@ -7,14 +7,13 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 
+use profiler_common::record::PAGE;
+
 use crate::bounded::masked;
 
 /// Bytes of a piece; a power of two. 33 frames of 64 and of 208 bytes by frame pointer, whole sample, times that of a bare `bpf_get_stack`:
 /// at 99 Hz, cold, 1.02 and 1.25 with 1024, 1.02 and 1.09 with 2048; hot, 2048 is ahead too.
 const PIECE: usize = 2048;
-
-/// Pages of this size or larger ones end where the memory of a stack may end.
-const PAGE: u64 = 4096;
 
 /// Masks a length below that of a piece.
 const REST: i32 = PIECE as i32 - 1;

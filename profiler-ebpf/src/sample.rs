@@ -1,25 +1,33 @@
 //! One sample: who ran, and where.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     EbpfContext,
-    bindings::BPF_F_CURRENT_CPU,
+    bindings::{BPF_F_CURRENT_CPU, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP},
     helpers::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid,
-        generated::{bpf_get_stack, bpf_perf_event_output},
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id,
+        generated::{bpf_get_stack, bpf_perf_event_output, bpf_probe_read_user},
     },
     programs::PerfEventContext,
 };
 use profiler_common::{
     Outcome,
-    record::{Counter, EventKind, HEADER_LEN, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, SampleHeader},
+    record::{
+        Counter, EventKind, HEADER_LEN, MAX_COPY, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, PAGE, SampleHeader,
+        UNFINISHED, UNFINISHED_LEN, Unfinished,
+    },
+    unwind::Origin,
 };
 
 use crate::{
     arch::{self, UserMode},
     bounded::masked,
-    maps::{FRAME_SLOTS, SAMPLES, SCRATCH, Scratch, count},
+    maps::{FRAME_SLOTS, SAMPLES, SCRATCH, Scratch, WAKE_UPS, count},
     patched::Patched,
-    tables, targets, walk,
+    tables, targets,
+    task::Task,
+    walk,
 };
 
 /// Nanoseconds between two ticks; set by the agent.
@@ -35,41 +43,126 @@ pub fn take(ctx: &PerfEventContext) {
     if pid == 0 || !targets::wanted(pid) {
         return;
     }
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+    // SAFETY: a helper without preconditions.
+    let slot = unsafe { bpf_get_smp_processor_id() };
+    let Some(scratch) = SCRATCH.get_ptr_mut(slot) else {
         return;
     };
-    // SAFETY: a slot of this CPU's own array, in use by this program alone.
+    // SAFETY: a slot of this CPU's own, in use by this program alone.
     let scratch = unsafe { &mut *scratch };
 
     let in_kernel = arch::in_kernel(ctx);
     let kernel_frames = if in_kernel { kernel_stack(ctx, scratch) } else { 0 };
     scratch.frames = kernel_frames;
     scratch.limit = kernel_frames + MAX_USER_FRAMES;
-    let outcome = match arch::user_mode(ctx, in_kernel, &mut scratch.leaf) {
+    let mut outcome = match arch::user_mode(ctx, in_kernel, &mut scratch.leaf) {
         UserMode::None => Outcome::NoUserStack as u8,
         UserMode::Compat => Outcome::Compat as u8,
         UserMode::Native(registers) => {
             scratch.registers = registers;
-            scratch.interrupted = 1;
-            scratch.innermost = 1;
+            scratch.origin = Origin::INNERMOST.bits();
             scratch.memory.forget();
             tables::begin(scratch, pid);
-            walk::user_stack()
+            walk::user_stack(slot)
         }
     };
+    let mut rest = 0;
+    let readable = if outcome == UNFINISHED {
+        let copied = leave_rest(scratch);
+        rest = UNFINISHED_LEN as u64 + copied;
+        copied > 0
+    } else {
+        outcome == Outcome::Complete as u8
+    };
+    // Between two programs, and on its way out, a thread has registers of a stack that is gone.
+    if in_kernel && !readable && Task::current().has_no_stack() {
+        scratch.frames = kernel_frames;
+        rest = 0;
+        outcome = Outcome::NoUserStack as u8;
+    }
+    let user_frames = scratch.frames - kernel_frames;
 
     scratch.record.header = SampleHeader {
         kind: EventKind::Cpu as u8,
         outcome,
         kernel_frames: kernel_frames as u16,
-        user_frames: (scratch.frames - kernel_frames) as u16,
+        user_frames: user_frames as u16,
         reserved: 0,
         pid,
         tid,
         weight: PERIOD.get(),
         comm: bpf_get_current_comm().unwrap_or_default(),
     };
-    output(ctx, scratch);
+    output(ctx, scratch, rest);
+    if outcome == UNFINISHED {
+        wake(pid);
+    }
+}
+
+/// Bytes of the frames in scratch, as the verifier sees them.
+#[inline(always)]
+fn frame_bytes(scratch: &Scratch) -> u64 {
+    const MASK: i32 = FRAME_SLOTS as i32 * 8 - 1;
+    masked::<MASK>(u64::from(scratch.frames) * 8)
+}
+
+/// Leaves behind the frames what user space needs to go on: registers, and a copy of the stack. Returns how many bytes of it.
+#[inline(always)]
+fn leave_rest(scratch: &mut Scratch) -> u64 {
+    let start = frame_bytes(scratch) as usize;
+    // SAFETY: behind the frames there is room for it all, see `maps::Record`.
+    let rest = unsafe { scratch.record.frames.as_mut_ptr().cast::<u8>().add(start) };
+    let stack = scratch.registers.sp & !7;
+    // SAFETY: as above.
+    let (copied, holes) = unsafe { copy(rest.add(UNFINISHED_LEN), stack) };
+    // SAFETY: as above; the frames are words, so that it is aligned.
+    unsafe {
+        let unfinished = rest.cast::<Unfinished>();
+        (*unfinished).registers = scratch.registers;
+        (*unfinished).origin = scratch.origin;
+        (*unfinished).copied = copied as u32;
+        (*unfinished).holes = holes;
+        (*unfinished).reserved = 0;
+        (*unfinished).leaf = scratch.leaf;
+    }
+    copied
+}
+
+/// Copies the stack from `start` on, less than [`MAX_COPY`] bytes, up to the last page that is there. Returns how many bytes, and which
+/// pages of them are missing. Each read ends with a page, since one that fails gives nothing.
+#[inline(always)]
+unsafe fn copy(to: *mut u8, start: u64) -> (u64, u32) {
+    const LAST: i32 = MAX_COPY as i32 - 1;
+    const MOST: i32 = 2 * PAGE as i32 - 1;
+    let (mut done, mut copied, mut holes, mut missing) = (0, 0, 0, 0);
+    for page in 0..MAX_COPY / PAGE as u32 {
+        let from = start + done;
+        let bytes = masked::<MOST>(PAGE - from % PAGE);
+        if done + bytes >= u64::from(MAX_COPY) {
+            break;
+        }
+        // SAFETY: by contract there is room for `MAX_COPY` bytes and two pages more; the helper fails instead of faulting.
+        let failed = unsafe {
+            let to = to.add(masked::<LAST>(done) as usize);
+            bpf_probe_read_user(to.cast::<c_void>(), bytes as u32, from as *const c_void) != 0
+        };
+        done += bytes;
+        if failed {
+            missing |= 1 << page;
+        } else {
+            (copied, holes) = (done, missing);
+        }
+    }
+    (masked::<LAST>(copied), holes)
+}
+
+/// Tells the agent that there is something for it to do, unless it has been told and not yet looked.
+#[inline(always)]
+fn wake(pid: u32) {
+    if WAKE_UPS.query(u64::from(BPF_RB_AVAIL_DATA)) == 0 {
+        // Without room, or beside another CPU, it is not told; it looks by itself before long.
+        let _ = WAKE_UPS.output::<u32>(&pid, u64::from(BPF_RB_FORCE_WAKEUP));
+    }
 }
 
 /// Writes the kernel stack to the start of the record; returns its depth.
@@ -86,12 +179,11 @@ fn kernel_stack(ctx: &PerfEventContext, scratch: &mut Scratch) -> u32 {
     }
 }
 
-/// Hands the record to the ring of this CPU.
+/// Hands the record to the ring of this CPU, with what follows the frames.
 #[inline(always)]
-fn output(ctx: &PerfEventContext, scratch: &Scratch) {
-    const MASK: i32 = FRAME_SLOTS as i32 * 8 - 1;
-    let bytes = masked::<MASK>(HEADER_LEN as u64 + u64::from(scratch.frames) * 8);
-    // SAFETY: the mask keeps `bytes` below the size of the record, which starts at the header.
+fn output(ctx: &PerfEventContext, scratch: &Scratch, rest: u64) {
+    let bytes = HEADER_LEN as u64 + frame_bytes(scratch) + rest;
+    // SAFETY: masks keep `bytes` below the size of the record, which starts at the header.
     let result = unsafe {
         bpf_perf_event_output(
             ctx.as_ptr(),

@@ -3,7 +3,7 @@
 //! The searches are global functions of a scalar, so that the verifier goes through each once; what they find lies in scratch.
 
 use profiler_common::{
-    arena::{self, SEGMENT_LEN},
+    arena::{self, EPOCH_AT, PENDING, SEGMENT_LEN, Segment as _, USED_AT},
     row::{Packed, Rule},
 };
 
@@ -27,10 +27,16 @@ pub fn begin(scratch: &mut Scratch, pid: u32) {
     };
 }
 
-/// What [`find_mapping`] and [`find_row`] found.
+/// What [`find_mapping`] found.
 const FOUND: u32 = 1;
 
-/// The rule for the frame in scratch, or `None` when its address lies in no mapping.
+/// What [`rule`] answers in place of a rule, which are all 20 bits long: the kernel side does not know this process, or this code, or
+/// not yet.
+pub const UNKNOWN: u32 = 1 << 20;
+/// The same: there is no code.
+pub const NOWHERE: u32 = 1 << 21;
+
+/// The bits of the rule that leads up from the frame in scratch, or one of the above.
 ///
 /// A raw pointer, because the functions called here find their way to the same scratch: of a reference LLVM would believe that
 /// nobody else reads or writes behind it.
@@ -39,27 +45,27 @@ const FOUND: u32 = 1;
 ///
 /// `scratch` is this CPU's slot.
 #[inline(always)]
-pub unsafe fn rule(scratch: *mut Scratch) -> Option<Rule> {
+pub unsafe fn rule(scratch: *mut Scratch, slot: u32) -> u32 {
     // SAFETY: by contract; each access is of a field that the functions called may have changed.
     unsafe {
         if (*scratch).known == 0 {
-            return Some(Rule::FramePointer);
+            return UNKNOWN;
         }
-        let address = (*scratch).address();
+        let address = (*scratch).frame().address();
         if (address < (*scratch).mapping.start || address >= (*scratch).mapping.end)
-            && find_mapping(0) != FOUND
+            && find_mapping(slot) != FOUND
         {
-            return None;
+            return if (*scratch).mappings.settled == 0 {
+                UNKNOWN
+            } else {
+                NOWHERE
+            };
         }
-        if (*scratch).mapping.table == 0 {
-            return Some(Rule::FramePointer);
+        match (*scratch).mapping.table {
+            PENDING => UNKNOWN,
+            0 => Rule::NO_BITS,
+            _ => find_row(slot),
         }
-        Some(match Rule::unpack(find_row(0)) {
-            Packed::Rule(Rule::None | Rule::Unsupported) => Rule::FramePointer,
-            Packed::Rule(rule) => rule,
-            // `find_row` has left the entry in scratch.
-            Packed::Entry(_) => Rule::of_entry((*scratch).entry),
-        })
     }
 }
 
@@ -72,10 +78,7 @@ pub extern "C" fn find_mapping(slot: u32) -> u32 {
     };
     // SAFETY: a slot of this CPU's own array, in use by this program alone.
     let scratch = unsafe { &mut *scratch };
-    let address = scratch
-        .registers
-        .ip
-        .wrapping_sub(u64::from(scratch.interrupted == 0));
+    let address = scratch.frame().address();
     let Some(segment) = Segment::get(scratch.mappings.segment, &raw mut scratch.laundry) else {
         return 0;
     };
@@ -92,23 +95,17 @@ pub extern "C" fn find_mapping(slot: u32) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn find_row(slot: u32) -> u32 {
-    const NONE: u32 = match Rule::None.pack() {
-        Some(bits) => bits,
-        None => 0,
-    };
     let Some(scratch) = SCRATCH.get_ptr_mut(slot) else {
-        return NONE;
+        return Rule::NO_BITS;
     };
     // SAFETY: a slot of this CPU's own array, in use by this program alone.
     let scratch = unsafe { &mut *scratch };
-    let address = scratch
-        .registers
-        .ip
-        .wrapping_sub(u64::from(scratch.interrupted == 0));
+    let address = scratch.frame().address();
     let table = scratch.mapping.table;
     let Some(segment) = Segment::get((table >> 32) as u32, &raw mut scratch.laundry) else {
-        return NONE;
+        return Rule::NO_BITS;
     };
+    segment.mark_as_used(table as u32);
     let bits = arena::find_row(&segment, table as u32, address.wrapping_sub(scratch.mapping.bias));
     if let Packed::Entry(number) = Rule::unpack(bits) {
         scratch.entry = arena::entry(&segment, table as u32, number);
@@ -130,6 +127,27 @@ impl Segment {
             bytes: bytes.cast(),
             laundry,
         })
+    }
+}
+
+impl Segment {
+    /// Notes in a table that it is in use. Written once an epoch, so that CPUs do not take its line from each other.
+    #[inline(always)]
+    fn mark_as_used(&self, table: u32) {
+        const LAST: i32 = SEGMENT_LEN as i32 - 4;
+        let epoch = self.u32(EPOCH_AT);
+        let used = table.wrapping_add(USED_AT);
+        if self.u32(used) != epoch {
+            let offset = masked::<LAST>(u64::from(used)) as usize;
+            // SAFETY: the mask keeps the offset inside the segment and a multiple of 4.
+            unsafe {
+                self.bytes
+                    .cast_mut()
+                    .add(offset)
+                    .cast::<u32>()
+                    .write_volatile(epoch)
+            };
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use aya_log_ebpf::warn;
 use profiler_common::record::Counter;
 
 use crate::{
-    maps::{TARGETS, count},
+    maps::{PROCESSES, TARGETS, count},
     patched::Patched,
     task::Task,
 };
@@ -43,16 +43,25 @@ pub fn follow(ctx: &RawTracePointContext) {
     }
 }
 
+/// `sched_process_exec`: the current process runs another program from here on, whose code nobody knows yet.
+#[inline(always)]
+pub fn replaced() {
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let _ = PROCESSES.remove(pid); // may not have been known
+}
+
 /// `sched_process_exit`: the current thread ends; with the last one its process is no target any more, before its pid
 /// can be used again.
 #[inline(always)]
 pub fn forget() {
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    // SAFETY: the entry is not held beyond the look.
-    if unsafe { TARGETS.get(pid) }.is_none() {
+    // SAFETY: neither entry is held beyond the look.
+    if unsafe { TARGETS.get(pid).is_none() && PROCESSES.get(pid).is_none() } {
         return;
     }
     if Task::current().live_threads() == 0 {
-        let _ = TARGETS.remove(pid); // gone already is as good
+        // Gone already is as good.
+        let _ = TARGETS.remove(pid);
+        let _ = PROCESSES.remove(pid);
     }
 }

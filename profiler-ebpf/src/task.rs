@@ -18,6 +18,16 @@ static TASK_SIGNAL: Patched<u32> = Patched::new(3);
 /// Offset of `signal_struct.live`, the number of threads that have not ended.
 #[unsafe(no_mangle)]
 static SIGNAL_LIVE: Patched<u32> = Patched::new(4);
+
+/// Offset of `task_struct.mm`.
+#[unsafe(no_mangle)]
+static TASK_MM: Patched<u32> = Patched::new(6);
+/// Offset of the byte that holds `task_struct.in_execve`,
+#[unsafe(no_mangle)]
+static TASK_IN_EXECVE: Patched<u32> = Patched::new(7);
+/// and the bit in it; 0 where the kernel has no such field.
+#[unsafe(no_mangle)]
+static IN_EXECVE_BIT: Patched<u32> = Patched::new(8);
 /// Offset of `task_struct.stack`.
 #[unsafe(no_mangle)]
 static TASK_STACK: Patched<u32> = Patched::new(11);
@@ -27,11 +37,20 @@ static TASK_STACK: Patched<u32> = Patched::new(11);
 pub struct Task(pub *const c_void);
 
 impl Task {
-    /// The current one.
+    /// The one that runs.
     #[inline(always)]
     pub fn current() -> Self {
         // SAFETY: a helper without preconditions.
         Self(unsafe { bpf_get_current_task() } as *const c_void)
+    }
+
+    /// Whether its user stack may be gone while its registers are still there: it has given its memory back, or is getting another
+    /// program's.
+    #[inline(always)]
+    pub fn has_no_stack(self) -> bool {
+        let mm: u64 = read(self.0, &TASK_MM);
+        let flags: u8 = read(self.0, &TASK_IN_EXECVE);
+        mm == 0 || u32::from(flags) & IN_EXECVE_BIT.get() != 0
     }
 
     /// Process id; 0 when unreadable.

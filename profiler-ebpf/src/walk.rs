@@ -3,15 +3,16 @@
 use profiler_common::{
     Outcome,
     arch::REGISTERS,
-    record::MAX_USER_FRAMES,
-    unwind::{self, Caller, Thread},
+    record::{BY_FRAME_POINTER, INTERRUPTED, MAX_USER_FRAMES, UNFINISHED},
+    row::{Packed, Rule},
+    unwind::{self, Frame, Thread},
 };
 
 use crate::{
     bounded::masked,
     maps::{FRAME_SLOTS, SCRATCH, Scratch},
     memory::UserMemory,
-    tables,
+    tables::{self, NOWHERE, UNKNOWN},
 };
 
 /// What [`walk_some`] answers while there are more frames; beyond every [`Outcome`].
@@ -21,13 +22,13 @@ const MORE: u32 = u32::MAX;
 /// through.
 const FRAMES_PER_CALL: u32 = 8;
 
-/// Walks from `scratch.registers` until there is no caller, writing each address into the record. Returns the [`Outcome`] as a number:
-/// turning it into the enum and back would be a table lookup that the verifier cannot follow.
+/// Walks from the frame in scratch until there is no caller, writing each address into the record. Returns the [`Outcome`] as a number, or
+/// [`UNFINISHED`]: turning it into the enum and back would be a table lookup that the verifier cannot follow.
 #[inline(always)]
-pub fn user_stack() -> u8 {
+pub fn user_stack(slot: u32) -> u8 {
     // One more than the limit: the last step says that the stack is deeper.
     for _ in 0..MAX_USER_FRAMES / FRAMES_PER_CALL + 1 {
-        let answer = walk_some(0);
+        let answer = walk_some(slot);
         if answer != MORE {
             return answer as u8;
         }
@@ -44,8 +45,8 @@ pub extern "C" fn walk_some(slot: u32) -> u32 {
         return Outcome::Unreadable as u32;
     };
     for _ in 0..FRAMES_PER_CALL {
-        // SAFETY: a slot of this CPU's own array, in use by this program alone; no reference to it lives across the call of `rule`.
-        match unsafe { walk_one(scratch) } {
+        // SAFETY: a slot of this CPU's own, in use by this program alone; no reference to it lives across the call of `way`.
+        match unsafe { walk_one(scratch, slot) } {
             MORE => {}
             outcome => return outcome,
         }
@@ -55,30 +56,54 @@ pub extern "C" fn walk_some(slot: u32) -> u32 {
 
 /// One frame: it is written into the record, and its caller becomes the next.
 #[inline(always)]
-unsafe fn walk_one(scratch: *mut Scratch) -> u32 {
+unsafe fn walk_one(scratch: *mut Scratch, slot: u32) -> u32 {
     // SAFETY: by contract of the caller.
     unsafe {
         if (*scratch).frames >= (*scratch).limit {
             return Outcome::Truncated as u32;
         }
-        push(scratch);
-        let Some(rule) = tables::rule(scratch) else {
-            return Outcome::NoMapping as u32;
+        let bits = tables::rule(scratch, slot);
+        if bits == UNKNOWN {
+            return u32::from(UNFINISHED);
+        }
+        let frame = (*scratch).frame();
+        let here = if frame.origin.is_interrupted() {
+            INTERRUPTED
+        } else {
+            0
         };
-        let registers = (*scratch).registers;
+        if bits == NOWHERE {
+            // What was interrupted is shown wherever it is; what a step led to outside all code is no frame.
+            if here != 0 {
+                push(scratch, here);
+            }
+            return if frame.origin.is_chained() {
+                Outcome::BadFramePointer as u32
+            } else {
+                Outcome::NoMapping as u32
+            };
+        }
+        let bits = Rule::or_frame_pointer(bits);
+        let how = if bits == Rule::FRAME_POINTER_BITS {
+            BY_FRAME_POINTER
+        } else {
+            0
+        };
+        push(scratch, here | how);
+        // Right before the step: LLVM leaves parts of a rule that is carried further undefined, which the verifier refuses.
+        let rule = match Rule::unpack(bits) {
+            Packed::Rule(rule) => rule,
+            // Looking up the row has left the entry in scratch.
+            Packed::Entry(_) => Rule::of_entry((*scratch).entry),
+        };
         let mut thread = Current {
             memory: &mut (*scratch).memory,
             leaf: &(*scratch).leaf,
-            innermost: (*scratch).innermost,
         };
-        match unwind::step(registers, rule, &mut thread) {
-            Ok(Caller {
-                registers,
-                interrupted,
-            }) => {
+        match unwind::step(frame, rule, &mut thread) {
+            Ok(Frame { registers, origin }) => {
                 (*scratch).registers = registers;
-                (*scratch).interrupted = interrupted.into();
-                (*scratch).innermost = 0;
+                (*scratch).origin = origin.bits();
                 MORE
             }
             Err(outcome) => outcome as u32,
@@ -90,7 +115,6 @@ unsafe fn walk_one(scratch: *mut Scratch) -> u32 {
 struct Current<'a> {
     memory: &'a mut UserMemory,
     leaf: &'a [u64; REGISTERS],
-    innermost: u32,
 }
 
 impl Thread for Current<'_> {
@@ -102,24 +126,22 @@ impl Thread for Current<'_> {
     #[inline(always)]
     fn register(&mut self, number: u8) -> Option<u64> {
         const LAST: i32 = REGISTERS as i32 - 1;
-        if self.innermost == 0 {
-            return None;
-        }
         let index = masked::<LAST>(number.into()) as usize;
         // SAFETY: the mask keeps the index inside the array.
         Some(unsafe { *self.leaf.as_ptr().add(index) })
     }
 }
 
-/// Writes the address of the frame in scratch into the record.
+/// Writes the address of the frame in scratch into the record, with marks.
 #[inline(always)]
-unsafe fn push(scratch: *mut Scratch) {
+unsafe fn push(scratch: *mut Scratch, marks: u64) {
     const LAST: i32 = FRAME_SLOTS as i32 - 1;
     // SAFETY: by contract of the caller; the mask keeps the index inside the array, where indexing would leave a panic that the
     // verifier refuses.
     unsafe {
         let index = masked::<LAST>(u64::from((*scratch).frames)) as usize;
-        *(&raw mut (*scratch).record.frames).cast::<u64>().add(index) = (*scratch).registers.ip;
+        let address = (*scratch).registers.ip & !(BY_FRAME_POINTER | INTERRUPTED);
+        *(&raw mut (*scratch).record.frames).cast::<u64>().add(index) = address | marks;
         (*scratch).frames += 1;
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use profiler_common::Outcome;
 
+use super::UserFrame;
 use crate::{
     process::{File, Key, Place, Segment, vdso_image},
     profile::{FrameKind, LocationId, MappingKind},
@@ -63,6 +64,8 @@ pub(super) struct ObjectEntry {
 pub(super) struct LocationEntry {
     pub(super) object: u32,
     pub(super) address: u64,
+    /// Whether its caller was looked for by frame pointer.
+    pub(super) by_frame_pointer: bool,
     /// Innermost inlined function first. Empty: no name, or none yet.
     pub(super) functions: Box<[Symbol]>,
 }
@@ -72,7 +75,7 @@ pub(super) struct Locations {
     objects: Vec<ObjectEntry>,
     object_ids: HashMap<ObjectKey, u32>,
     locations: Vec<LocationEntry>,
-    ids: HashMap<(u32, u64), LocationId>,
+    ids: HashMap<(u32, u64, bool), LocationId>,
     /// Locations without an answer.
     unanswered: usize,
 }
@@ -110,14 +113,18 @@ impl Locations {
 
     pub(super) fn kernel(&mut self, address: u64) -> LocationId {
         let object = self.object(ObjectKey::Kernel, None);
-        self.location(object, address, true)
+        self.location(object, address, false, true)
     }
 
-    pub(super) fn user(&mut self, process: Key, place: Place, address: u64) -> LocationId {
+    pub(super) fn user(&mut self, process: Key, place: Place, frame: UserFrame) -> LocationId {
+        let UserFrame {
+            address,
+            by_frame_pointer,
+        } = frame;
         match place {
             Place::File(file, segment, address) => {
                 let object = self.object(ObjectKey::File(file.id, segment), Some(file));
-                self.location(object, address, true)
+                self.location(object, address, by_frame_pointer, true)
             }
             Place::Unreadable {
                 path,
@@ -133,26 +140,26 @@ impl Locations {
                     },
                     None,
                 );
-                self.location(object, offset, false)
+                self.location(object, offset, by_frame_pointer, false)
             }
             Place::Vdso(offset) => {
                 let object = self.object(ObjectKey::Vdso, None);
-                self.location(object, offset, true)
+                self.location(object, offset, by_frame_pointer, true)
             }
             Place::Anonymous(start, end) => {
                 let object = self.object(ObjectKey::Anonymous(process, start, end), None);
-                self.location(object, address, false)
+                self.location(object, address, by_frame_pointer, false)
             }
             Place::Nowhere => {
                 let object = self.object(ObjectKey::Nowhere(process), None);
-                self.location(object, address, false)
+                self.location(object, address, by_frame_pointer, false)
             }
         }
     }
 
     pub(super) fn marker(&mut self, marker: Marker) -> LocationId {
         let object = self.object(ObjectKey::Marker(marker), None);
-        self.location(object, 0, false)
+        self.location(object, 0, false, false)
     }
 
     pub(super) fn get(&self, id: LocationId) -> Option<&LocationEntry> {
@@ -338,33 +345,34 @@ impl Locations {
         })
     }
 
-    fn location(&mut self, object: u32, address: u64, has_names: bool) -> LocationId {
-        if let Some(&id) = self.ids.get(&(object, address)) {
+    fn location(&mut self, object: u32, address: u64, by_frame_pointer: bool, has_names: bool) -> LocationId {
+        if let Some(&id) = self.ids.get(&(object, address, by_frame_pointer)) {
             return id;
         }
-        let (object, address, has_names) = if self.locations.len() < MAX_LOCATIONS {
-            (object, address, has_names)
+        let (object, address, by_frame_pointer, has_names) = if self.locations.len() < MAX_LOCATIONS {
+            (object, address, by_frame_pointer, has_names)
         } else {
-            (
-                self.object(ObjectKey::Marker(Marker::LocationBudget), None),
-                0,
-                false,
-            )
+            let budget = self.object(ObjectKey::Marker(Marker::LocationBudget), None);
+            (budget, 0, false, false)
         };
-        *self.ids.entry((object, address)).or_insert_with(|| {
-            let id = LocationId(u32::try_from(self.locations.len()).unwrap_or(u32::MAX));
-            self.locations.push(LocationEntry {
-                object,
-                address,
-                functions: Box::default(),
-            });
-            if has_names
-                && let Some(entry) = usize::try_from(object).ok().and_then(|o| self.objects.get_mut(o))
-            {
-                entry.due.push(id);
-                self.unanswered += 1;
-            }
-            id
-        })
+        *self
+            .ids
+            .entry((object, address, by_frame_pointer))
+            .or_insert_with(|| {
+                let id = LocationId(u32::try_from(self.locations.len()).unwrap_or(u32::MAX));
+                self.locations.push(LocationEntry {
+                    object,
+                    address,
+                    by_frame_pointer,
+                    functions: Box::default(),
+                });
+                if has_names
+                    && let Some(entry) = usize::try_from(object).ok().and_then(|o| self.objects.get_mut(o))
+                {
+                    entry.due.push(id);
+                    self.unanswered += 1;
+                }
+                id
+            })
     }
 }

@@ -15,11 +15,14 @@ mod snapshot;
 use std::hash::{BuildHasher as _, Hasher as _};
 
 use hashbrown::{DefaultHashBuilder, HashMap};
-use profiler_common::{Outcome, record::COMM_LEN};
+use profiler_common::{
+    Outcome,
+    record::{BY_FRAME_POINTER, COMM_LEN, INTERRUPTED},
+};
 
 use self::locations::{Locations, Marker};
 use crate::{
-    process::{Key, Processes},
+    process::{Key, Process, Processes},
     profile::{Capture, Kind, LocationId, Profile},
     sampling::record::Sample,
     symbols::{Request, Response},
@@ -127,9 +130,15 @@ impl Aggregator {
         }
     }
 
-    /// Adds a sample taken on `cpu` at `time`, nanoseconds since the Unix epoch.
-    pub fn add(&mut self, sample: &Sample<'_>, cpu: u32, time: u64, processes: &mut Processes) {
-        let process = processes.find(sample.pid);
+    /// Adds a sample of `process` taken on `cpu` at `time`, nanoseconds since the Unix epoch.
+    pub fn add(
+        &mut self,
+        sample: &Sample<'_>,
+        cpu: u32,
+        time: u64,
+        process: &Process,
+        processes: &mut Processes,
+    ) {
         let (key, generation) = (process.key, process.generation());
         match self.processes.get_mut(&key) {
             // The name may change at any time, the program once it is known.
@@ -155,7 +164,7 @@ impl Aggregator {
                 self.counts.cache_hits += 1;
                 stack
             }
-            None => self.resolve(sample, hash, key, processes),
+            None => self.resolve(sample, hash, process, processes),
         };
         let identity = Identity {
             kind: Kind::from(sample.kind),
@@ -226,16 +235,22 @@ impl Aggregator {
     }
 
     /// Finds the stack of a sample the long way.
-    fn resolve(&mut self, sample: &Sample<'_>, hash: u128, key: Key, processes: &mut Processes) -> u32 {
+    fn resolve(
+        &mut self,
+        sample: &Sample<'_>,
+        hash: u128,
+        process: &Process,
+        processes: &mut Processes,
+    ) -> u32 {
         let mut frames = std::mem::take(&mut self.frames);
         frames.clear();
         for (depth, address) in sample.kernel.iter().enumerate() {
             frames.push(self.locations.kernel(call_site(depth, address)));
         }
-        for (depth, address) in sample.user.iter().enumerate() {
-            let address = call_site(depth, address);
-            let place = processes.place(sample.pid, address);
-            frames.push(self.locations.user(key, place, address));
+        for word in sample.user.iter() {
+            let frame = UserFrame::from_word(word);
+            let place = processes.place(process, frame.address);
+            frames.push(self.locations.user(process.key, place, frame));
         }
         if !sample.outcome.is_complete() {
             frames.push(self.locations.marker(Marker::Incomplete(sample.outcome)));
@@ -274,6 +289,25 @@ const fn call_site(depth: usize, address: u64) -> u64 {
         address
     } else {
         address.wrapping_sub(1)
+    }
+}
+
+/// A user frame without its marks.
+#[derive(Debug, Clone, Copy)]
+struct UserFrame {
+    /// Where it is: of a caller, inside its call.
+    address: u64,
+    /// Whether its caller was looked for by frame pointer.
+    by_frame_pointer: bool,
+}
+
+impl UserFrame {
+    const fn from_word(word: u64) -> Self {
+        let address = word & !(BY_FRAME_POINTER | INTERRUPTED);
+        Self {
+            address: address.wrapping_sub((word & INTERRUPTED == 0) as u64),
+            by_frame_pointer: word & BY_FRAME_POINTER != 0,
+        }
     }
 }
 
@@ -333,7 +367,9 @@ mod tests {
                 kernel: Frames(&kernel),
                 user: Frames(&user),
             };
-            self.aggregator.add(&sample, cpu, time, &mut self.processes);
+            let process = std::sync::Arc::clone(self.processes.find(sample.pid));
+            self.aggregator
+                .add(&sample, cpu, time, &process, &mut self.processes);
         }
 
         fn take(&mut self) -> Profile {

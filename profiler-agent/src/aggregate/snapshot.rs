@@ -275,6 +275,7 @@ impl<'a> Builder<'a> {
             kind: frame,
             mapping,
             address: entry.address,
+            by_frame_pointer: entry.by_frame_pointer,
             lines,
         }));
         self.location_ids.insert(source, id);

@@ -48,6 +48,15 @@ pub struct Btf {
     types: Vec<u32>,
 }
 
+/// Where a bit is: nowhere by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Bit {
+    /// Offset of its byte.
+    pub byte: u32,
+    /// Its value there; 0 is no bit.
+    pub mask: u32,
+}
+
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 
@@ -106,9 +115,24 @@ impl Btf {
     ///
     /// [`BtfError::NoField`] when the kernel has no such structure or field.
     pub fn offset(&self, structure: &str, field: &str) -> Result<u32, BtfError> {
+        self.offset_in_bits(structure, field).map(|bits| bits / 8)
+    }
+
+    /// Where the bit of a bit field of one bit is.
+    ///
+    /// # Errors
+    ///
+    /// [`BtfError::NoField`] when the kernel has no such structure or field.
+    pub fn bit(&self, structure: &str, field: &str) -> Result<Bit, BtfError> {
+        self.offset_in_bits(structure, field).map(|bits| Bit {
+            byte: bits / 8,
+            mask: 1 << (bits % 8),
+        })
+    }
+
+    fn offset_in_bits(&self, structure: &str, field: &str) -> Result<u32, BtfError> {
         self.structures(structure)
             .find_map(|id| self.member(id, field.as_bytes(), MAX_NESTING))
-            .map(|bits| bits / 8)
             .ok_or_else(|| BtfError::NoField {
                 structure: structure.into(),
                 field: field.into(),

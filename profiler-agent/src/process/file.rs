@@ -142,10 +142,9 @@ impl Files {
         }
         let file = candidates(pid, mapping, path).find_map(|(candidate, certain)| {
             let file = open_regular(&candidate)?;
-            let file = self.read(file, path)?;
-            (certain || is(&file, identity)).then_some(file)
+            let image = Image::read(&file)?;
+            (certain || is(&file, &image, identity)).then(|| self.keep(file, image, path))
         });
-        let file = file.map(Arc::new);
         if file.is_none() {
             tracing::debug!(pid, path, "the mapped file cannot be read");
         }
@@ -153,17 +152,26 @@ impl Files {
         file
     }
 
-    fn read(&mut self, file: fs::File, path: &str) -> Option<File> {
-        let image = Image::read(&file)?;
+    /// Keeps a file. One that is known by its build ID, from another mapping, is that one.
+    fn keep(&mut self, file: fs::File, image: Image, path: &str) -> Arc<File> {
+        let build_id = (!image.build_id.is_empty()).then(|| Identity::build_id_of(&image.build_id));
+        let known = build_id.as_ref().and_then(|id| self.known.get(id));
+        if let Some(Some(known)) = known {
+            return Arc::clone(known);
+        }
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);
-        Some(File {
+        let file = Arc::new(File {
             id,
             path: path.to_owned(),
             build_id: image.build_id,
             file: Arc::new(file),
             segments: image.segments,
-        })
+        });
+        if let Some(build_id) = build_id {
+            self.known.insert(build_id, Some(Arc::clone(&file)));
+        }
+        file
     }
 }
 
@@ -188,11 +196,12 @@ fn open_regular(path: &str) -> Option<fs::File> {
 }
 
 /// Whether this is the file that was mapped.
-fn is(file: &File, identity: &Identity) -> bool {
+fn is(file: &fs::File, image: &Image, identity: &Identity) -> bool {
     match identity {
-        Identity::BuildId(id) => file.build_id == **id,
-        Identity::Inode { device, inode } => rustix::fs::fstat(file.file.as_fd())
-            .is_ok_and(|stat| stat.st_dev == *device && stat.st_ino == *inode),
+        Identity::BuildId(id) => image.build_id == **id,
+        Identity::Inode { device, inode } => {
+            rustix::fs::fstat(file.as_fd()).is_ok_and(|stat| stat.st_dev == *device && stat.st_ino == *inode)
+        }
     }
 }
 

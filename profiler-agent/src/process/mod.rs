@@ -8,7 +8,11 @@ mod file;
 mod maps;
 mod vdso;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hashbrown::{HashMap, hash_map::Entry};
 
@@ -32,8 +36,8 @@ const PROT_EXEC: u32 = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(pub u32);
 
-/// One process.
-#[derive(Debug)]
+/// One process. Those who need it as it was at a time hold it; it changes by being copied then.
+#[derive(Debug, Clone)]
 pub struct Process {
     /// Its key.
     pub key: Key,
@@ -136,10 +140,17 @@ pub enum CodeBacking {
 pub struct Processes {
     /// Only these pids and their descendants are kept; `None` keeps all.
     targets: Option<hashbrown::HashSet<u32>>,
-    living: HashMap<u32, Process>,
+    living: HashMap<u32, Arc<Process>>,
+    /// Those that have ended, and when that was read: their last samples may be younger than the news of their end.
+    ended: VecDeque<(Instant, u32, Key)>,
+    /// Processes whose mappings have changed, or that are gone, since somebody asked.
+    changed: Vec<u32>,
     files: file::Files,
     next_key: u32,
 }
+
+/// How long a process that has ended is remembered.
+const MEMORY_OF_ENDED: Duration = Duration::from_secs(1);
 
 impl Processes {
     /// Knows nothing yet. With `targets`, events of other processes are passed over.
@@ -175,7 +186,30 @@ impl Processes {
 
     /// The living processes, in no order.
     pub fn living(&self) -> impl Iterator<Item = &Process> {
-        self.living.values()
+        self.living.values().map(Arc::as_ref)
+    }
+
+    /// The process that has a pid now, if it is known.
+    pub fn get(&self, pid: u32) -> Option<&Arc<Process>> {
+        self.living.get(&pid)
+    }
+
+    /// The pids of processes whose mappings have changed since the last call, some of them gone or another process's by now; some twice.
+    pub fn take_changed(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Forgets the processes that ended a while ago.
+    pub fn forget_ended(&mut self) {
+        while let Some((_, pid, key)) = self
+            .ended
+            .pop_front_if(|(since, ..)| since.elapsed() >= MEMORY_OF_ENDED)
+        {
+            if self.living.get(&pid).is_some_and(|process| process.key == key) {
+                self.living.remove(&pid);
+                self.changed.push(pid);
+            }
+        }
     }
 
     /// Takes in an event; a sample is none.
@@ -188,48 +222,48 @@ impl Processes {
                 } else if pid == tid
                     && let Some(process) = self.living.get_mut(&pid)
                 {
-                    process.name = String::from_utf8_lossy(name).into_owned();
+                    Arc::make_mut(process).name = String::from_utf8_lossy(name).into_owned();
                 }
             }
             Record::Mmap(mmap) if self.wants(mmap.pid) => self.mmap(&mmap),
             // The main thread may end before others; a process is over when it can be seen no more.
-            Record::Exit { pid, tid } if pid == tid => {
-                if procfs::Stat::of(pid).is_none_or(|stat| stat.state == b'Z' && stat.threads <= 1) {
-                    self.living.remove(&pid);
+            Record::Exit { pid, .. } => {
+                if let Some(process) = self.living.get(&pid)
+                    && procfs::Stat::of(pid).is_none_or(|stat| stat.state == b'Z' && stat.threads <= 1)
+                {
+                    self.ended.push_back((Instant::now(), pid, process.key));
                     if let Some(targets) = &mut self.targets {
                         targets.remove(&pid);
                     }
                 }
             }
             Record::Sample(_)
+            | Record::Unfinished(..)
             | Record::Fork { .. }
             | Record::Mmap(_)
-            | Record::Exit { .. }
             | Record::Lost(_)
             | Record::Other => {}
         }
     }
 
     /// The process of a sample; one that is not known yet is looked up in /proc.
-    pub fn find(&mut self, pid: u32) -> &mut Process {
+    pub fn find(&mut self, pid: u32) -> &Arc<Process> {
         match self.living.entry(pid) {
             Entry::Occupied(process) => process.into_mut(),
-            Entry::Vacant(place) => place.insert(Process::from_proc(pid, next(&mut self.next_key))),
+            Entry::Vacant(place) => place.insert(Arc::new(Process::from_proc(pid, next(&mut self.next_key)))),
         }
     }
 
     /// Reads every living process's mappings again: events were lost, and nothing tells which.
     pub fn rescan(&mut self) {
-        for process in self.living.values_mut() {
-            process.rescan();
+        for (pid, process) in &mut self.living {
+            Arc::make_mut(process).rescan();
+            self.changed.push(*pid);
         }
     }
 
-    /// Where an address of the process lies.
-    pub fn place(&mut self, pid: u32, address: u64) -> Place {
-        let Some(process) = self.living.get(&pid) else {
-            return Place::Nowhere;
-        };
+    /// Where an address of a process lies.
+    pub fn place(&mut self, process: &Process, address: u64) -> Place {
         let Some(mapping) = process.mapping(address) else {
             return Place::Nowhere;
         };
@@ -239,7 +273,7 @@ impl Processes {
             Backing::Anonymous => Place::Anonymous(mapping.start, mapping.end),
             Backing::File { path, identity } => {
                 let offset = mapping.file_offset.wrapping_add(from_start);
-                let found = self.files.open(pid, mapping, path, identity);
+                let found = self.files.open(process.pid, mapping, path, identity);
                 match found.and_then(|file| Some((file.segment(offset)?, file))) {
                     Some((segment, file)) => {
                         let address = offset
@@ -261,36 +295,42 @@ impl Processes {
         }
     }
 
-    /// The executable memory of a process, for unwinding: every mapping with the file behind it.
-    pub fn code(&mut self, pid: u32) -> Vec<Code> {
-        let Self { living, files, .. } = self;
-        let Some(process) = living.get(&pid) else {
-            return Vec::new();
-        };
-        let code = |mapping: &Mapping| {
-            let backing = match &mapping.backing {
-                Backing::Vdso => CodeBacking::Vdso,
-                Backing::Anonymous => CodeBacking::Unknown,
-                Backing::File { path, identity } => {
-                    let file = files.open(pid, mapping, path, identity);
-                    file.and_then(|file| {
-                        let segment = file.segment(mapping.file_offset)?;
-                        let address = mapping
-                            .file_offset
-                            .wrapping_sub(segment.file_offset)
-                            .wrapping_add(segment.start);
-                        Some(CodeBacking::File { file, address })
-                    })
-                    .unwrap_or(CodeBacking::Unknown)
-                }
-            };
-            Code {
-                start: mapping.start,
-                end: mapping.end,
-                backing,
+    /// The executable memory of a process, for unwinding: every mapping with what lies behind it.
+    pub fn code(&mut self, process: &Process) -> Vec<Code> {
+        let mappings = process.mappings.values();
+        mappings
+            .map(|mapping| self.code_of(process.pid, mapping))
+            .collect()
+    }
+
+    /// The same of the one mapping that holds an address.
+    pub fn code_at(&mut self, process: &Process, address: u64) -> Option<Code> {
+        let mapping = process.mapping(address)?;
+        Some(self.code_of(process.pid, mapping))
+    }
+
+    fn code_of(&mut self, pid: u32, mapping: &Mapping) -> Code {
+        let backing = match &mapping.backing {
+            Backing::Vdso => CodeBacking::Vdso,
+            Backing::Anonymous => CodeBacking::Unknown,
+            Backing::File { path, identity } => {
+                let file = self.files.open(pid, mapping, path, identity);
+                file.and_then(|file| {
+                    let segment = file.segment(mapping.file_offset)?;
+                    let address = mapping
+                        .file_offset
+                        .wrapping_sub(segment.file_offset)
+                        .wrapping_add(segment.start);
+                    Some(CodeBacking::File { file, address })
+                })
+                .unwrap_or(CodeBacking::Unknown)
             }
         };
-        process.mappings.values().map(code).collect()
+        Code {
+            start: mapping.start,
+            end: mapping.end,
+            backing,
+        }
     }
 
     fn wants(&self, pid: u32) -> bool {
@@ -317,7 +357,8 @@ impl Processes {
             mappings: parent.mappings.clone(),
             generation: 0,
         };
-        self.living.insert(pid, child);
+        self.living.insert(pid, Arc::new(child));
+        self.changed.push(pid);
     }
 
     /// The pid goes on as another program: another process as far as profiles go, with nothing mapped yet.
@@ -331,14 +372,18 @@ impl Processes {
             mappings: BTreeMap::new(),
             generation: 0,
         };
-        self.living.insert(pid, image);
+        self.living.insert(pid, Arc::new(image));
+        self.changed.push(pid);
     }
 
     fn mmap(&mut self, mmap: &Mmap<'_>) {
         if mmap.protection & PROT_EXEC == 0 {
             return;
         }
-        let process = self.find(mmap.pid);
+        self.find(mmap.pid);
+        let Some(process) = self.living.get_mut(&mmap.pid).map(Arc::make_mut) else {
+            return;
+        };
         let path = String::from_utf8_lossy(mmap.path);
         let backing = match (&*path, mmap.file) {
             ("[vdso]", _) => Backing::Vdso,
@@ -363,6 +408,9 @@ impl Processes {
             file_offset: mmap.file_offset,
             backing,
         });
+        if self.changed.last() != Some(&mmap.pid) {
+            self.changed.push(mmap.pid);
+        }
     }
 }
 
@@ -513,14 +561,14 @@ mod tests {
     fn finds_the_code_of_this_process() {
         let mut processes = Processes::new(None);
         let pid = std::process::id();
-        processes.find(pid);
+        let process = Arc::clone(processes.find(pid));
         let address = finds_the_code_of_this_process as *const () as u64;
-        let Place::File(file, segment, address) = processes.place(pid, address) else {
+        let Place::File(file, segment, address) = processes.place(&process, address) else {
             panic!("not found")
         };
         assert!(file.path.contains("profiler_agent"), "{}", file.path);
         assert!((segment.start..segment.limit).contains(&address));
-        assert!(matches!(processes.place(pid, 16), Place::Nowhere));
+        assert!(matches!(processes.place(&process, 16), Place::Nowhere));
     }
 
     #[test]
@@ -554,15 +602,19 @@ mod tests {
             parent: 7,
             tid: 9,
         });
-        assert!(matches!(processes.place(9, 5000), Place::Anonymous(4096, 8192)));
-        assert!(matches!(processes.place(8, 5000), Place::Nowhere));
+        let place = |processes: &mut Processes, pid| {
+            let process = Arc::clone(processes.find(pid));
+            processes.place(&process, 5000)
+        };
+        assert!(matches!(place(&mut processes, 9), Place::Anonymous(4096, 8192)));
+        assert!(matches!(place(&mut processes, 8), Place::Nowhere));
         processes.apply(&Record::Comm {
             pid: 9,
             tid: 9,
             name: b"two",
             exec: true,
         });
-        assert!(matches!(processes.place(9, 5000), Place::Nowhere));
+        assert!(matches!(place(&mut processes, 9), Place::Nowhere));
         assert_eq!(processes.find(9).name, "two");
         assert_eq!(processes.find(7).name, "one");
     }

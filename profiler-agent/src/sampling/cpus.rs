@@ -11,6 +11,16 @@ pub(super) fn online() -> BTreeSet<u32> {
         .unwrap_or_default()
 }
 
+/// How many CPUs there can be at most: no number of one is higher. At least one.
+pub(super) fn possible() -> u32 {
+    let last = procfs::read("/sys/devices/system/cpu/possible", 64 << 10)
+        .map(|list| parse(&list))
+        .unwrap_or_else(|_| online())
+        .last()
+        .copied();
+    last.unwrap_or_default().saturating_add(1)
+}
+
 /// Reads a list like `0-3,8,10-11`; what is no number is left out.
 fn parse(list: &[u8]) -> BTreeSet<u32> {
     let list = String::from_utf8_lossy(list);
@@ -33,5 +43,6 @@ mod tests {
         assert_eq!(parse(b"0-2,5,7-8\n"), [0, 1, 2, 5, 7, 8].into());
         assert_eq!(parse(b""), [].into());
         assert!(online().contains(&0));
+        assert!(online().last().is_none_or(|&last| last < possible()));
     }
 }

@@ -25,7 +25,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{HashMap, Map, MapData, PerCpuArray},
+    maps::{HashMap, Map, MapData, PerCpuArray, RingBuf},
     programs::{PerfEvent as PerfEventProgram, ProgramError, RawTracePoint},
 };
 use profiler_common::record::{Counter, MAX_TARGETS};
@@ -162,6 +162,8 @@ pub struct Sampler {
     merger: Merger,
     /// Whether the clocks run.
     running: bool,
+    /// Readable when a sample waits for what the kernel side does not know.
+    wake_ups: RingBuf<MapData>,
 }
 
 impl std::fmt::Debug for Sampler {
@@ -201,6 +203,10 @@ impl Sampler {
             Some(Map::PerfEventArray(samples)) => samples,
             _ => return Err(SamplingError::Incomplete("SAMPLES")),
         };
+        let wake_ups = programs
+            .take_map("WAKE_UPS")
+            .ok_or(SamplingError::Incomplete("WAKE_UPS"))?;
+        let wake_ups = RingBuf::try_from(wake_ups)?;
         let mut sampler = Self {
             clock: Clock::Cycles,
             build_ids: true,
@@ -211,12 +217,14 @@ impl Sampler {
             rings: Vec::new(),
             merger: Merger::default(),
             running: false,
+            wake_ups,
         };
         sampler.probe()?;
         for cpu in cpus::online() {
             sampler.add_cpu(cpu)?;
         }
         attach(&mut sampler.programs, "on_fork", "sched_process_fork")?;
+        attach(&mut sampler.programs, "on_exec", "sched_process_exec")?;
         attach(&mut sampler.programs, "on_exit", "sched_process_exit")?;
         // After the hook, so that no child slips through between the two.
         for pid in sampler.config.targets.clone().unwrap_or_default() {
@@ -264,14 +272,16 @@ impl Sampler {
         self.clock
     }
 
-    /// Waits until a ring is half full, until one of `others` can be read, or until `timeout` is over.
+    /// Waits until a ring is half full, a sample waits for what the kernel side does not know, one of `others` can be read, or `timeout` is
+    /// over. Says whether such a sample waits; it can be read when it has settled, [`merge::SETTLE`] later.
     ///
     /// # Errors
     ///
     /// Those of `poll(2)`, an interruption by a signal excepted.
-    pub fn wait(&self, others: &[BorrowedFd<'_>], timeout: Duration) -> io::Result<()> {
+    pub fn wait(&mut self, others: &[BorrowedFd<'_>], timeout: Duration) -> io::Result<bool> {
         let rings = self.rings.iter().map(|ring| ring.event().as_fd());
         let mut fds: Vec<PollFd<'_>> = rings
+            .chain([self.wake_ups.as_fd()])
             .chain(others.iter().copied())
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
@@ -280,9 +290,15 @@ impl Sampler {
             tv_nsec: timeout.subsec_nanos().into(),
         };
         match rustix::event::poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
+        drop(fds);
+        let mut woken = false;
+        while self.wake_ups.next().is_some() {
+            woken = true;
+        }
+        Ok(woken)
     }
 
     /// Hands everything that happened up to `until` (nanoseconds of `CLOCK_MONOTONIC`) to `sink`, in order of time. Pass the present
@@ -457,6 +473,9 @@ pub fn programs(config: &Config, log: VerifierLogLevel) -> Result<Ebpf, Sampling
     let offset = |structure, field| btf.offset(structure, field);
     let (tgid, pid) = (offset("task_struct", "tgid")?, offset("task_struct", "pid")?);
     let (signal, live) = (offset("task_struct", "signal")?, offset("signal_struct", "live")?);
+    let mm = offset("task_struct", "mm")?;
+    // Some kernels may do without; then a stack that is gone counts as unreadable.
+    let in_execve = btf.bit("task_struct", "in_execve").unwrap_or_default();
     let stack = offset("task_struct", "stack")?;
     let saved_registers = match SavedRegisters::of_running_kernel(&btf)? {
         SavedRegisters::Told => 0,
@@ -474,6 +493,10 @@ pub fn programs(config: &Config, log: VerifierLogLevel) -> Result<Ebpf, Sampling
         .override_global("SIGNAL_LIVE", &live, true)
         .override_global("TASK_STACK", &stack, true)
         .override_global("SAVED_REGISTERS", &saved_registers, true)
+        .override_global("TASK_MM", &mm, true)
+        .override_global("TASK_IN_EXECVE", &in_execve.byte, true)
+        .override_global("IN_EXECVE_BIT", &in_execve.mask, true)
+        .map_max_entries("SCRATCH", cpus::possible())
         .override_global("TARGETS_ONLY", &targets_only, true)
         .override_global("PERIOD", &period, true)
         .load(PROGRAMS)?;

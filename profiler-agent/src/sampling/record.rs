@@ -11,7 +11,7 @@
 
 use profiler_common::{
     Outcome,
-    record::{COMM_LEN, EventKind, SampleHeader},
+    record::{COMM_LEN, EventKind, SampleHeader, UNFINISHED, UNFINISHED_LEN, Unfinished},
 };
 
 /// Length of the header of a record.
@@ -35,6 +35,8 @@ const MISC_MMAP_BUILD_ID: u16 = 1 << 14;
 pub enum Record<'a> {
     /// A sample.
     Sample(Sample<'a>),
+    /// A sample whose user stack is to be walked on from where the kernel side came to.
+    Unfinished(Sample<'a>, Rest<'a>),
     /// A process mapped executable memory.
     Mmap(Mmap<'a>),
     /// A thread changed its name.
@@ -75,7 +77,7 @@ pub enum Record<'a> {
 pub struct Sample<'a> {
     /// What was counted.
     pub kind: EventKind,
-    /// How the walk of the user stack ended.
+    /// How the walk of the user stack ended. Of an unfinished sample: how it ended if nobody went on.
     pub outcome: Outcome,
     /// Process.
     pub pid: u32,
@@ -87,8 +89,17 @@ pub struct Sample<'a> {
     pub comm: [u8; COMM_LEN],
     /// Kernel stack, leaf first.
     pub kernel: Frames<'a>,
-    /// User stack, leaf first.
+    /// User stack, leaf first, with the marks of [`profiler_common::record`].
     pub user: Frames<'a>,
+}
+
+/// What it takes to walk on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rest<'a> {
+    /// Where the walk stands: an [`Unfinished`].
+    pub state: &'a [u8; UNFINISHED_LEN],
+    /// The stack from its stack pointer on, rounded down to a word.
+    pub stack: &'a [u8],
 }
 
 /// Addresses as they lie in the ring: 8 bytes each, at any alignment.
@@ -198,7 +209,7 @@ pub fn parse(bytes: &[u8]) -> Result<(u64, Record<'_>), Torn> {
         let time = reader.u64()?;
         let raw_len = reader.u32()?;
         let raw = reader.bytes(usize::try_from(raw_len).map_err(|_| Torn)?)?;
-        return Ok((time, Record::Sample(sample(raw)?)));
+        return Ok((time, sample(raw)?));
     }
     let (body, &time) = reader.0.split_last_chunk().ok_or(Torn)?;
     let mut body = Reader(body);
@@ -231,7 +242,7 @@ pub fn parse(bytes: &[u8]) -> Result<(u64, Record<'_>), Torn> {
     Ok((u64::from_ne_bytes(time), record))
 }
 
-fn sample(raw: &[u8]) -> Result<Sample<'_>, Torn> {
+fn sample(raw: &[u8]) -> Result<Record<'_>, Torn> {
     let (header, frames) = SampleHeader::parse(raw).ok_or(Torn)?;
     let SampleHeader {
         kind,
@@ -247,18 +258,30 @@ fn sample(raw: &[u8]) -> Result<Sample<'_>, Torn> {
     let (kernel, rest) = frames
         .split_at_checked(usize::from(kernel_frames) * 8)
         .ok_or(Torn)?;
-    // What follows the user frames is padding.
-    let user = rest.get(..usize::from(user_frames) * 8).ok_or(Torn)?;
-    Ok(Sample {
+    let (user, rest) = rest.split_at_checked(usize::from(user_frames) * 8).ok_or(Torn)?;
+    let unfinished = outcome == UNFINISHED;
+    let outcome = if unfinished {
+        Outcome::NoMapping
+    } else {
+        Outcome::from_u8(outcome).ok_or(Torn)?
+    };
+    let sample = Sample {
         kind: EventKind::from_u8(kind).ok_or(Torn)?,
-        outcome: Outcome::from_u8(outcome).ok_or(Torn)?,
+        outcome,
         pid,
         tid,
         weight,
         comm,
         kernel: Frames(kernel),
         user: Frames(user),
-    })
+    };
+    if !unfinished {
+        return Ok(Record::Sample(sample)); // what follows the frames is padding
+    }
+    let (state, rest) = rest.split_first_chunk().ok_or(Torn)?;
+    let copied = usize::try_from(Unfinished::from_bytes(state).copied).map_err(|_| Torn)?;
+    let stack = rest.get(..copied).ok_or(Torn)?;
+    Ok(Record::Unfinished(sample, Rest { state, stack }))
 }
 
 fn mmap<'a>(body: &mut Reader<'a>, misc: u16) -> Result<Record<'a>, Torn> {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use aya::maps::{MapData, MapError};
-use profiler_common::arena::{MAX_SEGMENTS, SEGMENT_LEN};
+use profiler_common::arena::{self, EPOCH_AT, MAX_SEGMENTS, SEGMENT_LEN, USED_AT};
 
 use crate::sampling::bpf;
 
@@ -24,7 +24,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Blocks begin at multiples of this.
 const ALIGN: u32 = 8;
 
-/// Place 0 of segment 0 means "none" to the programs, so nothing begins there.
+/// Bytes at the start of each segment where no block begins: the epoch lies there, and place 0 of segment 0 means "none".
 const RESERVED: u32 = 64;
 
 /// Where a block is.
@@ -35,7 +35,7 @@ pub(super) struct Block {
     /// Byte offset in it.
     pub(super) offset: u32,
     /// Bytes, rounded up.
-    len: u32,
+    pub(super) len: u32,
 }
 
 /// See the [module documentation](self).
@@ -47,11 +47,13 @@ pub(super) struct Arena {
     /// Most segments.
     limit: usize,
     retired: Vec<(Instant, Block)>,
+    /// Counts the times that uses are told apart by.
+    epoch: u32,
 }
 
 /// One segment.
 #[derive(Debug)]
-struct Segment {
+pub(super) struct Segment {
     memory: NonNull<u8>,
     /// Lengths of the free ranges by their offsets.
     free: BTreeMap<u32, u32>,
@@ -88,7 +90,46 @@ impl Arena {
             segments: Vec::new(),
             limit,
             retired: Vec::new(),
+            epoch: 1,
         }
+    }
+
+    /// Begins another epoch: tables that are used from now on can be told from those that were used before.
+    pub(super) fn advance_epoch(&mut self) {
+        self.epoch = self.epoch.wrapping_add(1);
+        for segment in &self.segments {
+            segment.write(EPOCH_AT, self.epoch);
+        }
+    }
+
+    /// How many epochs ago the kernel programs used a table last; 0 is in this one.
+    pub(super) fn idle(&self, table: Block) -> u32 {
+        let used = self
+            .segment(table.segment)
+            .map_or(0, |segment| arena::Segment::u32(&segment, table.offset + USED_AT));
+        self.epoch.wrapping_sub(used)
+    }
+
+    /// Notes that a table is used in this epoch, as the programs do.
+    pub(super) fn mark_as_used(&self, table: Block) {
+        if let Some(segment) = self.segments.get(table.segment as usize) {
+            segment.write(table.offset + USED_AT, self.epoch);
+        }
+    }
+
+    /// A segment, to be read as the programs read it.
+    pub(super) fn segment(&self, number: u32) -> Option<&Segment> {
+        self.segments.get(number as usize)
+    }
+
+    /// Bytes that there can be at most.
+    pub(super) const fn capacity(&self) -> usize {
+        self.limit * SEGMENT_LEN
+    }
+
+    /// Bytes that wait to be free again.
+    pub(super) fn retired(&self) -> usize {
+        self.retired.iter().map(|(_, block)| block.len as usize).sum()
     }
 
     /// Bytes of kernel memory in use.
@@ -114,10 +155,7 @@ impl Arena {
                 self.take(len).ok_or(ArenaError::Full)?
             }
         };
-        let segment = self
-            .segments
-            .get(block.segment as usize)
-            .ok_or(ArenaError::Full)?;
+        let segment = self.segment(block.segment).ok_or(ArenaError::Full)?;
         // SAFETY: the block lies inside the segment.
         let to = unsafe { segment.memory.as_ptr().add(block.offset as usize) };
         // SAFETY: `to` has room for `len` bytes, at least as many as `bytes` has; nobody reads them yet.
@@ -185,16 +223,34 @@ impl Arena {
             fd,
         )?;
         let free = BTreeMap::from([(RESERVED, len - RESERVED)]);
-        self.segments.push(Segment {
+        let segment = Segment {
             memory,
             free,
             _map: map,
-        });
+        };
+        segment.write(EPOCH_AT, self.epoch);
+        self.segments.push(segment);
         Ok(())
     }
 }
 
 impl Segment {
+    /// Writes a word that the programs may read, or write, at the same time.
+    fn write(&self, offset: u32, word: u32) {
+        if let Some(at) = self.place(offset, size_of::<u32>()) {
+            // SAFETY: `place` has checked that the word lies inside the segment; it is shared memory, hence volatile.
+            unsafe { at.cast::<u32>().write_volatile(word) };
+        }
+    }
+
+    /// Where `len` bytes at an offset are, if they are inside and aligned to their length.
+    fn place(&self, offset: u32, len: usize) -> Option<*mut u8> {
+        let offset = offset as usize;
+        // SAFETY: the sum lies inside the segment.
+        (offset.is_multiple_of(len) && offset <= SEGMENT_LEN - len)
+            .then(|| unsafe { self.memory.as_ptr().add(offset) })
+    }
+
     /// The first free range that is long enough gives its start.
     fn take(&mut self, len: u32) -> Option<u32> {
         let (&offset, &free) = self.free.iter().find(|(_, free)| **free >= len)?;
@@ -217,6 +273,20 @@ impl Segment {
             len += behind;
         }
         self.free.insert(offset, len);
+    }
+}
+
+impl arena::Segment for &Segment {
+    fn u32(&self, offset: u32) -> u32 {
+        self.place(offset, size_of::<u32>())
+            // SAFETY: `place` has checked it; the programs may write it, hence volatile.
+            .map_or(0, |at| unsafe { at.cast::<u32>().read_volatile() })
+    }
+
+    fn u64(&self, offset: u32) -> u64 {
+        self.place(offset, size_of::<u64>())
+            // SAFETY: as above.
+            .map_or(0, |at| unsafe { at.cast::<u64>().read_volatile() })
     }
 }
 

@@ -1,13 +1,15 @@
-//! Builds tables on a thread of its own, one file after the other.
+//! Builds tables on a thread of its own, one file after the other, in the order of asking.
 
 use std::{
     fs::File,
     ops::Range,
     sync::{
         Arc,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -21,6 +23,14 @@ const QUEUE: usize = 16;
 
 /// Most bytes of a piece of a table: half a segment, so that segments fill well.
 const PIECE: usize = 1 << 20;
+
+/// How long the thread works as fast as it can: first samples wait for what it builds. From then on it rests three times as long as it
+/// works, so that it takes a quarter of one CPU at most.
+const SPRINT: Duration = Duration::from_secs(1);
+const REST: u32 = 3;
+
+/// How long it sleeps at a time, so that it hears when it is in a hurry.
+const NAP: Duration = Duration::from_millis(5);
 
 /// A file to build a table of.
 #[derive(Debug)]
@@ -65,6 +75,7 @@ pub enum BuildError {
 pub(super) struct Builder {
     requests: SyncSender<Request>,
     answers: Receiver<Built>,
+    hurry: Arc<AtomicBool>,
 }
 
 impl Builder {
@@ -76,22 +87,27 @@ impl Builder {
     pub(super) fn start() -> std::io::Result<Self> {
         let (requests, inbox) = sync_channel::<Request>(QUEUE);
         let (outbox, answers) = sync_channel(QUEUE);
+        let hurry = Arc::new(AtomicBool::new(false));
+        let pace = Pace {
+            hurry: Arc::clone(&hurry),
+            started: Instant::now(),
+        };
         thread::Builder::new().name("unwind".into()).spawn(move || {
-            for request in inbox {
-                let Request { id, file, path, code } = request;
-                if outbox
-                    .send(Built {
-                        id,
-                        pieces: build(&file, code),
-                        path,
-                    })
-                    .is_err()
-                {
+            for Request { id, file, path, code } in inbox {
+                let began = Instant::now();
+                let pieces = build(&file, code);
+                let took = began.elapsed();
+                if outbox.send(Built { id, pieces, path }).is_err() {
                     return;
                 }
+                pace.rest(took);
             }
         })?;
-        Ok(Self { requests, answers })
+        Ok(Self {
+            requests,
+            answers,
+            hurry,
+        })
     }
 
     /// Asks for a table; gives the request back when the queue is full.
@@ -108,6 +124,34 @@ impl Builder {
     /// An answer, if there is one.
     pub(super) fn answer(&self) -> Option<Built> {
         self.answers.try_recv().ok()
+    }
+
+    /// From now on somebody waits: no more rests.
+    pub(super) fn hurry(&self) {
+        self.hurry.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How much of a CPU the thread takes.
+struct Pace {
+    hurry: Arc<AtomicBool>,
+    started: Instant,
+}
+
+impl Pace {
+    /// Rests after work that took this long, if it should.
+    fn rest(&self, took: Duration) {
+        if self.started.elapsed() < SPRINT {
+            return;
+        }
+        let until = Instant::now() + took * REST;
+        while !self.hurry.load(Ordering::Relaxed) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            thread::sleep(left.min(NAP));
+        }
     }
 }
 

@@ -1,32 +1,53 @@
-//! Unwind tables: from a file's call frame information to what the kernel programs look up.
+//! Unwinding: tables from files' call frame information, what the kernel programs know of them, and the stacks that they leave to user
+//! space.
 //!
 //! ```text
-//! process ──▶ which files run where ──▶ builder: sections ▶ cfi ▶ table ──▶ arena ──▶ kernel programs
-//!                                       (a thread of its own)              mappings ──▲
+//! unfinished sample ──▶ walk ──▶ finished sample
+//!                        │ ▲
+//!            no table yet│ │             builder: sections ▶ cfi ▶ table
+//!                        ▼ │             (a thread of its own)
+//!                       tables ◀──────────────┘
+//!                        │
+//!                        ▼
+//!                     publish ──▶ lists of mappings, for the kernel programs: they finish the next one
 //! ```
 //!
-//! A table belongs to a file and is shared by all processes that run it. Until it is there, the file's code is walked by frame
-//! pointer. The sections are a stranger's bytes: what they may cost in time and memory is bounded before they are read.
+//! Everything begins with a sample that the kernel programs could not finish: its process or some code on its stack is unknown to them. It is
+//! finished here, and waits if it must until the tables that it needs are built; and its process is made known. So only code that is sampled costs
+//! anything, and the first sample is as good as the last. Whatever does not fit into the kernel's maps goes this way for ever: it costs
+//! more, and is as right.
+//!
+//! A table belongs to a file and is shared by all processes that run it. The sections are a stranger's bytes: what they may cost in time and
+//! memory is bounded before they are read.
 
 mod arena;
 mod builder;
 pub mod cfi;
+mod parked;
+mod publish;
 mod sections;
 pub mod table;
+mod tables;
+mod walk;
 
-use std::{collections::VecDeque, ops::Range, sync::Arc};
+use std::sync::Arc;
 
-use aya::maps::{MapData, MapError};
-use hashbrown::{HashMap, HashSet};
-use profiler_common::arena::{MAPPING_LEN, MAX_MAPPINGS, MappingList};
+use aya::maps::MapData;
+use profiler_common::{Outcome, record::Unfinished};
 
 use self::{
-    arena::{Arena, Block},
-    builder::{Builder, Built, Request},
+    builder::Request,
+    parked::Park,
+    publish::Publisher,
+    tables::{Known, Tables},
+    walk::{Walked, Way},
 };
-use crate::process::{Code, CodeBacking, Key, Processes, vdso_image};
+use crate::{
+    process::{Code, CodeBacking, Process, Processes, vdso_image},
+    sampling::record::{Frames, Rest, Sample},
+};
 
-pub use self::builder::BuildError;
+pub use self::{builder::BuildError, publish::List};
 
 /// The maps of the kernel programs that this stage fills.
 #[derive(Debug)]
@@ -37,54 +58,22 @@ pub struct Maps {
     pub processes: aya::maps::HashMap<MapData, u32, List>,
 }
 
-/// [`MappingList`], as aya wants the values of maps.
-#[repr(transparent)]
-#[derive(Debug, Clone, Copy)]
-pub struct List(MappingList);
-
-#[expect(unsafe_code, reason = "aya asks for the promise that a type is plain bytes")]
-// SAFETY: four integers without padding.
-unsafe impl aya::Pod for List {}
-
 /// The id of the vDSO's table; files count from 0.
 const VDSO: u32 = u32::MAX;
-
-/// What is known of a file.
-#[derive(Debug)]
-enum State {
-    /// Asked for.
-    Building,
-    /// In the arena, by ranges of the file's addresses. Empty: the file has no call frame information.
-    Ready(Vec<(Range<u64>, Block)>),
-}
-
-/// What a process was published as.
-#[derive(Debug)]
-struct Published {
-    pid: u32,
-    generation: u32,
-    block: Block,
-    /// Files whose tables were not there yet.
-    missing: HashSet<u32>,
-}
 
 /// See the [module documentation](self).
 #[derive(Debug)]
 pub struct Unwinder {
-    builder: Builder,
-    arena: Arena,
-    maps: aya::maps::HashMap<MapData, u32, List>,
-    tables: HashMap<u32, State>,
-    /// Requests that the builder's queue had no room for.
-    waiting: VecDeque<Request>,
-    building: usize,
-    published: HashMap<Key, Published>,
-    /// Whether it has been told that the memory is used up.
-    told: bool,
+    tables: Tables,
+    publisher: Publisher,
+    park: Park,
+    /// Room for the frames of a sample.
+    frames: Vec<u64>,
+    bytes: Vec<u8>,
 }
 
 impl Unwinder {
-    /// Begins with the maps empty; fills at most `bytes` of the kernel's memory with tables.
+    /// Begins with the maps empty; fills at most `bytes` of the kernel's memory with tables and lists.
     ///
     /// # Errors
     ///
@@ -92,221 +81,170 @@ impl Unwinder {
     pub fn new(maps: Maps, bytes: usize) -> std::io::Result<Self> {
         let Maps { segments, processes } = maps;
         Ok(Self {
-            builder: Builder::start()?,
-            arena: Arena::new(segments, bytes),
-            maps: processes,
-            tables: HashMap::new(),
-            waiting: VecDeque::new(),
-            building: 0,
-            published: HashMap::new(),
-            told: false,
+            tables: Tables::new(segments, bytes)?,
+            publisher: Publisher::new(processes),
+            park: Park::default(),
+            frames: Vec::new(),
+            bytes: Vec::new(),
         })
     }
 
-    /// Whether tables are still being built.
-    pub const fn is_building(&self) -> bool {
-        self.building > 0
+    /// Whether samples wait for tables.
+    pub fn is_waited_for(&self) -> bool {
+        !self.park.is_empty()
+    }
+
+    /// From now on somebody waits for the last samples: what can be built is built at once.
+    pub fn hurry(&self) {
+        self.tables.hurry();
     }
 
     /// Bytes of the kernel's memory that hold tables and mappings.
     pub fn memory(&self) -> usize {
-        self.arena.memory()
+        self.tables.arena.memory()
     }
 
-    /// Brings the kernel's picture up to date: tables that were built, processes that are new, changed or gone.
-    pub fn update(&mut self, processes: &mut Processes) {
-        let mut fresh = HashSet::new();
-        while let Some(built) = self.builder.answer() {
-            self.building -= 1;
-            fresh.insert(built.id);
-            self.store(built);
-        }
-        let mut living = HashSet::new();
-        let stale: Vec<(u32, Key, u32)> = processes
-            .living()
-            .filter_map(|process| {
-                living.insert(process.key);
-                let current = self.published.get(&process.key).is_some_and(|published| {
-                    published.generation == process.generation() && published.missing.is_disjoint(&fresh)
-                });
-                (!current).then_some((process.pid, process.key, process.generation()))
-            })
-            .collect();
-        let gone: Vec<Key> = self
-            .published
-            .keys()
-            .filter(|key| !living.contains(*key))
-            .copied()
-            .collect();
-        for key in gone {
-            self.forget(key, processes);
-        }
-        for (pid, key, generation) in stale {
-            let code = processes.code(pid);
-            self.publish(pid, key, generation, &code);
-        }
-        while let Some(request) = self.waiting.pop_front() {
-            if let Err(request) = self.builder.ask(request) {
-                self.waiting.push_front(request);
-                break;
+    /// Finishes a sample and hands it to `sink`, now or in a later [`Self::update`].
+    pub fn finish(
+        &mut self,
+        sample: &Sample<'_>,
+        rest: &Rest<'_>,
+        (cpu, time): (u32, u64),
+        process: &Arc<Process>,
+        processes: &mut Processes,
+        sink: impl FnOnce(&Sample<'_>, &Process, &mut Processes),
+    ) {
+        let mut walked = self.walk(sample, rest, process, processes, false);
+        if walked == Walked::Pending {
+            if self.park.keep(sample, rest, cpu, time, process) {
+                return;
             }
+            walked = self.walk(sample, rest, process, processes, true);
         }
+        self.hand_out(sample, walked, process, processes, sink);
     }
 
-    /// Puts the tables of a file into the arena.
-    fn store(&mut self, built: Built) {
-        let Built { id, pieces, path } = built;
-        let mut blocks = Vec::new();
-        match pieces {
-            Ok(pieces) => {
-                for (range, table) in pieces {
-                    match self.arena.write(&table.block()) {
-                        Ok(block) => blocks.push((range, block)),
-                        Err(error) => {
-                            if !std::mem::replace(&mut self.told, true) {
-                                tracing::warn!(path, %error, "this code, and what comes later, is unwound by frame pointer");
-                            }
-                        }
-                    }
-                }
-            }
-            Err(error) => tracing::warn!(path, %error, "its code is unwound by frame pointer"),
-        }
-        self.tables.insert(id, State::Ready(blocks));
-    }
-
-    /// Tells the kernel where the code of a process is, and asks for what tables it lacks.
-    fn publish(&mut self, pid: u32, key: Key, generation: u32, code: &[Code]) {
-        let mut missing = HashSet::new();
-        let mut list = Vec::new();
-        for Code { start, end, backing } in code {
-            let (id, address) = match backing {
-                CodeBacking::File { file, address } => {
-                    self.want(file.id, || Request {
-                        id: file.id,
-                        file: Arc::clone(&file.file),
-                        path: file.path.clone(),
-                        code: file.code(),
-                    });
-                    (file.id, *address)
-                }
-                CodeBacking::Vdso => {
-                    if let Ok(image) = vdso_image() {
-                        let len = end - start;
-                        self.want(VDSO, || Request {
-                            id: VDSO,
-                            file: Arc::new(image),
-                            path: "[vdso]".into(),
-                            code: 0..len,
-                        });
-                    }
-                    (VDSO, 0)
-                }
-                CodeBacking::Unknown => {
-                    entry(&mut list, *start, *end, 0, None);
+    /// Brings the kernel's picture up to date, and hands out the samples that have waited for tables that are there now. With
+    /// `last`, all of them: what has no table yet is unwound by frame pointer.
+    pub fn update(
+        &mut self,
+        processes: &mut Processes,
+        last: bool,
+        mut sink: impl FnMut(&Sample<'_>, (u32, u64), &Process, &mut Processes),
+    ) {
+        let changes = self.tables.collect();
+        self.publisher
+            .changed(processes, &changes.fresh, &changes.evicted, &mut self.tables);
+        if last || !changes.fresh.is_empty() || self.tables.is_idle() || self.park.is_overdue() {
+            for parked in self.park.take() {
+                let (sample, rest) = parked.parts();
+                let give_up = last || parked.is_overdue();
+                let walked = self.walk(&sample, &rest, &parked.process, processes, give_up);
+                if walked == Walked::Pending {
+                    self.park.put_back(parked);
                     continue;
                 }
-            };
-            let bias = start.wrapping_sub(address);
-            match self.tables.get(&id) {
-                Some(State::Ready(pieces)) => {
-                    let (mut at, last) = (address, address.saturating_add(end - start));
-                    for (range, block) in pieces {
-                        let (from, to) = (range.start.max(at), range.end.min(last));
-                        if from < to {
-                            if at < from {
-                                entry(
-                                    &mut list,
-                                    bias.wrapping_add(at),
-                                    bias.wrapping_add(from),
-                                    bias,
-                                    None,
-                                );
-                            }
-                            entry(
-                                &mut list,
-                                bias.wrapping_add(from),
-                                bias.wrapping_add(to),
-                                bias,
-                                Some(*block),
-                            );
-                            at = to;
-                        }
-                    }
-                    if at < last {
-                        entry(
-                            &mut list,
-                            bias.wrapping_add(at),
-                            bias.wrapping_add(last),
-                            bias,
-                            None,
-                        );
-                    }
-                }
-                Some(State::Building) | None => {
-                    missing.insert(id);
-                    entry(&mut list, *start, *end, bias, None);
-                }
+                let at = (parked.cpu, parked.time);
+                self.hand_out(
+                    &sample,
+                    walked,
+                    &parked.process,
+                    processes,
+                    |sample, process, processes| {
+                        sink(sample, at, process, processes);
+                    },
+                );
             }
         }
-        list.truncate(MAX_MAPPINGS as usize * MAPPING_LEN as usize);
-        let Ok(block) = self.arena.write(&list) else {
-            return;
-        };
-        let mappings = MappingList {
-            segment: block.segment,
-            offset: block.offset,
-            count: u32::try_from(list.len()).unwrap_or_default() / MAPPING_LEN,
-            reserved: 0,
-        };
-        if let Err(error) = self.maps.insert(pid, List(mappings), 0) {
-            tracing::debug!(pid, %error, "the kernel side knows no more processes");
-            self.arena.retire(block);
-            return;
-        }
-        if let Some(old) = self.published.insert(
-            key,
-            Published {
-                pid,
-                generation,
-                block,
-                missing,
+        self.publisher.publish(processes, &mut self.tables);
+        self.tables.release();
+    }
+
+    /// Walks a sample's stack to its end, into `self.frames`; with `give_up`, by frame pointer where there is no table yet.
+    fn walk(
+        &mut self,
+        sample: &Sample<'_>,
+        rest: &Rest<'_>,
+        process: &Process,
+        processes: &mut Processes,
+        give_up: bool,
+    ) -> Walked {
+        let Self { tables, frames, .. } = self;
+        frames.clear();
+        frames.extend(sample.user.iter());
+        walk::walk(
+            &Unfinished::from_bytes(rest.state),
+            rest.stack,
+            frames,
+            |address| {
+                let Some(code) = processes.code_at(process, address) else {
+                    return Way::Nowhere;
+                };
+                let Some((id, file_address)) = file_address(&code, address) else {
+                    return Way::FramePointer;
+                };
+                tables.want(id, || request(id, &code));
+                match tables.find(id, file_address) {
+                    Known::Rule(rule) => Way::Table(rule),
+                    Known::Pending if !give_up => Way::Pending,
+                    Known::Nothing | Known::Pending => Way::FramePointer,
+                }
             },
-        ) {
-            self.arena.retire(old.block);
-        }
+        )
     }
 
-    /// Asks for the table of a file once.
-    fn want(&mut self, id: u32, request: impl FnOnce() -> Request) {
-        if self.tables.contains_key(&id) {
-            return;
-        }
-        self.tables.insert(id, State::Building);
-        self.building += 1;
-        self.waiting.push_back(request());
-    }
-
-    fn forget(&mut self, key: Key, processes: &Processes) {
-        let Some(Published { pid, block, .. }) = self.published.remove(&key) else {
-            return;
+    /// Hands out the sample whose frames are in `self.frames`.
+    fn hand_out(
+        &mut self,
+        sample: &Sample<'_>,
+        walked: Walked,
+        process: &Process,
+        processes: &mut Processes,
+        sink: impl FnOnce(&Sample<'_>, &Process, &mut Processes),
+    ) {
+        let (outcome, astray) = match walked {
+            Walked::To(outcome) => (outcome, false),
+            Walked::Astray(outcome) => (outcome, true),
+            Walked::Pending => (Outcome::NoRule, false),
         };
-        // The pid may be another process's by now; its own entry replaces this one.
-        if !processes.living().any(|process| process.pid == pid) {
-            let _: Result<(), MapError> = self.maps.remove(&pid);
-        }
-        self.arena.retire(block);
+        self.publisher.missed(process, astray);
+        self.bytes.clear();
+        self.bytes
+            .extend(self.frames.iter().flat_map(|frame| frame.to_ne_bytes()));
+        let sample = Sample {
+            outcome,
+            user: Frames(&self.bytes),
+            ..*sample
+        };
+        sink(&sample, process, processes);
     }
 }
 
-/// Adds a mapping to a list in the layout of [`profiler_common::arena::Mapping`].
-fn entry(list: &mut Vec<u8>, start: u64, end: u64, bias: u64, table: Option<Block>) {
-    let table = table.map_or(0, |block| {
-        u64::from(block.segment) << 32 | u64::from(block.offset)
-    });
-    list.extend(
-        [start, end, bias, table]
-            .iter()
-            .flat_map(|word| word.to_ne_bytes()),
-    );
+/// Which table an address of a process is to be looked up in, and as which address of its file; `None` for code without any.
+fn file_address(code: &Code, address: u64) -> Option<(u32, u64)> {
+    let offset = address.wrapping_sub(code.start);
+    match &code.backing {
+        CodeBacking::File { file, address } => Some((file.id, address.wrapping_add(offset))),
+        CodeBacking::Vdso => Some((VDSO, offset)),
+        CodeBacking::Unknown => None,
+    }
+}
+
+/// What to ask the builder for; `None` when there is nothing to read.
+fn request(id: u32, code: &Code) -> Option<Request> {
+    match &code.backing {
+        CodeBacking::File { file, .. } => Some(Request {
+            id,
+            file: Arc::clone(&file.file),
+            path: file.path.clone(),
+            code: file.code(),
+        }),
+        CodeBacking::Vdso => Some(Request {
+            id,
+            file: Arc::new(vdso_image().ok()?),
+            path: "[vdso]".into(),
+            code: 0..code.end - code.start,
+        }),
+        CodeBacking::Unknown => None,
+    }
 }

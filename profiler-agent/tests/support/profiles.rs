@@ -103,6 +103,7 @@ impl Builder {
             kind,
             mapping,
             address,
+            by_frame_pointer: false,
             lines: (10..)
                 .zip(functions)
                 .map(|(line, &function)| Line {

@@ -189,7 +189,10 @@ impl<'p, 'a> Dictionary<'p, 'a> {
         let value = &mut self.nested;
         value.clear();
         match attribute {
-            Attribute::FrameType(text) | Attribute::Outcome(text) => bytes(value, 1, text.as_bytes()),
+            Attribute::FrameType(text) | Attribute::Outcome(text) | Attribute::Unwinding(text) => {
+                bytes(value, 1, text.as_bytes());
+            }
+            Attribute::ByFramePointer => bytes(value, 1, super::prepare::BY_FRAME_POINTER.as_bytes()),
             Attribute::ThreadName(name) => bytes(value, 1, self.prepared.profile.string(name).as_bytes()),
             Attribute::BuildId(id) => bytes(value, 1, hex(id).as_bytes()),
             Attribute::ThreadId(number) | Attribute::Cpu(number) => {
@@ -229,6 +232,11 @@ impl<'p, 'a> Dictionary<'p, 'a> {
         let mapping = location.mapping.map_or(0, |mapping| self.mapping(mapping.0));
         let frame_type = self.prepared.frame_types.get(id as usize).copied();
         let frame_type = frame_type.map_or(0, |id| self.attribute(id));
+        let by_frame_pointer = self
+            .prepared
+            .by_frame_pointer
+            .filter(|_| location.by_frame_pointer)
+            .map(|id| self.attribute(id));
         let functions: Vec<u32> = location
             .lines
             .iter()
@@ -245,7 +253,9 @@ impl<'p, 'a> Dictionary<'p, 'a> {
             uint(&mut self.nested, 3, line.column.into());
             bytes(&mut self.body, 3, &self.nested);
         }
-        packed(&mut self.body, 4, &[frame_type]);
+        let attributes = [frame_type, by_frame_pointer.unwrap_or_default()];
+        let present = 1 + usize::from(by_frame_pointer.is_some());
+        packed(&mut self.body, 4, attributes.get(..present).unwrap_or_default());
         self.locations.push(id, &self.body)
     }
 

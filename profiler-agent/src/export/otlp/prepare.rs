@@ -24,22 +24,32 @@ pub(super) enum Attribute<'a> {
     Cpu(u32),
     /// How the walk of an incomplete stack ended.
     Outcome(&'static str),
+    /// How the frames of a sample's stack were found.
+    Unwinding(&'static str),
+    /// Of a location whose caller was looked for by frame pointer.
+    ByFramePointer,
 }
 
 /// Keys of attributes, and the types of values: the strings that are not the profile's own.
-pub(super) const CONSTANTS: [&str; 11] = [
+pub(super) const CONSTANTS: [&str; 14] = [
     "profile.frame.type",
     "process.executable.build_id.gnu",
     "thread.id",
     "thread.name",
     "cpu.logical_number",
     "profile.stack.outcome",
+    "profile.stack.unwinding",
+    "profile.frame.unwinding",
+    BY_FRAME_POINTER,
     "samples",
     "count",
     "cpu",
     "nanoseconds",
     UNKNOWN,
 ];
+
+/// The value of `profile.frame.unwinding`; frames that a table was there for have no such attribute.
+pub(super) const BY_FRAME_POINTER: &str = "frame_pointer";
 
 /// Name of a function that has none: the wire wants one.
 pub(super) const UNKNOWN: &str = "[unknown]";
@@ -54,6 +64,8 @@ impl Attribute<'_> {
             Self::ThreadName(_) => 3,
             Self::Cpu(_) => 4,
             Self::Outcome(_) => 5,
+            Self::Unwinding(_) => 6,
+            Self::ByFramePointer => 7,
         }
     }
 }
@@ -66,7 +78,7 @@ pub(super) struct Item {
     pub(super) stack: u32,
     /// Numbers of attributes; `None` where there is nothing to say. All of them, and nothing else, with
     /// process, kind and stack are the identity.
-    pub(super) attributes: [Option<u32>; 4],
+    pub(super) attributes: [Option<u32>; 5],
     /// Row of [`Profile::samples`].
     pub(super) sample: u32,
 }
@@ -93,6 +105,8 @@ pub(super) struct Prepared<'a> {
     pub(super) locations: Vec<u32>,
     /// For each location its frame type's attribute.
     pub(super) frame_types: Vec<u32>,
+    /// The attribute of locations whose caller was looked for by frame pointer, if there are such.
+    pub(super) by_frame_pointer: Option<u32>,
     /// Samples in the order of the wire.
     pub(super) items: Vec<Item>,
     /// Row of each of [`CONSTANTS`]: in the profile's strings, or behind them.
@@ -117,6 +131,11 @@ impl<'a> Prepared<'a> {
             .iter()
             .map(|location| attributes.id(Attribute::FrameType(frame_type(location.kind))))
             .collect();
+        let by_frame_pointer = profile
+            .locations
+            .iter()
+            .any(|location| location.by_frame_pointer)
+            .then(|| attributes.id(Attribute::ByFramePointer));
         let locations = locations(profile, &mappings, &frame_types);
         let stacks = stacks(profile, &locations);
         let items = items(profile, &stacks, &mut attributes);
@@ -131,6 +150,7 @@ impl<'a> Prepared<'a> {
             build_ids,
             locations,
             frame_types,
+            by_frame_pointer,
             items,
             constants: constants(profile),
             timed,
@@ -193,7 +213,13 @@ fn locations(profile: &Profile, mappings: &[Option<u32>], frame_types: &[u32]) -
             let mapping = location
                 .mapping
                 .and_then(|mapping| mappings.get(mapping.index()).copied().flatten());
-            let key = (mapping, location.address, location.lines.as_slice(), frame_type);
+            let key = (
+                mapping,
+                location.address,
+                location.lines.as_slice(),
+                frame_type,
+                location.by_frame_pointer,
+            );
             *first.entry(key).or_insert(index)
         })
         .collect()
@@ -233,16 +259,27 @@ fn items<'a>(profile: &'a Profile, stacks: &[Option<u32>], attributes: &mut Attr
             } = *sample;
             let outcome = profile.stacks.get(stack.index()).map(|stack| stack.outcome);
             let outcome = outcome.filter(|outcome| !outcome.is_complete());
+            let unwinding = profile.unwinding(sample.stack);
             // The highest number stands for no frames at all.
             let stack = stacks.get(stack.index()).copied().flatten().unwrap_or(u32::MAX);
-            (process.0, kind, stack, tid, thread_name, cpu, outcome, index)
+            (
+                process.0,
+                kind,
+                stack,
+                tid,
+                thread_name,
+                cpu,
+                outcome,
+                unwinding,
+                index,
+            )
         })
         .collect();
     order.sort_unstable();
     order
         .into_iter()
         .map(
-            |(process, kind, stack, tid, thread_name, cpu, outcome, sample)| Item {
+            |(process, kind, stack, tid, thread_name, cpu, outcome, unwinding, sample)| Item {
                 process,
                 kind,
                 stack,
@@ -252,6 +289,7 @@ fn items<'a>(profile: &'a Profile, stacks: &[Option<u32>], attributes: &mut Attr
                         .then(|| attributes.id(Attribute::ThreadName(thread_name))),
                     Some(attributes.id(Attribute::Cpu(cpu))),
                     outcome.map(|outcome| attributes.id(Attribute::Outcome(outcome.name()))),
+                    unwinding.map(|unwinding| attributes.id(Attribute::Unwinding(unwinding.name()))),
                 ],
                 sample,
             },

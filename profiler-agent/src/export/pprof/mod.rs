@@ -218,12 +218,13 @@ fn samples(profile: &Profile, kinds: &[Kind], strings: &mut Strings) -> Vec<mess
             *value = value.saturating_add(signed(more));
         }
     }
-    let keys = ["pid", "tid", "process", "comm", "stack"].map(|key| strings.own(key));
-    let [pid_key, tid_key, process_key, comm_key, stack_key] = keys;
+    let keys = ["pid", "tid", "process", "comm", "stack", "unwinding"].map(|key| strings.own(key));
+    let [pid_key, tid_key, process_key, comm_key, stack_key, unwinding_key] = keys;
     merged
         .into_iter()
         .map(|((process, tid, thread_name, stack), value)| {
             let process = profile.processes.get(process.index());
+            let unwinding = profile.unwinding(stack);
             let stack = profile.stacks.get(stack.index());
             let number = |key, num: u32| message::Label {
                 key,
@@ -248,6 +249,9 @@ fn samples(profile: &Profile, kinds: &[Kind], strings: &mut Strings) -> Vec<mess
             );
             if let Some(stack) = stack.filter(|stack| !stack.outcome.is_complete()) {
                 label.push(text(stack_key, strings.own(stack.outcome.name())));
+            }
+            if let Some(unwinding) = unwinding {
+                label.push(text(unwinding_key, strings.own(unwinding.name())));
             }
             message::Sample {
                 location_id: stack

@@ -1,0 +1,195 @@
+//! What the kernel programs know of processes: the list of mappings of each whose stacks they walk.
+
+use aya::maps::MapData;
+use hashbrown::{HashMap, HashSet};
+use profiler_common::arena::{MAPPING_LEN, MAX_MAPPINGS, MappingList, PENDING};
+
+use super::{arena::Block, file_address, tables::Tables};
+use crate::process::{Code, Key, Process, Processes};
+
+/// [`MappingList`], as aya wants the values of maps.
+#[repr(transparent)]
+#[derive(Debug, Clone, Copy)]
+pub struct List(MappingList);
+
+#[expect(unsafe_code, reason = "aya asks for the promise that a type is plain bytes")]
+// SAFETY: four integers without padding.
+unsafe impl aya::Pod for List {}
+
+/// Samples of a process that came to user space although all was known, before the list counts as settled.
+const PATIENCE: u32 = 8;
+
+/// What a process was published as.
+#[derive(Debug)]
+struct Published {
+    key: Key,
+    generation: u32,
+    block: Block,
+    /// Files whose tables its list refers to,
+    uses: HashSet<u32>,
+    /// and those whose tables were not there yet.
+    waits: HashSet<u32>,
+    /// Samples that came to user space for nothing.
+    useless: u32,
+    settled: bool,
+}
+
+/// See the [module documentation](self).
+#[derive(Debug)]
+pub(super) struct Publisher {
+    lists: aya::maps::HashMap<MapData, u32, List>,
+    published: HashMap<u32, Published>,
+    /// Pids whose list is to be written.
+    due: HashSet<u32>,
+}
+
+impl Publisher {
+    pub(super) fn new(lists: aya::maps::HashMap<MapData, u32, List>) -> Self {
+        Self {
+            lists,
+            published: HashMap::new(),
+            due: HashSet::new(),
+        }
+    }
+
+    /// The process had a sample that the kernel programs could not walk to its end. `astray`: nobody could.
+    pub(super) fn missed(&mut self, process: &Process, astray: bool) {
+        match self.published.get_mut(&process.pid) {
+            Some(published) if published.key == process.key && astray => {
+                published.useless = published.useless.saturating_add(1);
+                if published.useless != PATIENCE {
+                    return;
+                }
+                // The list is right and the walks are wrong: no need to hear of each.
+                published.settled = true;
+            }
+            _ => {}
+        }
+        self.due.insert(process.pid);
+    }
+
+    /// Notes which lists are out of date.
+    pub(super) fn changed(
+        &mut self,
+        processes: &mut Processes,
+        fresh: &HashSet<u32>,
+        evicted: &HashSet<u32>,
+        tables: &mut Tables,
+    ) {
+        for pid in processes.take_changed() {
+            let Some(published) = self.published.get(&pid) else {
+                continue;
+            };
+            match processes.get(pid) {
+                Some(process) if process.key == published.key => {
+                    self.due.insert(pid);
+                }
+                _ => self.forget(pid, tables),
+            }
+        }
+        if !fresh.is_empty() || !evicted.is_empty() {
+            for (&pid, published) in &self.published {
+                if !published.waits.is_disjoint(fresh) || !published.uses.is_disjoint(evicted) {
+                    self.due.insert(pid);
+                }
+            }
+        }
+    }
+
+    /// Writes the lists that are due.
+    pub(super) fn publish(&mut self, processes: &mut Processes, tables: &mut Tables) {
+        for pid in std::mem::take(&mut self.due) {
+            if let Some(process) = processes.get(pid).cloned() {
+                self.publish_one(&process, processes, tables);
+            }
+        }
+    }
+
+    fn publish_one(&mut self, process: &Process, processes: &mut Processes, tables: &mut Tables) {
+        let mut list = Vec::new();
+        let (mut uses, mut waits) = (HashSet::new(), HashSet::new());
+        for code in processes.code(process) {
+            let Code { start, end, .. } = code;
+            let Some((id, address)) = file_address(&code, start) else {
+                entry(&mut list, start..end, 0, 0);
+                continue;
+            };
+            let bias = start.wrapping_sub(address);
+            let Some(pieces) = tables.pieces(id) else {
+                waits.insert(id);
+                entry(&mut list, start..end, bias, PENDING);
+                continue;
+            };
+            uses.insert(id);
+            let mut at = start;
+            for (range, block) in pieces {
+                let from = bias.wrapping_add(range.start).max(at);
+                let to = bias.wrapping_add(range.end).min(end);
+                if from < to {
+                    entry(&mut list, at..from, bias, 0);
+                    let table = u64::from(block.segment) << 32 | u64::from(block.offset);
+                    entry(&mut list, from..to, bias, table);
+                    at = to;
+                }
+            }
+            entry(&mut list, at..end, bias, 0);
+        }
+        list.truncate(MAX_MAPPINGS as usize * MAPPING_LEN as usize);
+        let pid = process.pid;
+        let (key, generation) = (process.key, process.generation());
+        let before = self
+            .published
+            .get(&pid)
+            .filter(|published| published.key == key && published.generation == generation);
+        let (useless, settled) =
+            before.map_or((0, false), |published| (published.useless, published.settled));
+        let Ok(block) = tables.arena.write(&list) else {
+            // Its stacks are unwound in user space, then.
+            self.forget(pid, tables);
+            return;
+        };
+        let mappings = MappingList {
+            segment: block.segment,
+            offset: block.offset,
+            count: u32::try_from(list.len()).unwrap_or_default() / MAPPING_LEN,
+            settled: settled.into(),
+        };
+        if let Err(error) = self.lists.insert(pid, List(mappings), 0) {
+            tracing::debug!(pid, %error, "the kernel side knows no more processes");
+            tables.arena.retire(block);
+            self.forget(pid, tables);
+            return;
+        }
+        let published = Published {
+            key,
+            generation,
+            block,
+            uses,
+            waits,
+            useless,
+            settled,
+        };
+        if let Some(old) = self.published.insert(pid, published) {
+            tables.arena.retire(old.block);
+        }
+    }
+
+    fn forget(&mut self, pid: u32, tables: &mut Tables) {
+        if let Some(published) = self.published.remove(&pid) {
+            let _ = self.lists.remove(&pid); // the kernel side has done so when the process ended
+            tables.arena.retire(published.block);
+        }
+    }
+}
+
+/// Adds a mapping to a list in the layout of [`profiler_common::arena::Mapping`]; an empty one is none.
+fn entry(list: &mut Vec<u8>, range: std::ops::Range<u64>, bias: u64, table: u64) {
+    if range.is_empty() {
+        return;
+    }
+    list.extend(
+        [range.start, range.end, bias, table]
+            .iter()
+            .flat_map(|word| word.to_ne_bytes()),
+    );
+}

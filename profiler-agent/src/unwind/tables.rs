@@ -1,0 +1,267 @@
+//! The tables of all files: asked for when a stack first needs them, kept in the arena, evicted when they lie idle and others need the
+//! room.
+
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+use aya::maps::MapData;
+use hashbrown::{HashMap, HashSet};
+use profiler_common::{
+    arena,
+    row::{Packed, Rule},
+};
+
+use super::{
+    arena::{Arena, ArenaError, Block},
+    builder::{Builder, Built, Request},
+};
+
+/// How long an epoch is: the grain of "used last".
+const EPOCH: Duration = Duration::from_secs(1);
+
+/// Epochs that a table must have been idle to be evicted: what is used all the time does not throw each other out.
+const MIN_IDLE: u32 = 10;
+
+/// How long a file whose table found no room goes without.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// What is known of a file's table.
+#[derive(Debug)]
+enum State {
+    /// Asked for.
+    Building,
+    /// In the arena, by ranges of the file's addresses. Empty: the file has no call frame information.
+    Ready(Vec<(Range<u64>, Block)>),
+    /// There was no room for it.
+    NoRoom(Instant),
+}
+
+/// What the tables say about an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// This leads up from there.
+    Rule(Rule),
+    /// Nothing: the frame pointer is all there is.
+    Nothing,
+    /// Nothing yet.
+    Pending,
+}
+
+/// See the [module documentation](self).
+#[derive(Debug)]
+pub(super) struct Tables {
+    builder: Builder,
+    pub(super) arena: Arena,
+    states: HashMap<u32, State>,
+    /// Requests that the builder's queue had no room for.
+    waiting: VecDeque<Request>,
+    building: usize,
+    /// Tables that wait for room which has been made and is not free yet.
+    unstored: VecDeque<Built>,
+    /// Blocks of evicted tables that processes still refer to.
+    condemned: Vec<Block>,
+    next_epoch: Instant,
+    /// Whether it has been told that the memory is used up.
+    told: bool,
+}
+
+/// Which tables have come and gone.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Files that have a table now, or never will.
+    pub(super) fresh: HashSet<u32>,
+    /// Files that have none any more.
+    pub(super) evicted: HashSet<u32>,
+}
+
+impl Tables {
+    /// None yet; at most `bytes` of them in the programs' array of segments.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no thread to give.
+    pub(super) fn new(segments: MapData, bytes: usize) -> std::io::Result<Self> {
+        Ok(Self {
+            builder: Builder::start()?,
+            arena: Arena::new(segments, bytes),
+            states: HashMap::new(),
+            waiting: VecDeque::new(),
+            building: 0,
+            unstored: VecDeque::new(),
+            condemned: Vec::new(),
+            next_epoch: Instant::now() + EPOCH,
+            told: false,
+        })
+    }
+
+    /// Asks for the table of a file, unless that has been done.
+    pub(super) fn want(&mut self, id: u32, request: impl FnOnce() -> Option<Request>) {
+        match self.states.get(&id) {
+            Some(State::NoRoom(since)) if since.elapsed() >= RETRY => {}
+            Some(_) => return,
+            None => {}
+        }
+        let Some(request) = request() else {
+            self.states.insert(id, State::Ready(Vec::new()));
+            return;
+        };
+        self.states.insert(id, State::Building);
+        self.building += 1;
+        self.waiting.push_back(request);
+        self.ask();
+    }
+
+    /// Whether no table is being built.
+    pub(super) const fn is_idle(&self) -> bool {
+        self.building == 0
+    }
+
+    /// Somebody waits for all that is being built.
+    pub(super) fn hurry(&self) {
+        self.builder.hurry();
+    }
+
+    /// Takes in what has been built. What `changes` of the answer calls evicted is in use until [`Self::release`].
+    pub(super) fn collect(&mut self) -> Changes {
+        let mut changes = Changes::default();
+        if Instant::now() >= self.next_epoch {
+            self.next_epoch = Instant::now() + EPOCH;
+            self.arena.advance_epoch();
+        }
+        while let Some(built) = self.unstored.pop_front().or_else(|| self.builder.answer()) {
+            let id = built.id;
+            if let Some(built) = self.store(built, &mut changes) {
+                self.unstored.push_front(built);
+                break;
+            }
+            self.building -= 1;
+            changes.fresh.insert(id);
+        }
+        self.ask();
+        changes
+    }
+
+    /// No process refers to evicted tables any more.
+    pub(super) fn release(&mut self) {
+        for block in self.condemned.drain(..) {
+            self.arena.retire(block);
+        }
+    }
+
+    /// The pieces of a file's table; `None` when it is not there yet.
+    pub(super) fn pieces(&self, id: u32) -> Option<&[(Range<u64>, Block)]> {
+        match self.states.get(&id)? {
+            State::Ready(pieces) => Some(pieces),
+            State::NoRoom(_) => Some(&[]),
+            State::Building => None,
+        }
+    }
+
+    /// What a file's table says about one of its addresses.
+    pub(super) fn find(&self, id: u32, address: u64) -> Known {
+        let Some(pieces) = self.pieces(id) else {
+            return Known::Pending;
+        };
+        let piece = pieces.iter().find(|(range, _)| range.contains(&address));
+        let Some((&(_, block), segment)) =
+            piece.and_then(|piece| Some((piece, self.arena.segment(piece.1.segment)?)))
+        else {
+            return Known::Nothing;
+        };
+        self.arena.mark_as_used(block);
+        let bits = arena::find_row(&segment, block.offset, address);
+        match Rule::unpack(bits) {
+            Packed::Rule(Rule::None | Rule::Unsupported | Rule::FramePointer) => Known::Nothing,
+            Packed::Rule(rule) => Known::Rule(rule),
+            Packed::Entry(number) => {
+                Known::Rule(Rule::of_entry(arena::entry(&segment, block.offset, number)))
+            }
+        }
+    }
+
+    fn ask(&mut self) {
+        while let Some(request) = self.waiting.pop_front() {
+            if let Err(request) = self.builder.ask(request) {
+                self.waiting.push_front(request);
+                break;
+            }
+        }
+    }
+
+    /// Puts the tables of a file into the arena; gives them back when they have to wait for room.
+    fn store(&mut self, built: Built, changes: &mut Changes) -> Option<Built> {
+        let pieces = match &built.pieces {
+            Ok(pieces) => pieces,
+            Err(error) => {
+                tracing::warn!(path = built.path, %error, "its code is unwound by frame pointer");
+                self.states.insert(built.id, State::Ready(Vec::new()));
+                return None;
+            }
+        };
+        let mut blocks = Vec::new();
+        for (range, table) in pieces {
+            match self.arena.write(&table.block()) {
+                Ok(block) => {
+                    self.arena.mark_as_used(block);
+                    blocks.push((range.clone(), block));
+                }
+                Err(error) => {
+                    // Nothing refers to these yet.
+                    for (_, block) in blocks {
+                        self.arena.retire(block);
+                    }
+                    let needed = pieces.iter().map(|(_, table)| table.block_len()).sum();
+                    let full = matches!(error, ArenaError::Full) && needed < self.arena.capacity();
+                    if full && self.make_room(needed, changes) {
+                        return Some(built);
+                    }
+                    if !std::mem::replace(&mut self.told, true) {
+                        tracing::warn!(
+                            path = built.path,
+                            %error,
+                            "this code is unwound by frame pointer, and so may be other code; give --unwind-memory more"
+                        );
+                    }
+                    self.states.insert(built.id, State::NoRoom(Instant::now()));
+                    return None;
+                }
+            }
+        }
+        self.states.insert(built.id, State::Ready(blocks));
+        None
+    }
+
+    /// Evicts the tables that have been idle longest until there will be `needed` bytes. Says whether there will.
+    fn make_room(&mut self, needed: usize, changes: &mut Changes) -> bool {
+        let mut coming = self.arena.retired()
+            + self
+                .condemned
+                .iter()
+                .map(|block| block.len as usize)
+                .sum::<usize>();
+        let mut idle: Vec<(u32, u32)> = self
+            .states
+            .iter()
+            .filter_map(|(&id, state)| match state {
+                State::Ready(pieces) if !pieces.is_empty() => {
+                    let idle = pieces.iter().map(|(_, block)| self.arena.idle(*block)).min()?;
+                    (idle >= MIN_IDLE).then_some((idle, id))
+                }
+                State::Building | State::Ready(_) | State::NoRoom(_) => None,
+            })
+            .collect();
+        idle.sort_unstable();
+        while coming < needed {
+            let Some((_, id)) = idle.pop() else { return false };
+            if let Some(State::Ready(pieces)) = self.states.remove(&id) {
+                coming += pieces.iter().map(|(_, block)| block.len as usize).sum::<usize>();
+                self.condemned.extend(pieces.into_iter().map(|(_, block)| block));
+                changes.evicted.insert(id);
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,124 @@
+//! The walk of a user stack in user space, from where the kernel side came to, in a copy of the stack: the same steps with the same tables.
+
+use profiler_common::{
+    Outcome,
+    arch::{REGISTERS, WORD},
+    record::{BY_FRAME_POINTER, INTERRUPTED, MAX_COPY, MAX_USER_FRAMES, PAGE, Unfinished},
+    row::Rule,
+    unwind::{self, Frame, Origin, Thread},
+};
+
+/// What leads up from an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The rule of a table.
+    Table(Rule),
+    /// The frame pointer.
+    FramePointer,
+    /// There is no code.
+    Nowhere,
+    /// It is to be found out.
+    Pending,
+}
+
+/// How a walk came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Walked {
+    /// It ended.
+    To(Outcome),
+    /// It ended where no code is.
+    Astray(Outcome),
+    /// It cannot go on until more is known.
+    Pending,
+}
+
+/// Walks on from `state`, adding to `frames`, which holds what was found before. `way` tells the way up from an address.
+pub(super) fn walk(
+    state: &Unfinished,
+    stack: &[u8],
+    frames: &mut Vec<u64>,
+    mut way: impl FnMut(u64) -> Way,
+) -> Walked {
+    let mut thread = Copy {
+        start: state.registers.sp & !(WORD - 1),
+        stack,
+        holes: state.holes,
+        leaf: &state.leaf,
+        short: false,
+    };
+    let mut frame = Frame {
+        registers: state.registers,
+        origin: Origin::from_bits(state.origin),
+    };
+    loop {
+        if frames.len() >= MAX_USER_FRAMES as usize {
+            return Walked::To(Outcome::Truncated);
+        }
+        let interrupted = if frame.origin.is_interrupted() {
+            INTERRUPTED
+        } else {
+            0
+        };
+        let address = frame.registers.ip & !(BY_FRAME_POINTER | INTERRUPTED) | interrupted;
+        let rule = match way(frame.address()) {
+            Way::Pending => return Walked::Pending,
+            Way::Nowhere => {
+                // What was interrupted is shown wherever it is; what a step led to outside all code is no frame.
+                if frame.origin.is_interrupted() {
+                    frames.push(address);
+                }
+                return Walked::Astray(if frame.origin.is_chained() {
+                    Outcome::BadFramePointer
+                } else {
+                    Outcome::NoMapping
+                });
+            }
+            Way::Table(rule) => {
+                frames.push(address);
+                rule
+            }
+            Way::FramePointer => {
+                frames.push(address | BY_FRAME_POINTER);
+                Rule::FramePointer
+            }
+        };
+        match unwind::step(frame, rule, &mut thread) {
+            Ok(caller) => frame = caller,
+            Err(Outcome::Unreadable) if thread.short => return Walked::To(Outcome::ShortCopy),
+            Err(outcome) => return Walked::To(outcome),
+        }
+    }
+}
+
+/// A thread as it was: the registers of its innermost frame, and a piece of its stack.
+struct Copy<'a> {
+    start: u64,
+    stack: &'a [u8],
+    /// Pages of it that are missing.
+    holes: u32,
+    leaf: &'a [u64; REGISTERS],
+    /// Whether the walk wanted to go on behind the end of a copy that ends because it is long enough.
+    short: bool,
+}
+
+impl Thread for Copy<'_> {
+    fn word(&mut self, address: u64) -> Option<u64> {
+        let offset = usize::try_from(address.checked_sub(self.start)?).ok()?;
+        let page = address / PAGE - self.start / PAGE;
+        if u32::try_from(page)
+            .is_ok_and(|page| self.holes.checked_shr(page).is_some_and(|holes| holes & 1 != 0))
+        {
+            return None;
+        }
+        let word = self.stack.get(offset..).and_then(|rest| rest.first_chunk());
+        if word.is_none() {
+            // Copies end with a page, so that the longest may lack up to a page of the most.
+            self.short = self.stack.len() as u64 + 2 * PAGE > u64::from(MAX_COPY);
+        }
+        word.map(|&word| u64::from_ne_bytes(word))
+    }
+
+    fn register(&mut self, number: u8) -> Option<u64> {
+        self.leaf.get(usize::from(number)).copied()
+    }
+}
