@@ -103,6 +103,9 @@ fn expected(profile: &Profile) -> Counts {
         if !outcome.is_complete() {
             attributes.insert("profile.stack.outcome".to_owned(), outcome.name().to_owned());
         }
+        if let Some(unwinding) = profile.unwinding(sample.stack) {
+            attributes.insert("profile.stack.unwinding".to_owned(), unwinding.name().to_owned());
+        }
         let names = profile.stacks[sample.stack.index()]
             .frames
             .iter()

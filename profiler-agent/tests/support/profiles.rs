@@ -103,7 +103,7 @@ impl Builder {
             kind,
             mapping,
             address,
-            by_frame_pointer: false,
+            by_frame_pointer: kind == FrameKind::Jit || address % 7 == 3 && kind == FrameKind::Native,
             lines: (10..)
                 .zip(functions)
                 .map(|(line, &function)| Line {

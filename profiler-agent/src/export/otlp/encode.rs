@@ -10,7 +10,7 @@ use prost::bytes::Bytes;
 
 use super::{
     dictionary::{Dictionary, Mark, number_attribute, text_attribute},
-    prepare::{Item, Prepared},
+    prepare::{ATTRIBUTES, Item, Prepared},
     wire::{bytes, fixed64, packed, packed_fixed64_head, string, uint, varint, varint_len},
 };
 use crate::{
@@ -185,7 +185,7 @@ impl<'p, 'a> Encoder<'p, 'a> {
             kind: item.kind,
         });
         let stack = self.dictionary.stack(item.stack);
-        let mut attributes = [0; 4];
+        let mut attributes = [0; ATTRIBUTES];
         let mut used = 0;
         for (slot, id) in attributes.iter_mut().zip(item.attributes.iter().flatten()) {
             *slot = self.dictionary.attribute(*id);

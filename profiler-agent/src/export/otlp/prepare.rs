@@ -70,6 +70,9 @@ impl Attribute<'_> {
     }
 }
 
+/// Most attributes of a sample.
+pub(super) const ATTRIBUTES: usize = 5;
+
 /// One sample of the wire: those of the profile that have its identity stand next to each other.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Item {
@@ -78,7 +81,7 @@ pub(super) struct Item {
     pub(super) stack: u32,
     /// Numbers of attributes; `None` where there is nothing to say. All of them, and nothing else, with
     /// process, kind and stack are the identity.
-    pub(super) attributes: [Option<u32>; 5],
+    pub(super) attributes: [Option<u32>; ATTRIBUTES],
     /// Row of [`Profile::samples`].
     pub(super) sample: u32,
 }
