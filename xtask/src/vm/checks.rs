@@ -44,6 +44,9 @@ struct Mode {
     then: &'static str,
     /// Whether most samples hit the kernel.
     in_kernel: bool,
+    /// Whether the stack lies in two places. Before the tables of a process are there, the kernel side hands on the piece that the thread
+    /// is in, and such a stack cannot be complete.
+    in_pieces: bool,
 }
 
 const MODES: [Mode; 5] = [
@@ -54,6 +57,7 @@ const MODES: [Mode; 5] = [
         after: "sorts",
         then: "* compare spin",
         in_kernel: false,
+        in_pieces: false,
     },
     Mode {
         name: "syscalls",
@@ -62,6 +66,7 @@ const MODES: [Mode; 5] = [
         after: "reads",
         then: "",
         in_kernel: true,
+        in_pieces: false,
     },
     Mode {
         name: "jit",
@@ -70,6 +75,7 @@ const MODES: [Mode; 5] = [
         after: "calls_jit * spin_for_ever",
         then: "spin",
         in_kernel: false,
+        in_pieces: false,
     },
     Mode {
         name: "signal",
@@ -78,6 +84,7 @@ const MODES: [Mode; 5] = [
         after: "is_interrupted * handler spin_for_ever",
         then: "spin",
         in_kernel: false,
+        in_pieces: true,
     },
     Mode {
         name: "thread",
@@ -86,6 +93,7 @@ const MODES: [Mode; 5] = [
         after: "sorts",
         then: "* compare spin",
         in_kernel: false,
+        in_pieces: false,
     },
 ];
 
@@ -133,7 +141,7 @@ pub(crate) fn judge(transcript: &Transcript) -> Vec<Outcome> {
     }
     let [qsort, syscalls, _, signal, _] = &MODES;
     // From its first instruction: the way to the chain is seen too, and the loader.
-    outcomes.push(check("command", &|part| of_process(part, "chains", qsort, 0.8)));
+    outcomes.push(check("command", &|part| of_process(part, "chains", qsort, 0.7)));
     outcomes.push(check("host", &|part| {
         let one = of_process(part, "chains", syscalls, 1.0)?;
         let other = of_process(part, "chains-static", signal, 1.0)?;
@@ -175,7 +183,7 @@ fn no_complaint(part: &Part) -> Result<String, String> {
     }
 }
 
-/// The stacks of one process in a folded profile: every one is complete, and this share of them is those of `mode`.
+/// The stacks of one process in a folded profile: this share of them has to be one of `mode`.
 fn of_process(part: &Part, process: &str, mode: &Mode, share: f64) -> Result<String, String> {
     let (mut samples, mut right, mut incomplete, mut in_kernel) = (0, 0, 0, 0);
     let mut wrong = None;
@@ -191,35 +199,57 @@ fn of_process(part: &Part, process: &str, mode: &Mode, share: f64) -> Result<Str
         if frames.iter().any(|frame| frame.ends_with("_[k]")) {
             in_kernel += count;
         }
-        if frames.first().is_some_and(|frame| INCOMPLETE.contains(frame)) {
+        let is_incomplete = frames.first().is_some_and(|frame| INCOMPLETE.contains(frame));
+        if is_incomplete {
             incomplete += count;
-        } else if mode.has(&frames) {
+        }
+        if mode.has(&frames) {
             right += count;
-        } else {
+        } else if !(is_incomplete && mode.in_pieces) {
             wrong.get_or_insert(stack);
         }
     }
     if samples < LEAST_SAMPLES {
         return Err(format!("{samples} samples of {process} are too few"));
     }
-    if incomplete as f64 > samples as f64 * MAY_BE_INCOMPLETE {
+    if right < LEAST_SAMPLES {
         return Err(format!("{incomplete} of {samples} stacks are incomplete"));
     }
-    let whole = samples - incomplete;
-    if let Some(wrong) = wrong.filter(|_| (right as f64) < whole as f64 * share) {
+    let judged = if mode.in_pieces {
+        samples - incomplete
+    } else {
+        samples
+    };
+    if let Some(wrong) = wrong.filter(|_| (right as f64) < judged as f64 * share) {
         return Err(format!(
-            "{right} of {whole} complete stacks are as they should be; one that is not: {wrong}"
+            "{right} of {judged} stacks are as they should be; one that is not: {wrong}"
         ));
     }
     if mode.in_kernel && in_kernel * 2 < samples {
         return Err(format!("only {in_kernel} of {samples} samples hit the kernel"));
     }
-    if !part.stderr.lines().any(|line| line == "lost: 0") {
-        return Err("samples were lost".to_owned());
+    if let Some(lost) = part
+        .stderr
+        .lines()
+        .find(|line| line.starts_with("lost: "))
+        .filter(|line| !is_for_want_of_time(line))
+    {
+        return Err(format!("samples were {lost}"));
     }
     Ok(format!(
         "{right} of {samples} stacks of {process} exact, {incomplete} incomplete, {in_kernel} in the kernel"
     ))
+}
+
+/// Whether samples were lost only because the agent, on an emulated CPU, did not read its rings in time.
+fn is_for_want_of_time(lost: &str) -> bool {
+    match lost.split_once(" (") {
+        None => lost == "lost: 0",
+        Some((_, reasons)) => reasons
+            .trim_end_matches(')')
+            .split(", ")
+            .all(|reason| reason.ends_with(" ring full")),
+    }
 }
 
 /// The frame that stands for what is missing.
@@ -233,8 +263,6 @@ const INCOMPLETE: [&str; 8] = [
     "[no rule]",
     "[32 bit]",
 ];
-/// Until the tables of a process are there, which an emulated CPU takes some tenths of a second to make.
-const MAY_BE_INCOMPLETE: f64 = 0.35;
 
 impl Mode {
     /// Whether a stack, its root first, is one of this mode.
@@ -324,7 +352,14 @@ mod tests {
         let judged = |part: &Part| of_process(part, "chains", syscalls, 1.0);
         assert!(judged(&part(format!("{right} 60\nother;x 5\n"), "lost: 0")).is_ok());
         assert!(judged(&part(format!("{right} 49\n"), "lost: 0")).is_err());
-        assert!(judged(&part(format!("{right} 60\n"), "lost: 3 (ring full)")).is_err());
+        assert!(judged(&part(format!("{right} 60\n"), "lost: 3 (3 ring full)")).is_ok());
+        assert!(
+            judged(&part(
+                format!("{right} 60\n"),
+                "lost: 4 (3 ring full, 1 torn record)"
+            ))
+            .is_err()
+        );
         assert!(judged(&part(format!("{right} 600\nchains;_start;main 1\n"), "lost: 0")).is_err());
         assert!(
             judged(&part(
