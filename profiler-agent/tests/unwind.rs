@@ -9,10 +9,7 @@ use std::{path::Path, time::Instant};
 
 use gimli::{BaseAddresses, CieOrFde, EhFrame, LittleEndian, UnwindContext, UnwindSection as _};
 use object::{Object as _, ObjectSection as _, ObjectSegment as _};
-use profiler_agent::unwind::{
-    cfi::{self, Section, Sections},
-    table::Table,
-};
+use profiler_agent::unwind::cfi::{self, FileSections, Section, Sections};
 use profiler_common::row::Rule;
 
 /// The sections of a file that unwinding needs, and where its code is.
@@ -71,18 +68,28 @@ fn binaries() -> Vec<&'static str> {
     .collect()
 }
 
+/// What the agent cuts tables into, and a size that makes many of them.
+const PIECES: [usize; 2] = [1 << 20, 64 << 10];
+
 #[test]
-fn tables_say_what_gimli_says_at_every_row() {
+fn tables_say_what_gimli_says_at_every_row_and_nothing_between_functions() {
     let mut checked = 0;
     for path in binaries() {
         let bytes = std::fs::read(path).unwrap();
         let file = object::File::parse(bytes.as_slice()).unwrap();
         let (sections, code) = sections(&file);
+        let read = FileSections::read(&std::fs::File::open(path).unwrap()).unwrap();
+        assert_eq!(
+            read.borrow().eh_frame.bytes,
+            sections.eh_frame.bytes,
+            "{path}: the same section by another reader"
+        );
         let started = Instant::now();
-        let rules = cfi::rules(&sections).unwrap();
-        let table = Table::new(&rules.by_address, code.clone()).unwrap();
+        let tables = cfi::tables(&sections, code.clone(), PIECES[0]).unwrap();
         let built = started.elapsed();
-        assert_eq!(rules.broken, 0, "{path}");
+        assert_eq!(tables.broken, 0, "{path}");
+        let smaller = cfi::tables(&sections, code.clone(), PIECES[1]).unwrap();
+        let pieces = smaller.pieces.len();
 
         let eh_frame = EhFrame::new(sections.eh_frame.bytes, LittleEndian);
         let bases = BaseAddresses::default()
@@ -91,9 +98,12 @@ fn tables_say_what_gimli_says_at_every_row() {
         let mut context = UnwindContext::new();
         let mut entries = eh_frame.entries(&bases);
         let (mut rows, mut unsupported) = (0_u64, 0_u64);
+        let mut covered = vec![sections.plt.clone()];
+        covered.extend(sections.jumps.clone());
         while let Some(entry) = entries.next().unwrap() {
             let CieOrFde::Fde(partial) = entry else { continue };
             let function = partial.parse(EhFrame::cie_from_offset).unwrap();
+            covered.push(function.initial_address()..function.end_address());
             let signal = function.is_signal_trampoline();
             let mut table_rows = function.rows(&eh_frame, &bases, &mut context).unwrap();
             while let Some(row) = table_rows.next_row().unwrap() {
@@ -107,18 +117,34 @@ fn tables_say_what_gimli_says_at_every_row() {
                     continue;
                 }
                 for address in [start, end - 1] {
-                    assert_eq!(table.rule(address), expected, "{path} at {address:#x}");
+                    assert_eq!(tables.rule(address), expected, "{path} at {address:#x}");
+                    assert_eq!(smaller.rule(address), expected, "{path} at {address:#x}");
                 }
                 rows += 1;
                 unsupported += u64::from(expected == Rule::Unsupported);
             }
         }
+        let mut gaps = 0;
+        covered.sort_by_key(|range| range.start);
+        let mut behind = code.start;
+        for range in covered.into_iter().filter(|range| !range.is_empty()) {
+            let gap = behind..range.start.min(code.end);
+            for address in [gap.start, gap.start.midpoint(gap.end), gap.end.saturating_sub(1)] {
+                if gap.contains(&address) {
+                    assert_eq!(tables.rule(address), Rule::None, "{path} at {address:#x}");
+                    assert_eq!(smaller.rule(address), Rule::None, "{path} at {address:#x}");
+                    gaps += 1;
+                }
+            }
+            behind = behind.max(range.end);
+        }
         assert!(rows > 100, "{path}: only {rows} rows");
-        let bytes_a_row = table.len() as f64 / rows as f64;
+        let bytes: usize = tables.pieces.iter().map(|(_, table)| table.len()).sum();
+        let entries: usize = tables.pieces.iter().map(|(_, table)| table.entries.len()).sum();
         println!(
-            "{path}: {rows} rows in {} bytes ({bytes_a_row:.2} a row, {} entries, {unsupported} unsupported), {built:?}",
-            table.len(),
-            table.entries.len()
+            "{path}: {rows} rows in {bytes} bytes ({:.2} a row, {entries} entries, {unsupported} unsupported), {gaps} addresses between \
+             functions, {pieces} small pieces, {built:?}",
+            bytes as f64 / rows as f64,
         );
         assert!(
             unsupported * 1000 < rows,

@@ -1,6 +1,8 @@
 // What the workloads share: CPU time burnt in a function of a known name, by the clock of the thread that burns it.
 #pragma once
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -11,7 +11,7 @@
 //! user space goes on from there. One such record is the raw part of one `PERF_RECORD_SAMPLE`; its time and CPU come from the ring around it.
 //! Kernel and agent are built from one tree, so the layout carries no version.
 
-use crate::arch::{REGISTERS, Registers};
+use crate::arch::{RED_ZONE, REGISTERS, Registers, WORD};
 
 /// Most user frames of a sample; a deeper stack is [`Outcome::Truncated`](crate::Outcome::Truncated).
 pub const MAX_USER_FRAMES: u32 = 1024;
@@ -39,7 +39,7 @@ pub const MAX_COPY: u32 = 32 << 10;
 /// Bytes of a page: memory is there or not in whole ones.
 pub const PAGE: u64 = 4096;
 
-/// Where a walk stands that user space has to finish. The copy of the stack begins at the stack pointer.
+/// Where a walk stands that user space has to finish. The copy of the stack begins at [`copy_start`].
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unfinished {
@@ -59,6 +59,12 @@ pub struct Unfinished {
 
 /// Size of [`Unfinished`] in bytes.
 pub const UNFINISHED_LEN: usize = size_of::<Unfinished>();
+
+/// Where the copy of a stack begins for this stack pointer: at a word, below its red zone.
+#[inline(always)]
+pub const fn copy_start(sp: u64) -> u64 {
+    (sp & !(WORD - 1)).wrapping_sub(RED_ZONE)
+}
 
 impl Unfinished {
     /// The state in these bytes.

@@ -77,6 +77,9 @@ pub enum Rule {
     Signal,
     /// A stub of the procedure linkage table of 16 bytes: from this many bytes into it on, one more word is on the stack.
     Plt(u8),
+    /// The return address is in the register of this DWARF number and no longer on the stack: `vfork`, whose child would overwrite it.
+    /// Known in the innermost frame only.
+    ReturnIn(u8),
 }
 
 /// Rules without operands, by number; the further numbers count entries of the table of rules.
@@ -86,7 +89,8 @@ const UNSUPPORTED: u32 = 2;
 const SIGNAL: u32 = 3;
 const FRAME_POINTER: u32 = 4;
 const PLT: u32 = 8; // up to 15 bytes: 8..24
-const FIRST_ENTRY: u32 = 24;
+const RETURN_IN: u32 = 24; // 16 registers: 24..40
+const FIRST_ENTRY: u32 = 40;
 
 /// Marks a rule that has no room in its row.
 const ELSEWHERE: u32 = 1 << (RULE_BITS - 1);
@@ -134,7 +138,8 @@ impl Rule {
             Self::Signal => Some(ELSEWHERE | SIGNAL),
             Self::FramePointer => Some(ELSEWHERE | FRAME_POINTER),
             Self::Plt(from) if from < 16 => Some(ELSEWHERE | (PLT + from as u32)),
-            Self::Plt(_) => None,
+            Self::ReturnIn(number) if number < 16 => Some(ELSEWHERE | (RETURN_IN + number as u32)),
+            Self::Plt(_) | Self::ReturnIn(_) => None,
         }
     }
 
@@ -155,7 +160,8 @@ impl Rule {
             NONE => Self::None,
             SIGNAL => Self::Signal,
             FRAME_POINTER => Self::FramePointer,
-            number @ PLT..FIRST_ENTRY => Self::Plt((number - PLT) as u8),
+            number @ PLT..RETURN_IN => Self::Plt((number - PLT) as u8),
+            number @ RETURN_IN..FIRST_ENTRY => Self::ReturnIn((number - RETURN_IN) as u8),
             number @ FIRST_ENTRY.. => return Packed::Entry(number - FIRST_ENTRY),
             _ => Self::Unsupported,
         })

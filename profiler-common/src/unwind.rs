@@ -94,8 +94,8 @@ impl Frame {
 /// The caller of a frame, or why there is none to be found.
 ///
 /// [`Outcome::Complete`] is the ordinary end: the thread began here. Never panics, whatever the memory holds. Each step moves the
-/// stack pointer up, but for those out of a signal handler, which may have run on a stack of its own, and those along frame pointers
-/// that lead to another stack.
+/// stack pointer up, but for those out of a signal handler, which may have run on a stack of its own, those along frame pointers
+/// that lead to another stack, and that from an innermost frame whose return address is in a register.
 ///
 /// # Errors
 ///
@@ -113,6 +113,10 @@ pub fn step(frame: Frame, rule: Rule, thread: &mut impl Thread) -> Result<Frame,
             let cfa = registers.sp.wrapping_add(WORD + WORD * u64::from(pushed));
             above(registers, cfa, SavedBp::Same, thread)
         }
+        Rule::ReturnIn(number) => {
+            let return_address = register(frame, number, thread)?;
+            returned(return_address, registers.sp, registers.bp, Origin::CALLED)
+        }
         Rule::FramePointer => frame_pointer(registers, origin, thread),
         Rule::Signal => signal(registers, thread),
         Rule::End => Err(Outcome::Complete),
@@ -128,14 +132,21 @@ fn cfa(frame: Frame, base: Base, thread: &mut impl Thread) -> Result<u64, Outcom
     let at = match base {
         Base::Sp => return Ok(sp),
         Base::Bp => return Ok(bp),
-        Base::Register(number) if frame.origin.is_innermost() => {
-            return thread.register(number).ok_or(Outcome::UnsupportedRule);
-        }
-        Base::Register(_) => return Err(Outcome::UnsupportedRule),
+        Base::Register(number) => return register(frame, number, thread),
         Base::DerefBp(at) => bp.wrapping_add_signed(i64::from(at)),
         Base::DerefSp(at) => sp.wrapping_add_signed(i64::from(at)),
     };
     word(at, thread)
+}
+
+/// A register that the walk does not carry.
+#[inline(always)]
+fn register(frame: Frame, number: u8, thread: &mut impl Thread) -> Result<u64, Outcome> {
+    if frame.origin.is_innermost() {
+        thread.register(number).ok_or(Outcome::UnsupportedRule)
+    } else {
+        Err(Outcome::UnsupportedRule)
+    }
 }
 
 /// The caller whose frame begins at the canonical frame address.

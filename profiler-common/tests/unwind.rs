@@ -279,6 +279,9 @@ fn rules_of_the_tables_find_the_caller() {
         // a stub of the PLT before and behind its push: ip ends in b
         (Rule::Plt(12), caller(BASE + 40, BASE + 8, BASE + 24)),
         (Rule::Plt(11), caller(0xb0, BASE + 16, BASE + 24)),
+        // vfork: pop %rdx
+        (Rule::ReturnIn(10), caller(BASE + 32, BASE, BASE + 24)),
+        (Rule::ReturnIn(11), Err(Outcome::UnsupportedRule)),
         (Rule::End, Err(Outcome::Complete)),
         (Rule::None, Err(Outcome::NoRule)),
         (Rule::Unsupported, Err(Outcome::UnsupportedRule)),

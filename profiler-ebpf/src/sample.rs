@@ -15,7 +15,7 @@ use profiler_common::{
     Outcome,
     record::{
         Counter, EventKind, HEADER_LEN, MAX_COPY, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, PAGE, SampleHeader,
-        UNFINISHED, UNFINISHED_LEN, Unfinished,
+        UNFINISHED, UNFINISHED_LEN, Unfinished, copy_start,
     },
     unwind::Origin,
 };
@@ -142,7 +142,7 @@ pub extern "C" fn copy_stack(slot: u32) -> u32 {
     };
     // SAFETY: a slot of this CPU's own, in use by this program alone.
     let scratch = unsafe { &mut *scratch };
-    let start = scratch.registers.sp & !7;
+    let start = copy_start(scratch.registers.sp);
     let unfinished = rest(scratch);
     let mut done = 0;
     // SAFETY: behind the frames there is room for it, for `MAX_COPY` bytes and for two pages more, see `maps::Record`; the helper

@@ -18,7 +18,7 @@ use crate::test;
 use crate::workspace::Workspace;
 
 /// The benchmarks of profiler-agent.
-pub(crate) const NAMES: &[&str] = &["kernel", "pipeline", "capture"];
+pub(crate) const NAMES: &[&str] = &["kernel", "pipeline", "tables", "capture"];
 
 /// Builds what they need, runs them one after the other, and fails when a bar is missed.
 pub(crate) fn run(workspace: &Workspace, names: &[String]) -> Result<()> {

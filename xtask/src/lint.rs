@@ -46,7 +46,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
 }
 
 fn format(workspace: &Workspace) -> Result<()> {
-    for folder in [workspace.root().to_owned(), workspace.ebpf()] {
+    for folder in [workspace.root().to_owned(), workspace.ebpf(), workspace.fuzz()] {
         command::run(
             command::cargo()
                 .args(["fmt", "--all", "--check"])

@@ -13,6 +13,7 @@
 //! | `PROFILER_TEST_COLLECTOR` | the OpenTelemetry Collector with a profiles pipeline (`--feature-gates=+service.profilesSupport`) |
 //! | `PROFILER_TEST_PYTHON` | a Python that has `opentelemetry-proto`: an OTLP decoder that is not ours |
 //! | `PROFILER_TEST_GO` | the `go` command: `go tool pprof` is a pprof reader that is not ours |
+//! | `PROFILER_TEST_ZIG` | the `zig` command: a program of its making is profiled |
 //! | `PROFILER_TEST_AGENT` | the release build of `profiler-agent` |
 //! | `PROFILER_TEST_SKIPS` | a file: a test that cannot run appends one line to it, `name: what is missing` |
 //! | `PROFILER_TEST_STRICT` | `1` where `CI` is set: a test that cannot run fails instead |
@@ -36,6 +37,7 @@ mod bytecode;
 mod ci;
 mod collector;
 mod command;
+mod fuzz;
 mod gallery;
 mod lint;
 mod miri;
@@ -106,6 +108,15 @@ enum Verb {
     Lint,
     /// Run the code that kernel and agent share under miri, where that can be had
     Miri,
+    /// Run the fuzz targets
+    Fuzz {
+        /// Which one; all in turn by default
+        #[arg(value_parser = fuzz::TARGETS.to_vec())]
+        target: Option<String>,
+        /// How long, each
+        #[arg(default_value_t = 60)]
+        seconds: u32,
+    },
     /// Make the flamegraphs of flamegraphs/gallery anew, from real programs, as root
     Gallery {
         /// Only these, e.g. `gofmt`
@@ -155,6 +166,7 @@ fn chore(verb: Verb) -> Result<()> {
         Verb::Bench { names } => bench::run(&workspace, &names),
         Verb::Lint => lint::run(&workspace),
         Verb::Miri => miri::run(&workspace),
+        Verb::Fuzz { target, seconds } => fuzz::run(&workspace, target.as_deref(), seconds),
         Verb::Gallery { names } => gallery::run(&workspace, &names),
         Verb::Ci => ci::run(&workspace),
     }

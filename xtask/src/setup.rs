@@ -2,7 +2,7 @@
 //!
 //! Every step looks first and does nothing when its result is there.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -71,6 +71,11 @@ pub(crate) fn install(workspace: &Workspace) -> Result<()> {
             .context("there is no Go 1.26 or newer here; install it from https://go.dev/dl/")?;
     }
     collector::build(workspace)?;
+    if find_zig(workspace)?.is_none() {
+        python
+            .install_zig()
+            .context("there is no Zig here; install it from https://ziglang.org/download/")?;
+    }
     println!("setup: everything is here");
     Ok(())
 }
@@ -112,6 +117,10 @@ pub(crate) fn check(workspace: &Workspace) -> Result<()> {
         what: "the OpenTelemetry Collector of the tests".to_owned(),
         ready: collector::is_ready(workspace)?,
     });
+    needs.push(Need {
+        what: "Zig".to_owned(),
+        ready: find_zig(workspace)?.is_some(),
+    });
     for Need { what, ready } in &needs {
         println!("{}  {what}", if *ready { "here   " } else { "MISSING" });
     }
@@ -123,6 +132,14 @@ pub(crate) fn check(workspace: &Workspace) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// The `zig` of this machine, or the one of the tools. Tests profile a program of its making.
+pub(crate) fn find_zig(workspace: &Workspace) -> Result<Option<PathBuf>> {
+    match command::find_in_path("zig") {
+        Some(zig) => Ok(Some(zig)),
+        None => Python::of(workspace).zig(),
+    }
 }
 
 /// Installs the compiler of the kernel side where apt has it; elsewhere there is nothing to do here.

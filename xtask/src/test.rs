@@ -40,6 +40,9 @@ pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> Result<()> {
     if let Some(go) = collector::find_go(workspace)? {
         cargo.env("PROFILER_TEST_GO", go);
     }
+    if let Some(zig) = setup::find_zig(workspace)? {
+        cargo.env("PROFILER_TEST_ZIG", zig);
+    }
     let (all_passed, tally) = follow(&mut cargo)?;
 
     let skipped = fs::read_to_string(&skips).with_context(|| format!("cannot read {}", skips.display()))?;

@@ -48,6 +48,11 @@ impl Workspace {
         self.root.join("profiler-ebpf")
     }
 
+    /// The fuzz targets: a workspace of its own.
+    pub(crate) fn fuzz(&self) -> PathBuf {
+        self.root.join("fuzz")
+    }
+
     /// Tools built or fetched by `setup`.
     pub(crate) fn tools(&self) -> PathBuf {
         self.root.join("target/tools")

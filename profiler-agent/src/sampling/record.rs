@@ -98,7 +98,7 @@ pub struct Sample<'a> {
 pub struct Rest<'a> {
     /// Where the walk stands: an [`Unfinished`].
     pub state: &'a [u8; UNFINISHED_LEN],
-    /// The stack from its stack pointer on, rounded down to a word.
+    /// The stack from [`profiler_common::record::copy_start`] of its stack pointer on.
     pub stack: &'a [u8],
 }
 

@@ -13,9 +13,8 @@ use std::{
 };
 
 use super::{
-    cfi::{self, CfiError},
-    sections::OwnedSections,
-    table::{Table, TableError},
+    cfi::{self, CfiError, FileSections},
+    table::Table,
 };
 
 /// Files that wait to be read; the rest waits with the asker.
@@ -24,10 +23,10 @@ const QUEUE: usize = 16;
 /// Most bytes of a piece of a table: half a segment, so that segments fill well.
 const PIECE: usize = 1 << 20;
 
-/// How long the thread works as fast as it can: first samples wait for what it builds. From then on it rests three times as long as it
-/// works, so that it takes a quarter of one CPU at most.
-const SPRINT: Duration = Duration::from_secs(1);
-const REST: u32 = 3;
+/// Samples wait for what the thread builds, and other programs want the CPUs: it may work this much at a time as fast as it can,
+const BURST: Duration = Duration::from_secs(1);
+/// and in the long run one part of this many of a CPU.
+const SHARE: u32 = 4;
 
 /// How long it sleeps at a time, so that it hears when it is in a hurry.
 const NAP: Duration = Duration::from_millis(5);
@@ -65,9 +64,6 @@ pub enum BuildError {
     /// Its call frame information is of no use.
     #[error(transparent)]
     Cfi(#[from] CfiError),
-    /// It is too large.
-    #[error(transparent)]
-    Table(#[from] TableError),
 }
 
 /// The thread, and the two queues.
@@ -88,9 +84,10 @@ impl Builder {
         let (requests, inbox) = sync_channel::<Request>(QUEUE);
         let (outbox, answers) = sync_channel(QUEUE);
         let hurry = Arc::new(AtomicBool::new(false));
-        let pace = Pace {
+        let mut pace = Pace {
             hurry: Arc::clone(&hurry),
-            started: Instant::now(),
+            saved: BURST,
+            since: Instant::now(),
         };
         thread::Builder::new().name("unwind".into()).spawn(move || {
             for Request { id, file, path, code } in inbox {
@@ -132,19 +129,22 @@ impl Builder {
     }
 }
 
-/// How much of a CPU the thread takes.
+/// How much of a CPU the thread takes: it saves time while it does not work, and rests when it has spent it.
 struct Pace {
     hurry: Arc<AtomicBool>,
-    started: Instant,
+    /// How long it may work, at `since`.
+    saved: Duration,
+    since: Instant,
 }
 
 impl Pace {
     /// Rests after work that took this long, if it should.
-    fn rest(&self, took: Duration) {
-        if self.started.elapsed() < SPRINT {
-            return;
-        }
-        let until = Instant::now() + took * REST;
+    fn rest(&mut self, took: Duration) {
+        self.saved = (self.saved + self.since.elapsed() / SHARE).min(BURST);
+        self.since = Instant::now();
+        let debt = took.saturating_sub(self.saved);
+        self.saved = self.saved.saturating_sub(took);
+        let until = Instant::now() + debt * SHARE;
         while !self.hurry.load(Ordering::Relaxed) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -156,10 +156,6 @@ impl Pace {
 }
 
 fn build(file: &File, code: Range<u64>) -> Result<Vec<(Range<u64>, Table)>, BuildError> {
-    let sections = OwnedSections::read(file)?;
-    let rules = cfi::rules(&sections.borrow())?;
-    if rules.by_address.is_empty() {
-        return Ok(Vec::new());
-    }
-    Ok(Table::pieces(&rules.by_address, code, PIECE)?)
+    let sections = FileSections::read(file)?;
+    Ok(cfi::tables(&sections.borrow(), code, PIECE)?.pieces)
 }

@@ -1,32 +1,63 @@
 //! Call frame information: the compiler's word on how to get from a frame to its caller.
 //!
-//! gimli executes the programs of `.eh_frame` or `.debug_frame`; what comes out is cut down to the registers that a walk carries.
-//! What no [`Rule`] can say becomes [`Rule::Unsupported`], never a guess.
+//! [`entry`] reads the entries of `.eh_frame` and `.debug_frame`, [`program`] executes them for the registers that a walk carries. What
+//! no [`Rule`] can say becomes [`Rule::Unsupported`], never a guess.
 //!
-//! The bytes are a stranger's. Each byte of a function's program makes at most one row, but the program of the common part
-//! runs again for each function: [`MAX_WORK`] bounds the sum.
+//! ```text
+//! sections ──▶ list of functions: 16 bytes each ──▶ by address ──▶ executed one by one ──▶ rows of the tables
+//! ```
+//!
+//! Rows are never held but in the tables themselves: libLLVM has a million.
+//!
+//! The bytes are a stranger's. Each byte of a function's program makes at most one row, but functions without number can share a common
+//! part, or take turns with many: [`MAX_WORK`] bounds the sum.
+
+mod cursor;
+mod entry;
+mod program;
 
 use std::ops::Range;
 
 use gimli::{
-    BaseAddresses, CfaRule, CieOrFde, DebugFrame, EhFrame, EndianSlice, LittleEndian, Operation, Register,
-    RegisterRule, UnwindContext, UnwindExpression, UnwindSection, UnwindTableRow, X86_64,
+    BaseAddresses, CfaRule, EhFrameHdr, EndianSlice, Expression, LittleEndian, Operation, Pointer, Register,
+    RegisterRule, UnwindExpression, UnwindSection, UnwindTableRow, X86_64,
 };
 use hashbrown::HashMap;
 use profiler_common::row::{Base, Rule, SavedBp};
 
-/// Most bytes of programs that are executed for one file: a hundred times what libLLVM needs.
-pub const MAX_WORK: usize = 1 << 30;
+use self::{
+    entry::{Common, Entries, Function, Head},
+    program::{Cfa, Machine, Saved, State},
+};
+use super::table::{Pieces, Table, TableError};
 
-/// Most rules of one file; librustc_driver has 1.9 million.
-pub const MAX_RULES: usize = 10_000_000;
+pub(super) use self::entry::eh_frame_len;
+pub use super::sections::FileSections;
+
+/// Most functions of one file; libLLVM has 148,000.
+pub const MAX_FUNCTIONS: usize = 1 << 19;
+
+/// Most bytes of entries and programs that are read for one file; libLLVM needs 12 MB.
+pub const MAX_WORK: usize = 1 << 26;
+
+/// Most rows of one file; librustc_driver has 1.9 million.
+pub const MAX_ROWS: usize = 10_000_000;
+
+/// Most common parts that are remembered; compilers make two or three different ones.
+const MAX_COMMON: usize = 16;
+
+/// The data alignment by which Go's linker is known; compilers of C say -8.
+///
+/// Its functions are left to the frame pointer, which they all keep. Its information does not say where that is saved, calls the frames of
+/// `systemstack` and `mcall`, which have changed stacks, ordinary ones, and has no end at `goexit`.
+const GO_ALIGNMENT: i64 = -4;
 
 /// The sections that matter, with the addresses they are loaded at.
 #[derive(Debug, Clone, Default)]
 pub struct Sections<'a> {
     /// `.eh_frame`; empty where there is none.
     pub eh_frame: Section<'a>,
-    /// `.debug_frame`, used where `.eh_frame` is empty.
+    /// `.debug_frame`, for the functions of which `.eh_frame` knows nothing: Go's, beside C's.
     pub debug_frame: &'a [u8],
     /// Address of `.text`, which some pointers count from.
     pub text: u64,
@@ -50,250 +81,450 @@ pub struct Section<'a> {
 /// Why a file's call frame information is of no use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CfiError {
-    /// It cannot be read.
-    #[error("its call frame information is broken: {0}")]
-    Broken(gimli::Error),
+    /// It would take too much room to read.
+    #[error("its call frame information has more than {MAX_FUNCTIONS} functions")]
+    TooManyFunctions,
     /// It would take too long.
     #[error("its call frame information asks for more than {MAX_WORK} bytes of work")]
     TooMuchWork,
-    /// It would take too much room.
-    #[error("its call frame information has more than {MAX_RULES} rows")]
-    TooManyRules,
+    /// It would take too long, and too much room.
+    #[error("its call frame information has more than {MAX_ROWS} rows")]
+    TooManyRows,
+    /// What comes out is too large.
+    #[error(transparent)]
+    Table(#[from] TableError),
 }
 
-impl From<gimli::Error> for CfiError {
-    fn from(error: gimli::Error) -> Self {
-        Self::Broken(error)
+/// What a file's call frame information says.
+#[derive(Debug, Clone, Default)]
+pub struct Tables {
+    /// By address, each with the addresses that it is for.
+    pub pieces: Vec<(Range<u64>, Table)>,
+    /// Functions that were found.
+    pub functions: usize,
+    /// Rows that their programs made.
+    pub rows: usize,
+    /// Entries that could not be read, and functions whose program broke off: they are known up to there.
+    pub broken: usize,
+}
+
+impl Tables {
+    /// The rule in force at an address.
+    pub fn rule(&self, address: u64) -> Rule {
+        let behind = self.pieces.partition_point(|(range, _)| range.start <= address);
+        behind
+            .checked_sub(1)
+            .and_then(|at| self.pieces.get(at))
+            .filter(|(range, _)| range.contains(&address))
+            .map_or(Rule::None, |(_, table)| table.rule(address))
     }
 }
 
 type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 
-/// The rules of a file by address, each in force up to the next one's; [`Rule::None`] where no function is.
+/// The tables of the addresses in `code`, which may be empty for all that the sections speak of; each of at most `piece` bytes.
 ///
-/// A function whose program cannot be executed is left out, and the others are kept: `broken` of the answer counts them.
+/// A rule is in force up to the next one's address; [`Rule::None`] is where no function is. Functions that overlap (nobody makes them)
+/// end where the next one begins.
 ///
 /// # Errors
 ///
-/// [`CfiError`] when the sections as a whole cannot be read.
-pub fn rules(sections: &Sections<'_>) -> Result<Rules, CfiError> {
-    let bases = BaseAddresses::default()
-        .set_eh_frame(sections.eh_frame.address)
-        .set_text(sections.text)
-        .set_got(sections.got);
-    let mut rules = if sections.eh_frame.bytes.is_empty() {
-        let mut section = DebugFrame::new(sections.debug_frame, LittleEndian);
-        section.set_address_size(8);
-        of_section(&section, &bases)?
-    } else {
-        let mut section = EhFrame::new(sections.eh_frame.bytes, LittleEndian);
-        section.set_address_size(8);
-        of_section(&section, &bases)?
-    };
+/// [`CfiError`] when a bound is reached.
+pub fn tables(sections: &Sections<'_>, code: Range<u64>, piece: usize) -> Result<Tables, CfiError> {
+    let mut eh_frame = Reader::new(sections, Source::EhFrame);
+    let mut debug_frame = Reader::new(sections, Source::DebugFrame);
     // lld and others leave stubs without any information.
     let jump = Rule::Cfa {
         base: Base::Sp,
         offset: 8,
         bp: SavedBp::Same,
     };
-    for (stubs, rule) in [
+    let stubs = [
         (&sections.plt, Rule::Plt(11)),
         (&sections.jumps[0], jump),
         (&sections.jumps[1], jump),
-    ] {
-        rules.fill(stubs, rule);
+    ];
+
+    let mut list = List::new(code.clone());
+    eh_frame.list(&mut list)?;
+    list.begin_next();
+    debug_frame.list(&mut list)?;
+    list.begin_next();
+    for (number, (range, _)) in (0..).zip(stubs) {
+        list.add(range.start, range.end, Source::Stubs, number)?;
     }
-    Ok(rules)
-}
+    list.begin_next();
+    let List {
+        functions,
+        mut broken,
+        work,
+        ..
+    } = list;
 
-/// See [`rules`].
-#[derive(Debug, Clone, Default)]
-pub struct Rules {
-    /// By address; several at one address are in the order in which they count, the last one does.
-    pub by_address: Vec<(u64, Rule)>,
-    /// Functions that were left out.
-    pub broken: u32,
-}
-
-impl Rules {
-    /// Puts a rule where nothing is known; `range` must not be covered in part.
-    fn fill(&mut self, range: &Range<u64>, rule: Rule) {
-        if range.is_empty() {
-            return;
-        }
-        let after = self
-            .by_address
-            .partition_point(|(address, _)| *address <= range.start);
-        let in_force = after
-            .checked_sub(1)
-            .and_then(|at| self.by_address.get(at))
-            .map_or(Rule::None, |(_, rule)| *rule);
-        let next = self
-            .by_address
-            .get(after)
-            .map_or(u64::MAX, |(address, _)| *address);
-        if in_force != Rule::None || next < range.end {
-            return;
-        }
-        let end = (next > range.end).then_some((range.end, Rule::None));
-        self.by_address
-            .splice(after..after, [(range.start, rule)].into_iter().chain(end));
-    }
-}
-
-fn of_section<'a, S>(section: &S, bases: &BaseAddresses) -> Result<Rules, CfiError>
-where
-    S: UnwindSection<Bytes<'a>>,
-    S::Offset: std::hash::Hash,
-{
-    let mut functions: Vec<(u64, u64, usize)> = Vec::new();
-    let mut rules: Vec<(u64, Rule)> = Vec::new();
-    let mut broken = 0;
-    let mut work = 0_usize;
-    // Thousands of functions share one common part.
-    let mut common = HashMap::new();
-    let mut context = UnwindContext::new();
-    let mut entries = section.entries(bases);
-    while let Some(entry) = entries.next()? {
-        let CieOrFde::Fde(partial) = entry else { continue };
-        let function = partial.parse(|section, bases, offset| {
-            if let Some(cie) = common.get(&offset) {
-                return Ok(Clone::clone(cie));
-            }
-            let cie = section.cie_from_offset(bases, offset)?;
-            common.insert(offset, cie.clone());
-            Ok(cie)
+    let code = if code.is_empty() {
+        let end = functions.iter().map(Run::end).max();
+        functions.first().map_or(0, |function| function.start)..end.unwrap_or_default()
+    } else {
+        code
+    };
+    if functions.is_empty() {
+        return Ok(Tables {
+            broken,
+            ..Tables::default()
         });
-        let Ok(function) = function else {
-            broken += 1;
-            continue;
-        };
-        if function.len() == 0 {
-            continue; // the linker dropped the function
-        }
-        work = work
-            .saturating_add(function.entry_len())
-            .saturating_add(function.cie().entry_len());
-        if work > MAX_WORK {
-            return Err(CfiError::TooMuchWork);
-        }
-        let first = rules.len();
-        if function.is_signal_trampoline() {
-            rules.push((function.initial_address(), Rule::Signal));
-        } else if read(&function, section, bases, &mut context, &mut rules).is_err() {
-            rules.truncate(first);
-            broken += 1;
-            continue;
-        }
-        if rules.len() > MAX_RULES {
-            return Err(CfiError::TooManyRules);
-        }
-        functions.push((function.initial_address(), function.end_address(), first));
     }
-    Ok(Rules {
-        by_address: in_order(&mut functions, &rules),
+    let mut pieces = Pieces::new(code, piece)?;
+    let mut made = Made { rows: 0, work };
+    for (index, function) in functions.iter().enumerate() {
+        let next = functions.get(index + 1).map_or(u64::MAX, |next| next.start);
+        let end = function.end().min(next);
+        let at = function.at & Source::AT;
+        let whole = match function.source() {
+            _ if function.start >= end => continue,
+            Source::EhFrame => eh_frame.execute(at, &(function.start..end), &mut pieces, &mut made)?,
+            Source::DebugFrame => debug_frame.execute(at, &(function.start..end), &mut pieces, &mut made)?,
+            Source::Stubs => {
+                let stub = stubs.get(usize::try_from(at).unwrap_or(usize::MAX));
+                pieces.add(function.start, stub.map_or(Rule::None, |(_, rule)| *rule))?;
+                true
+            }
+        };
+        broken += usize::from(!whole);
+        pieces.add(end, Rule::None)?; // replaced at once where another function follows
+    }
+    Ok(Tables {
+        pieces: pieces.finish()?,
+        functions: functions.len(),
+        rows: made.rows,
         broken,
     })
 }
 
-/// Adds the rows of one function.
-fn read<'a, S: UnwindSection<Bytes<'a>>>(
-    function: &gimli::FrameDescriptionEntry<Bytes<'a>>,
-    section: &S,
-    bases: &BaseAddresses,
-    context: &mut UnwindContext<usize>,
-    rules: &mut Vec<(u64, Rule)>,
-) -> gimli::Result<()> {
-    let mut rows = function.rows(section, bases, context)?;
-    while let Some(row) = rows.next_row()? {
-        rules.push((row.start_address(), rule_of(row, section)));
-        if rules.len() > MAX_RULES {
-            break;
-        }
-    }
-    Ok(())
+/// Where the rules of a function come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// A program in `.eh_frame`.
+    EhFrame,
+    /// A program in `.debug_frame`.
+    DebugFrame,
+    /// A section of stubs, all alike.
+    Stubs,
 }
 
-/// The rules of all functions by address, with an end behind each that no other function follows at once.
-fn in_order(functions: &mut [(u64, u64, usize)], rules: &[(u64, Rule)]) -> Vec<(u64, Rule)> {
-    // Where the rules of each function end, before they are sorted away from each other.
-    let ends: HashMap<usize, usize> = functions
-        .iter()
-        .map(|f| f.2)
-        .zip(functions.iter().skip(1).map(|f| f.2).chain([rules.len()]))
-        .collect();
-    functions.sort_unstable();
-    let mut ordered = Vec::with_capacity(rules.len() + functions.len());
-    for (index, &(_, end, first)) in functions.iter().enumerate() {
-        let last = ends.get(&first).copied().unwrap_or(first);
-        let next = functions.get(index + 1).map_or(u64::MAX, |f| f.0);
-        // Functions that overlap (nobody makes them) end where the next one begins.
-        let own = rules.get(first..last).unwrap_or_default().iter().copied();
-        ordered.extend(own.filter(|(address, _)| *address < next));
-        if end < next {
-            ordered.push((end, Rule::None));
-        }
-    }
-    ordered
+impl Source {
+    /// The bits of [`Run::at`] below the source.
+    const AT: u32 = (1 << 30) - 1;
 }
 
-/// A row of gimli's as a rule.
+/// A run of addresses that has rules. A large file has hundreds of thousands, so there is no byte to waste.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Run {
+    start: u64,
+    len: u32,
+    /// Source in the upper 2 bits; below, the offset of its entry there or the number of its stubs.
+    at: u32,
+}
+
+impl Run {
+    const fn end(&self) -> u64 {
+        self.start.saturating_add(self.len as u64)
+    }
+
+    const fn source(&self) -> Source {
+        match self.at >> 30 {
+            0 => Source::EhFrame,
+            1 => Source::DebugFrame,
+            _ => Source::Stubs,
+        }
+    }
+}
+
+/// The functions found so far, source by source.
+struct List {
+    /// The addresses of interest; empty is all.
+    code: Range<u64>,
+    functions: Vec<Run>,
+    /// How many of them are of earlier sources. They are sorted.
+    earlier: usize,
+    broken: usize,
+    work: usize,
+}
+
+impl List {
+    const fn new(code: Range<u64>) -> Self {
+        Self {
+            code,
+            functions: Vec::new(),
+            earlier: 0,
+            broken: 0,
+            work: 0,
+        }
+    }
+
+    /// Adds a function, unless an earlier source knows of code there.
+    fn add(&mut self, start: u64, end: u64, source: Source, at: usize) -> Result<(), CfiError> {
+        let Self {
+            code,
+            functions,
+            earlier,
+            ..
+        } = self;
+        let elsewhere = !code.is_empty() && (end <= code.start || start >= code.end);
+        if start >= end || elsewhere {
+            return Ok(()); // also what the linker dropped: it has no length
+        }
+        let known = functions.get(..*earlier).unwrap_or_default();
+        let before = known.partition_point(|function| function.start < end);
+        if before
+            .checked_sub(1)
+            .and_then(|last| known.get(last))
+            .is_some_and(|function| function.end() > start)
+        {
+            return Ok(());
+        }
+        if functions.len() >= MAX_FUNCTIONS {
+            return Err(CfiError::TooManyFunctions);
+        }
+        functions.push(Run {
+            start,
+            len: u32::try_from(end - start).unwrap_or(u32::MAX),
+            at: (source as u32) << 30 | u32::try_from(at).unwrap_or(Source::AT) & Source::AT,
+        });
+        Ok(())
+    }
+
+    /// What is added from here on comes from another source.
+    fn begin_next(&mut self) {
+        if self.functions.len() > self.earlier {
+            self.functions.sort_unstable();
+        }
+        self.earlier = self.functions.len();
+    }
+}
+
+/// A section and what is kept while it is read.
+struct Reader<'a> {
+    entries: Entries<'a>,
+    source: Source,
+    /// Thousands of functions share one common part.
+    common: HashMap<usize, Common<'a>>,
+    /// The one that was used last, by its offset.
+    last: Option<(usize, Common<'a>)>,
+    machine: Machine<'a>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(sections: &Sections<'a>, source: Source) -> Self {
+        let debug = source == Source::DebugFrame;
+        let section = if debug {
+            Section {
+                address: 0,
+                bytes: sections.debug_frame,
+            }
+        } else {
+            sections.eh_frame
+        };
+        Self {
+            entries: Entries {
+                section,
+                debug,
+                text: sections.text,
+                got: sections.got,
+            },
+            source,
+            common: HashMap::new(),
+            last: None,
+            machine: Machine::default(),
+        }
+    }
+
+    /// Lists the functions of the section.
+    fn list(&mut self, list: &mut List) -> Result<(), CfiError> {
+        for at in entry::entries(self.entries.section.bytes) {
+            let Some(at) = at else {
+                list.broken += 1;
+                break;
+            };
+            match self.function(at, &mut list.work)? {
+                Found::Common => {}
+                Found::Broken => list.broken += 1,
+                Found::Function(function) => {
+                    let is_go = self
+                        .last
+                        .as_ref()
+                        .is_some_and(|(_, common)| common.data_alignment == GO_ALIGNMENT);
+                    if is_go && self.source == Source::DebugFrame {
+                        continue;
+                    }
+                    let end = function.start.saturating_add(function.len);
+                    list.add(function.start, end, self.source, at)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The entry at an offset. What it costs is added to `work`.
+    #[inline]
+    fn function(&mut self, at: usize, work: &mut usize) -> Result<Found<'a>, CfiError> {
+        let (common_at, body) = match self.entries.head(at) {
+            Some(Head::Function(common_at, body)) => (common_at, body),
+            Some(Head::Common(_)) => return Ok(Found::Common),
+            None => return Ok(Found::Broken),
+        };
+        *work += body.0.len();
+        if self.last.as_ref().is_none_or(|(last, _)| *last != common_at) {
+            let common = self.common(common_at, work);
+            self.last = common.map(|common| (common_at, common));
+        }
+        if *work > MAX_WORK {
+            return Err(CfiError::TooMuchWork);
+        }
+        let function = self
+            .last
+            .as_ref()
+            .and_then(|(_, common)| self.entries.function(body, common));
+        Ok(function.map_or(Found::Broken, Found::Function))
+    }
+
+    fn common(&mut self, at: usize, work: &mut usize) -> Option<Common<'a>> {
+        if let Some(common) = self.common.get(&at) {
+            return Some(*common);
+        }
+        let common = self.entries.common(at, &mut self.machine)?;
+        *work += common.work;
+        if self.common.len() >= MAX_COMMON {
+            self.common.clear();
+        }
+        self.common.insert(at, common);
+        Some(common)
+    }
+
+    /// Adds the rows of the function at an offset that lie in `range`; whether its program could be executed to its end.
+    fn execute(
+        &mut self,
+        at: u32,
+        range: &Range<u64>,
+        pieces: &mut Pieces,
+        made: &mut Made,
+    ) -> Result<bool, CfiError> {
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        let Found::Function(function) = self.function(at, &mut made.work)? else {
+            return Ok(false);
+        };
+        let Some((_, common)) = &self.last else {
+            return Ok(false);
+        };
+        if common.signal {
+            made.rows += 1;
+            pieces.add(range.start, Rule::Signal)?;
+            return Ok(true);
+        }
+        let rows = &mut made.rows;
+        self.machine.function(&function, common, |address, rule| {
+            *rows += 1;
+            if *rows > MAX_ROWS {
+                return Err(CfiError::TooManyRows);
+            }
+            if address < range.end {
+                pieces.add(address, rule)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// What is at an offset.
+enum Found<'a> {
+    /// A common part.
+    Common,
+    /// A function, whose common part is the last one used.
+    Function(Function<'a>),
+    Broken,
+}
+
+/// What has been done so far.
+#[derive(Default)]
+struct Made {
+    rows: usize,
+    work: usize,
+}
+
+/// The address of `.eh_frame`, as `.eh_frame_hdr` has it.
+pub(super) fn eh_frame_address(header: Section<'_>) -> Option<u64> {
+    let bases = BaseAddresses::default().set_eh_frame_hdr(header.address);
+    match EhFrameHdr::new(header.bytes, LittleEndian)
+        .parse(&bases, 8)
+        .ok()?
+        .eh_frame_ptr()
+    {
+        Pointer::Direct(address) => Some(address),
+        Pointer::Indirect(_) => None,
+    }
+}
+
+/// A row of gimli's as a rule: what tests compare tables with.
 pub fn rule_of<'a, S: UnwindSection<Bytes<'a>>>(row: &UnwindTableRow<usize>, section: &S) -> Rule {
-    match row.register(X86_64::RA) {
-        Some(RegisterRule::Undefined) => return Rule::End,
-        Some(RegisterRule::Offset(-8)) => {}
-        _ => return Rule::Unsupported,
+    let bytes = |expression: &UnwindExpression<usize>| {
+        expression
+            .get(section)
+            .map_or(&[][..], |expression| expression.0.slice())
+    };
+    let saved = |register| match row.register(register) {
+        None => Saved::Unknown,
+        Some(RegisterRule::Undefined) => Saved::Undefined,
+        Some(RegisterRule::SameValue) => Saved::Same,
+        Some(RegisterRule::Offset(offset)) => Saved::Offset(offset),
+        Some(RegisterRule::Expression(expression)) => Saved::Expression(bytes(&expression)),
+        Some(_) => Saved::Other,
+    };
+    let rule = rule(&State {
+        cfa: match row.cfa() {
+            CfaRule::RegisterAndOffset { register, offset } => Cfa::Register(register.0, *offset),
+            CfaRule::Expression(expression) => Cfa::Expression(bytes(expression)),
+        },
+        ra: saved(X86_64::RA),
+        bp: saved(X86_64::RBP),
+    });
+    if rule.pack().is_some() || rule.entry().is_some() {
+        rule
+    } else {
+        Rule::Unsupported
     }
-    frame_rule(row, section).unwrap_or(Rule::Unsupported)
 }
 
-fn frame_rule<'a, S: UnwindSection<Bytes<'a>>>(row: &UnwindTableRow<usize>, section: &S) -> Option<Rule> {
-    let (base, offset) = match row.cfa() {
-        CfaRule::RegisterAndOffset { register, offset } => {
-            let base = match *register {
+/// What is known of a frame, as a rule; whether a table has room for such numbers is for the table to say.
+#[inline]
+fn rule(state: &State<'_>) -> Rule {
+    match state.ra {
+        Saved::Undefined => Rule::End,
+        Saved::Offset(-8) => frame_rule(state).unwrap_or(Rule::Unsupported),
+        Saved::Unknown | Saved::Same | Saved::Offset(_) | Saved::Expression(_) | Saved::Other => {
+            Rule::Unsupported
+        }
+    }
+}
+
+#[inline]
+fn frame_rule(state: &State<'_>) -> Option<Rule> {
+    let (base, offset) = match state.cfa {
+        Cfa::Register(register, offset) => {
+            let base = match Register(register) {
                 X86_64::RSP => Base::Sp,
                 X86_64::RBP => Base::Bp,
                 Register(number) => Base::Register(u8::try_from(number).ok().filter(|&number| number < 16)?),
             };
-            (base, i32::try_from(*offset).ok()?)
+            (base, i32::try_from(offset).ok()?)
         }
-        CfaRule::Expression(expression) => {
-            let operations = operations(expression, section)?;
-            match *operations.as_slice() {
-                // The stub of a PLT, as GNU ld describes it: rsp + 8 + (((rip & 15) >= n) << 3).
-                [
-                    Operation::RegisterOffset {
-                        register: X86_64::RSP,
-                        offset: 8,
-                        ..
-                    },
-                    Operation::RegisterOffset {
-                        register: X86_64::RA,
-                        offset: 0,
-                        ..
-                    },
-                    Operation::UnsignedConstant { value: 15 },
-                    Operation::And,
-                    Operation::UnsignedConstant { value: from },
-                    Operation::Ge,
-                    Operation::UnsignedConstant { value: 3 },
-                    Operation::Shl,
-                    Operation::Plus,
-                ] => return u8::try_from(from).ok().filter(|&from| from < 16).map(Rule::Plt),
-                [at, Operation::Deref { space: false, .. }] => (dereferenced(&at)?, 0),
-                [
-                    at,
-                    Operation::Deref { space: false, .. },
-                    Operation::PlusConstant { value },
-                ] => (dereferenced(&at)?, i32::try_from(value).ok()?),
-                _ => return None,
-            }
-        }
+        Cfa::Expression(expression) => match cfa_expression(expression)? {
+            Ok(found) => found,
+            Err(rule) => return Some(rule),
+        },
     };
-    let bp = match row.register(X86_64::RBP) {
-        None | Some(RegisterRule::SameValue | RegisterRule::Undefined) => SavedBp::Same,
-        Some(RegisterRule::Offset(at)) => SavedBp::AtCfa(i16::try_from(at).ok()?),
-        Some(RegisterRule::Expression(expression)) => match *operations(&expression, section)?.as_slice() {
+    let bp = match state.bp {
+        Saved::Unknown | Saved::Same | Saved::Undefined => SavedBp::Same,
+        Saved::Offset(at) => SavedBp::AtCfa(i16::try_from(at).ok()?),
+        Saved::Expression(expression) => match *operations(expression)?.as_slice() {
             [
                 Operation::RegisterOffset {
                     register: X86_64::RBP,
@@ -303,10 +534,45 @@ fn frame_rule<'a, S: UnwindSection<Bytes<'a>>>(row: &UnwindTableRow<usize>, sect
             ] => SavedBp::AtBp(i16::try_from(offset).ok()?),
             _ => return None,
         },
-        Some(_) => return None,
+        Saved::Other => return None,
     };
-    let rule = Rule::Cfa { base, offset, bp };
-    (rule.pack().is_some() || rule.entry().is_some()).then_some(rule)
+    Some(Rule::Cfa { base, offset, bp })
+}
+
+/// Base and offset of a canonical frame address, or the rule that says all.
+fn cfa_expression(expression: &[u8]) -> Option<Result<(Base, i32), Rule>> {
+    match *operations(expression)?.as_slice() {
+        // The stub of a PLT, as GNU ld describes it: rsp + 8 + (((rip & 15) >= n) << 3).
+        [
+            Operation::RegisterOffset {
+                register: X86_64::RSP,
+                offset: 8,
+                ..
+            },
+            Operation::RegisterOffset {
+                register: X86_64::RA,
+                offset: 0,
+                ..
+            },
+            Operation::UnsignedConstant { value: 15 },
+            Operation::And,
+            Operation::UnsignedConstant { value: from },
+            Operation::Ge,
+            Operation::UnsignedConstant { value: 3 },
+            Operation::Shl,
+            Operation::Plus,
+        ] => {
+            let from = u8::try_from(from).ok().filter(|&from| from < 16)?;
+            Some(Err(Rule::Plt(from)))
+        }
+        [at, Operation::Deref { space: false, .. }] => Some(Ok((dereferenced(&at)?, 0))),
+        [
+            at,
+            Operation::Deref { space: false, .. },
+            Operation::PlusConstant { value },
+        ] => Some(Ok((dereferenced(&at)?, i32::try_from(value).ok()?))),
+        _ => None,
+    }
 }
 
 /// What lies at a register's value plus an offset.
@@ -323,17 +589,14 @@ fn dereferenced(operation: &Operation<Bytes<'_>>) -> Option<Base> {
 }
 
 /// The operations of an expression; `None` when it is longer than any that is understood.
-fn operations<'a, S: UnwindSection<Bytes<'a>>>(
-    expression: &UnwindExpression<usize>,
-    section: &S,
-) -> Option<Vec<Operation<Bytes<'a>>>> {
+fn operations(expression: &[u8]) -> Option<Vec<Operation<Bytes<'_>>>> {
     const LONGEST: usize = 9;
     let encoding = gimli::Encoding {
         address_size: 8,
         format: gimli::Format::Dwarf32,
         version: 4,
     };
-    let mut operations = expression.get(section).ok()?.operations(encoding);
+    let mut operations = Expression(EndianSlice::new(expression, LittleEndian)).operations(encoding);
     let mut found = Vec::new();
     while let Some(operation) = operations.next().ok()? {
         found.push(operation);

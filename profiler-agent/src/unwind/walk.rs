@@ -2,8 +2,8 @@
 
 use profiler_common::{
     Outcome,
-    arch::{REGISTERS, WORD},
-    record::{BY_FRAME_POINTER, INTERRUPTED, MAX_COPY, MAX_USER_FRAMES, PAGE, Unfinished},
+    arch::REGISTERS,
+    record::{BY_FRAME_POINTER, INTERRUPTED, MAX_COPY, MAX_USER_FRAMES, PAGE, Unfinished, copy_start},
     row::Rule,
     unwind::{self, Frame, Origin, Thread},
 };
@@ -40,7 +40,7 @@ pub(super) fn walk(
     mut way: impl FnMut(u64) -> Way,
 ) -> Walked {
     let mut thread = Copy {
-        start: state.registers.sp & !(WORD - 1),
+        start: copy_start(state.registers.sp),
         stack,
         holes: state.holes,
         leaf: &state.leaf,

@@ -9,4 +9,5 @@ pub mod picture;
 pub mod profiles;
 pub mod receivers;
 pub mod tools;
+pub mod truth;
 pub mod workload;

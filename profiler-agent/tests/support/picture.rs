@@ -14,6 +14,7 @@ use opentelemetry_proto::tonic::{
 use prost::Message as _;
 
 use super::{
+    conformance::{Rule, assert_conforms},
     tools,
     workload::{Report, text},
 };
@@ -225,19 +226,50 @@ pub fn svg(path: &Path) -> BTreeMap<String, u64> {
     frames
 }
 
+/// A frame of a stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Its function.
+    pub name: String,
+    /// The file it is in; empty where there is none.
+    pub file: String,
+    /// `native`, `kernel` or `abort-marker`.
+    kind: String,
+}
+
+impl Frame {
+    pub fn is_marker(&self) -> bool {
+        self.kind == "abort-marker"
+    }
+
+    pub fn is_kernel(&self) -> bool {
+        self.kind == "kernel"
+    }
+}
+
 /// OTLP, decoded by opentelemetry-proto.
 #[derive(Debug)]
 pub struct Otlp(ProfilesData);
 
 impl Otlp {
     /// Of a file.
-    #[expect(clippy::disallowed_methods, reason = "a file of the tests' own making")]
     pub fn read(path: &Path) -> Self {
-        Self::decode(&std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+        Self::read_except(path, &[])
+    }
+
+    /// Of a file in which some rules may be broken.
+    #[expect(clippy::disallowed_methods, reason = "a file of the tests' own making")]
+    pub fn read_except(path: &Path, except: &[Rule]) -> Self {
+        let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Self::decode_except(&bytes, except)
     }
 
     /// Of a request; compressed ones are known by the first bytes of gzip.
     pub fn decode(bytes: &[u8]) -> Self {
+        Self::decode_except(bytes, &[])
+    }
+
+    fn decode_except(bytes: &[u8], except: &[Rule]) -> Self {
         let mut plain = Vec::new();
         if bytes.starts_with(&[0x1f, 0x8b]) {
             flate2::read::GzDecoder::new(bytes)
@@ -246,7 +278,7 @@ impl Otlp {
         } else {
             plain.extend(bytes);
         }
-        super::conformance::assert_conforms(&plain, &[]);
+        assert_conforms(&plain, except);
         Self(ProfilesData::decode(&*plain).unwrap())
     }
 
@@ -256,6 +288,40 @@ impl Otlp {
             let scopes = resource.scope_profiles.iter();
             scopes.flat_map(move |scope| scope.profiles.iter().map(move |profile| (resource, profile)))
         })
+    }
+
+    /// Every stack, root first, and its samples. Functions that were inlined are left out: a frame is one on the stack.
+    pub fn stacks(&self) -> impl Iterator<Item = (Vec<Frame>, u64)> {
+        self.profiles().flat_map(move |(_, profile)| {
+            profile.samples.iter().map(move |sample| {
+                let stack = self.row(sample.stack_index, |tables| &tables.stack_table);
+                let frames = stack.location_indices.iter().rev();
+                let frames = frames.map(|&location| self.frame(location));
+                (frames.collect(), sample.timestamps_unix_nano.len() as u64)
+            })
+        })
+    }
+
+    fn frame(&self, location: i32) -> Frame {
+        let text = |index| self.row(index, |tables| &tables.string_table).clone();
+        let location = self.row(location, |tables| &tables.location_table);
+        let function = location.lines.last().map_or(0, |line| line.function_index);
+        let function = self.row(function, |tables| &tables.function_table);
+        let mapping = self.row(location.mapping_index, |tables| &tables.mapping_table);
+        let kind = location.attribute_indices.iter().find_map(|&index| {
+            let attribute = self.row(index, |tables| &tables.attribute_table);
+            match attribute.value.as_ref()?.value.as_ref()? {
+                Value::StringValue(kind) if text(attribute.key_strindex) == "profile.frame.type" => {
+                    Some(kind.clone())
+                }
+                _ => None,
+            }
+        });
+        Frame {
+            name: text(function.name_strindex),
+            file: text(mapping.filename_strindex),
+            kind: kind.unwrap(),
+        }
     }
 
     /// A row of a table of the dictionary.

@@ -18,6 +18,10 @@ pub const FRAME_RECORD: u64 = 16;
 /// Bytes of a word on the stack.
 pub const WORD: u64 = 8;
 
+/// Bytes below the stack pointer that a function may use, section 3.2.2 of the ABI. Call frame information counts on them too: at the end
+/// of a function it says of a register that was just popped that it lies where it was popped from.
+pub const RED_ZONE: u64 = 128;
+
 /// Where the kernel saves the interrupted code's frame pointer below a signal handler: bytes above the stack pointer when the handler has
 /// returned. There lies a `ucontext_t` with its `gregs` from byte 40 on, `REG_RBP` is number 10.
 pub const SIGNAL_BP: u64 = 40 + 10 * WORD;

@@ -1,0 +1,238 @@
+//! What each fuzz target does with its bytes. Also run by `profiler-agent/tests/fuzz.rs`, over the inputs that once failed.
+
+use std::{fs::File, hint::black_box, ops::Range, os::unix::fs::FileExt as _};
+
+use profiler_agent::{
+    sampling::record,
+    unwind::cfi::{self, FileSections, Section, Sections},
+};
+use profiler_common::{
+    arch::Registers,
+    arena::{self, Segment},
+    row::{Packed, Row, Rule},
+    unwind::{self, Frame, Thread},
+};
+
+/// A target, and what it does.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All of them.
+pub const TARGETS: &[Target] = &[("cfi", cfi), ("elf", elf), ("record", record), ("step", step)];
+
+/// Code that tables are made for.
+const CODE: Range<u64> = 0x1000..0x40_1000;
+
+/// Bytes as call frame information. What our reader makes of it is what gimli makes of it.
+pub fn cfi(bytes: &[u8]) {
+    let Some((&choice, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let (debug, whole) = (choice & 1 != 0, choice & 2 != 0);
+    let sections = Sections {
+        eh_frame: Section {
+            address: 0x2000,
+            bytes: if debug { &[] } else { bytes },
+        },
+        debug_frame: if debug { bytes } else { &[] },
+        text: 0x1000,
+        got: 0x3000,
+        plt: 0x1000..0x1040,
+        jumps: [0x1040..0x1080, 0..0],
+    };
+    let code = if whole { 0..0 } else { CODE };
+    let Ok(tables) = cfi::tables(&sections, code, 1 << 16) else {
+        return;
+    };
+    let mut behind = None;
+    for (range, table) in &tables.pieces {
+        assert!(range.start < range.end && behind.is_none_or(|end| end == range.start));
+        behind = Some(range.end);
+        assert!(table.index.is_sorted());
+        assert_eq!(
+            table.index.last().map(|&last| last as usize),
+            Some(table.rows.len())
+        );
+        let block = table.block();
+        assert_eq!(block.len(), table.block_len());
+        // As the kernel side finds it.
+        let segment = Bytes(&block);
+        let step = ((range.end - range.start) / 512).max(1);
+        for address in range.clone().step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
+            let bits = arena::find_row(&segment, 0, address);
+            let rule = match Rule::unpack(bits) {
+                Packed::Rule(rule) => rule,
+                Packed::Entry(number) => Rule::of_entry(arena::entry(&segment, 0, number)),
+            };
+            assert_eq!(rule, table.rule(address), "{address:#x}");
+        }
+    }
+    if !debug && tables.functions == 1 && tables.broken == 0 {
+        compare(&sections, &tables);
+    }
+}
+
+/// A single function, row by row: then nothing overlaps.
+fn compare(sections: &Sections<'_>, tables: &cfi::Tables) {
+    use gimli::{BaseAddresses, CieOrFde, EhFrame, LittleEndian, UnwindContext, UnwindSection as _};
+    let mut eh_frame = EhFrame::new(sections.eh_frame.bytes, LittleEndian);
+    eh_frame.set_address_size(8);
+    let bases = BaseAddresses::default()
+        .set_eh_frame(sections.eh_frame.address)
+        .set_text(sections.text)
+        .set_got(sections.got);
+    let mut entries = eh_frame.entries(&bases);
+    let mut context = UnwindContext::new();
+    while let Ok(Some(entry)) = entries.next() {
+        let CieOrFde::Fde(partial) = entry else { continue };
+        let Ok(function) = partial.parse(EhFrame::cie_from_offset) else {
+            return;
+        };
+        let range = function.initial_address()..function.end_address();
+        let Ok(mut rows) = function.rows(&eh_frame, &bases, &mut context) else {
+            return;
+        };
+        while let Ok(Some(row)) = rows.next_row() {
+            let address = row.start_address();
+            let is_code = tables.pieces.iter().any(|(piece, _)| piece.contains(&address));
+            if address >= row.end_address() || !range.contains(&address) || !is_code {
+                continue;
+            }
+            let expected = if function.is_signal_trampoline() {
+                Rule::Signal
+            } else {
+                cfi::rule_of(row, &eh_frame)
+            };
+            assert_eq!(tables.rule(address), expected, "{address:#x}");
+        }
+    }
+}
+
+/// Bytes as a file.
+pub fn elf(bytes: &[u8]) {
+    let Ok(file) = rustix::fs::memfd_create("elf", rustix::fs::MemfdFlags::CLOEXEC) else {
+        return;
+    };
+    let file = File::from(file);
+    if file.write_all_at(bytes, 0).is_err() {
+        return;
+    }
+    if let Ok(sections) = FileSections::read(&file) {
+        let _ = black_box(cfi::tables(&sections.borrow(), 0..0, 1 << 16));
+    }
+}
+
+/// Bytes as what lies in a ring.
+pub fn record(bytes: &[u8]) {
+    let Ok(len) = record::length(bytes) else { return };
+    let _ = black_box(record::time_offset(bytes, len));
+    let whole = bytes.get(..len).unwrap_or(bytes);
+    if let Ok((_, record)) = record::parse(whole) {
+        if let record::Record::Sample(sample) = record {
+            assert!(sample.user.iter().count() == sample.user.len());
+            assert!(sample.kernel.iter().count() == sample.kernel.len());
+        }
+        black_box(format!("{record:?}"));
+    }
+    let _ = black_box(record::parse(bytes));
+}
+
+/// Bytes as registers, rules and the memory of a thread, and as a segment of the arena.
+pub fn step(bytes: &[u8]) {
+    let word = |at: usize| Bytes(bytes).u64(u32::try_from(8 * at).unwrap_or(u32::MAX));
+    let mut frame = Frame::innermost(Registers {
+        ip: word(0),
+        sp: word(1),
+        bp: word(2),
+    });
+    let memory = bytes.get(32..).unwrap_or_default();
+    for row in memory.chunks_exact(4).take(1 << 10) {
+        let row = Row(u32::from_le_bytes(row.try_into().unwrap_or_default()));
+        let rule = match row.rule() {
+            Packed::Rule(rule) => {
+                assert_eq!(rule.pack().map(Rule::unpack), Some(Packed::Rule(rule)));
+                rule
+            }
+            Packed::Entry(number) => {
+                let rule = Rule::of_entry([word(3) as u32, number]);
+                if let Some(entry) = rule.entry() {
+                    assert_eq!(Rule::of_entry(entry), rule);
+                }
+                rule
+            }
+        };
+        let mut thread = Memory {
+            bytes: memory,
+            at: word(3),
+        };
+        match unwind::step(frame, rule, &mut thread) {
+            Ok(caller) => {
+                let elsewhere = matches!(rule, Rule::Signal | Rule::FramePointer | Rule::ReturnIn(_));
+                let up = caller.registers.sp > frame.registers.sp;
+                assert!(elsewhere || up, "{rule:?}: {caller:x?}");
+                assert_eq!(caller.origin.is_interrupted(), rule == Rule::Signal);
+                assert!(!caller.origin.is_innermost());
+                frame = caller;
+            }
+            Err(outcome) => {
+                black_box(outcome);
+            }
+        }
+    }
+    let segment = Bytes(bytes);
+    for at in 0..4 {
+        let (offset, count) = (word(at) as u32, (word(at) >> 32) as u32);
+        for address in [word(0), word(1), 0, u64::MAX] {
+            if let Some(mapping) = arena::find_mapping(&segment, offset, count, address) {
+                assert!(address < mapping.end);
+            }
+            if let Packed::Entry(number) = Rule::unpack(arena::find_row(&segment, offset, address)) {
+                black_box(arena::entry(&segment, offset, number));
+            }
+        }
+    }
+}
+
+/// Words of bytes, as the kernel side reads them; 0 where there are none.
+struct Bytes<'a>(&'a [u8]);
+
+impl Bytes<'_> {
+    fn word<const N: usize>(&self, offset: u32) -> [u8; N] {
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| self.0.get(offset..));
+        rest.and_then(|rest| rest.first_chunk())
+            .copied()
+            .unwrap_or([0; N])
+    }
+}
+
+impl Segment for Bytes<'_> {
+    fn u32(&self, offset: u32) -> u32 {
+        u32::from_ne_bytes(self.word(offset))
+    }
+
+    fn u64(&self, offset: u32) -> u64 {
+        u64::from_ne_bytes(self.word(offset))
+    }
+}
+
+/// Memory that begins at an address.
+struct Memory<'a> {
+    bytes: &'a [u8],
+    at: u64,
+}
+
+impl Thread for Memory<'_> {
+    fn word(&mut self, address: u64) -> Option<u64> {
+        assert!(address.is_multiple_of(8), "{address:#x}");
+        let offset = usize::try_from(address.checked_sub(self.at)?).ok()?;
+        self.bytes
+            .get(offset..)?
+            .first_chunk()
+            .map(|word| u64::from_ne_bytes(*word))
+    }
+
+    fn register(&mut self, number: u8) -> Option<u64> {
+        (number < 8).then_some(self.at)
+    }
+}

@@ -1,0 +1,300 @@
+//! The program of a function, executed for the three things that a walk needs: the canonical frame address, the return address and the
+//! frame pointer.
+//!
+//! gimli executes such programs too, for all registers. Its rows are what the tests compare with at every address; the time that they
+//! take is what the benchmark `tables` compares with.
+
+use gimli::constants as dw;
+use profiler_common::row::Rule;
+
+use super::{
+    cursor::Cursor,
+    entry::{Common, Function},
+    rule,
+};
+
+/// Most states remembered at one time; compilers need one.
+const MAX_REMEMBERED: usize = 16;
+
+/// DWARF's number of the frame pointer,
+pub(super) const RBP: u16 = 6;
+/// and of the return address.
+pub(super) const RA: u16 = 16;
+
+/// What is known of a frame at some address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct State<'a> {
+    pub(super) cfa: Cfa<'a>,
+    pub(super) ra: Saved<'a>,
+    pub(super) bp: Saved<'a>,
+}
+
+/// Where the canonical frame address is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cfa<'a> {
+    /// That far above what is in a register.
+    Register(u16, i64),
+    /// What the expression says.
+    Expression(&'a [u8]),
+}
+
+/// Where the caller's value of a register is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Saved<'a> {
+    /// Nobody said.
+    Unknown,
+    /// Nowhere.
+    Undefined,
+    /// Still there.
+    Same,
+    /// That far above the canonical frame address.
+    Offset(i64),
+    /// Where the expression says.
+    Expression(&'a [u8]),
+    /// Somewhere else.
+    Other,
+}
+
+impl State<'_> {
+    /// Before the first instruction.
+    const NEW: Self = Self {
+        cfa: Cfa::Register(0, 0),
+        ra: Saved::Unknown,
+        bp: Saved::Unknown,
+    };
+}
+
+/// What executes programs.
+#[derive(Debug, Default)]
+pub(super) struct Machine<'a> {
+    remembered: Vec<State<'a>>,
+}
+
+impl<'a> Machine<'a> {
+    /// How the program of a common part leaves the registers; `None` for one that is broken.
+    pub(super) fn common(&mut self, program: &'a [u8], data_alignment: i64) -> Option<State<'a>> {
+        let mut execution = Execution::new(program, State::NEW, data_alignment, &mut self.remembered);
+        while !execution.program.0.is_empty() {
+            execution.instruction(None)?;
+        }
+        Some(execution.state)
+    }
+
+    /// Executes the program of the function that begins at `start`, and hands out its rows: an address and the rule from there on.
+    /// Whether it could be executed to its end; if not, the last row says that nothing is known from there on.
+    #[inline]
+    pub(super) fn function<E>(
+        &mut self,
+        function: &Function<'a>,
+        common: &Common<'a>,
+        mut row: impl FnMut(u64, Rule) -> Result<(), E>,
+    ) -> Result<bool, E> {
+        let Some(initial) = &common.initial else {
+            return Ok(false);
+        };
+        let mut execution = Execution::new(
+            function.program,
+            *initial,
+            common.data_alignment,
+            &mut self.remembered,
+        );
+        let mut address = function.start;
+        let mut current = rule(&execution.state);
+        while !execution.program.0.is_empty() {
+            let next = match execution.instruction(Some(initial)) {
+                Some(0) => continue,
+                Some(units) => address.checked_add(units.wrapping_mul(common.code_alignment)),
+                None => None,
+            };
+            if std::mem::take(&mut execution.changed) {
+                current = rule(&execution.state);
+            }
+            let Some(next) = next else {
+                row(address, Rule::None)?;
+                return Ok(false);
+            };
+            row(address, current)?;
+            address = next;
+        }
+        if execution.changed {
+            current = rule(&execution.state);
+        }
+        row(address, current)?;
+        Ok(true)
+    }
+}
+
+/// The execution of one program.
+struct Execution<'a, 'm> {
+    program: Cursor<'a>,
+    state: State<'a>,
+    /// Whether the state has changed since somebody asked.
+    changed: bool,
+    data_alignment: i64,
+    remembered: &'m mut Vec<State<'a>>,
+}
+
+impl<'a, 'm> Execution<'a, 'm> {
+    fn new(
+        program: &'a [u8],
+        state: State<'a>,
+        data_alignment: i64,
+        remembered: &'m mut Vec<State<'a>>,
+    ) -> Self {
+        remembered.clear();
+        Self {
+            program: Cursor(program),
+            state,
+            changed: false,
+            data_alignment,
+            remembered,
+        }
+    }
+
+    /// Executes one instruction, and returns by how many units it advances the address: 0 for those that are about something else.
+    /// `None` for one that is broken, and for `DW_CFA_set_loc`, which no compiler makes.
+    #[inline]
+    fn instruction(&mut self, initial: Option<&State<'a>>) -> Option<u64> {
+        let byte = self.program.u8()?;
+        let low = byte & 0x3f;
+        match byte & 0xc0 {
+            0x40 => return Some(low.into()), // DW_CFA_advance_loc
+            0x80 => {
+                let offset = self.factored_unsigned()?;
+                self.save(low.into(), Saved::Offset(offset)); // DW_CFA_offset
+            }
+            0xc0 => self.restore(low.into(), initial?), // DW_CFA_restore
+            _ => return self.extended(byte, initial),
+        }
+        Some(0)
+    }
+
+    #[inline]
+    fn extended(&mut self, byte: u8, initial: Option<&State<'a>>) -> Option<u64> {
+        match dw::DwCfa(byte) {
+            dw::DW_CFA_nop => {}
+            dw::DW_CFA_def_cfa_offset => {
+                let offset = self.program.unsigned()?.cast_signed();
+                self.cfa_offset(offset)?;
+            }
+            dw::DW_CFA_advance_loc1 => return self.program.u8().map(u64::from),
+            dw::DW_CFA_advance_loc2 => return self.program.u16().map(u64::from),
+            dw::DW_CFA_advance_loc4 => return self.program.u32().map(u64::from),
+            dw::DW_CFA_def_cfa => {
+                let register = self.program.register()?;
+                let offset = self.program.unsigned()?.cast_signed();
+                self.cfa(Cfa::Register(register, offset));
+            }
+            dw::DW_CFA_def_cfa_sf => {
+                let register = self.program.register()?;
+                let offset = self.factored_signed()?;
+                self.cfa(Cfa::Register(register, offset));
+            }
+            dw::DW_CFA_def_cfa_register => {
+                let register = self.program.register()?;
+                let Cfa::Register(_, offset) = self.state.cfa else {
+                    return None;
+                };
+                self.cfa(Cfa::Register(register, offset));
+            }
+            dw::DW_CFA_def_cfa_offset_sf => {
+                let offset = self.factored_signed()?;
+                self.cfa_offset(offset)?;
+            }
+            dw::DW_CFA_def_cfa_expression => {
+                let expression = self.program.block()?;
+                self.cfa(Cfa::Expression(expression));
+            }
+            dw::DW_CFA_remember_state => {
+                if self.remembered.len() >= MAX_REMEMBERED {
+                    return None;
+                }
+                self.remembered.push(self.state);
+            }
+            dw::DW_CFA_restore_state => {
+                self.state = self.remembered.pop()?;
+                self.changed = true;
+            }
+            dw::DW_CFA_undefined => self.save_next(|_| Some(Saved::Undefined))?,
+            dw::DW_CFA_same_value => self.save_next(|_| Some(Saved::Same))?,
+            dw::DW_CFA_offset_extended => {
+                self.save_next(|this| Some(Saved::Offset(this.factored_unsigned()?)))?;
+            }
+            dw::DW_CFA_offset_extended_sf => {
+                self.save_next(|this| Some(Saved::Offset(this.factored_signed()?)))?;
+            }
+            dw::DW_CFA_expression => self.save_next(|this| Some(Saved::Expression(this.program.block()?)))?,
+            dw::DW_CFA_val_expression => self.save_next(|this| this.program.block().map(|_| Saved::Other))?,
+            dw::DW_CFA_val_offset | dw::DW_CFA_register => {
+                self.save_next(|this| this.program.unsigned().map(|_| Saved::Other))?;
+            }
+            dw::DW_CFA_val_offset_sf => self.save_next(|this| this.program.signed().map(|_| Saved::Other))?,
+            dw::DW_CFA_restore_extended => {
+                let register = self.program.register()?;
+                self.restore(register, initial?);
+            }
+            dw::DW_CFA_GNU_args_size => {
+                self.program.unsigned()?;
+            }
+            _ => return None,
+        }
+        Some(0)
+    }
+
+    #[inline]
+    fn factored_unsigned(&mut self) -> Option<i64> {
+        Some(
+            self.program
+                .unsigned()?
+                .cast_signed()
+                .wrapping_mul(self.data_alignment),
+        )
+    }
+
+    fn factored_signed(&mut self) -> Option<i64> {
+        Some(self.program.signed()?.wrapping_mul(self.data_alignment))
+    }
+
+    #[inline]
+    fn cfa(&mut self, cfa: Cfa<'a>) {
+        self.state.cfa = cfa;
+        self.changed = true;
+    }
+
+    #[inline]
+    fn cfa_offset(&mut self, new: i64) -> Option<()> {
+        let Cfa::Register(_, offset) = &mut self.state.cfa else {
+            return None;
+        };
+        *offset = new;
+        self.changed = true;
+        Some(())
+    }
+
+    #[inline]
+    fn save(&mut self, register: u16, saved: Saved<'a>) {
+        match register {
+            RA => self.state.ra = saved,
+            RBP => self.state.bp = saved,
+            _ => return,
+        }
+        self.changed = true;
+    }
+
+    /// Saves the register that comes next as what follows says.
+    fn save_next(&mut self, saved: impl FnOnce(&mut Self) -> Option<Saved<'a>>) -> Option<()> {
+        let register = self.program.register()?;
+        let saved = saved(self)?;
+        self.save(register, saved);
+        Some(())
+    }
+
+    #[inline]
+    fn restore(&mut self, register: u16, initial: &State<'a>) {
+        match register {
+            RA => self.save(RA, initial.ra),
+            RBP => self.save(RBP, initial.bp),
+            _ => {}
+        }
+    }
+}
