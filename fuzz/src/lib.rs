@@ -38,6 +38,7 @@ pub fn cfi(bytes: &[u8]) {
         got: 0x3000,
         plt: 0x1000..0x1040,
         jumps: [0x1040..0x1080, 0..0],
+        entry: 0,
     };
     let code = if whole { 0..0 } else { CODE };
     let Ok(tables) = cfi::tables(&sections, code, 1 << 16) else {
@@ -143,6 +144,7 @@ pub fn step(bytes: &[u8]) {
         ip: word(0),
         sp: word(1),
         bp: word(2),
+        bx: word(3),
     });
     let memory = bytes.get(32..).unwrap_or_default();
     for row in memory.chunks_exact(4).take(1 << 10) {

@@ -45,6 +45,9 @@ const EAGER_TICK: Duration = Duration::from_millis(5);
 const EAGER_TIME: Duration = Duration::from_millis(20);
 /// How often the rest is seen to: CPUs, CPU time, progress.
 const SLOW_TICK: Duration = Duration::from_secs(1);
+/// How long the start of a capture waits for the unwind tables of its targets: samples that find none are as good, but for those of deep
+/// stacks and of handlers on stacks of their own.
+const FIRST_TABLES: Duration = Duration::from_millis(150);
 /// How long a finished capture waits for unwind tables; what has none by then is unwound by frame pointer.
 const TABLES_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a finished capture waits for names; what has none by then is shown by module and offset.
@@ -175,7 +178,10 @@ pub fn capture(
 
     let mut run = Run::new(options, pids.as_deref())?;
     let (name, command_line) = run.name_of_target(&options.scope, pids.as_deref());
-    run.launching = waiting.as_ref().map(|command| command.pid);
+    match &waiting {
+        Some(command) => run.launching = Some(command.pid),
+        None => run.prepare(&targets),
+    }
     run.sampler.start()?;
     progress(Progress {
         elapsed: Duration::ZERO,
@@ -264,6 +270,20 @@ impl Run {
             lost_records: 0,
             launching: None,
         })
+    }
+
+    /// Makes the targets known to the kernel side before the first sample. Of a whole host most is asleep, and of a command nothing is there yet.
+    fn prepare(&mut self, targets: &[Target]) {
+        let patience = Instant::now() + FIRST_TABLES;
+        for target in targets {
+            let process = Arc::clone(self.processes.find(target.pid));
+            self.unwinder.prepare(&process, &mut self.processes);
+        }
+        self.update_unwinder(false);
+        while self.unwinder.is_building() && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(1));
+            self.update_unwinder(false);
+        }
     }
 
     /// Runs until something ends the capture.

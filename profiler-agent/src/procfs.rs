@@ -22,6 +22,21 @@ pub fn number(path: impl AsRef<Path>) -> Option<u64> {
     String::from_utf8(read(path, 64).ok()?).ok()?.trim().parse().ok()
 }
 
+/// The thread of a process in whose folder of /proc its memory and files can be seen: its main thread, or another one when that has ended
+/// before the others.
+pub fn thread_with_memory(pid: u32) -> u32 {
+    let has_memory = |tid: &u32| std::fs::read_link(format!("/proc/{tid}/exe")).is_ok();
+    if has_memory(&pid) {
+        return pid;
+    }
+    std::fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .find(has_memory)
+        .unwrap_or(pid)
+}
+
 /// The fields of /proc/PID/stat that are of use here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {

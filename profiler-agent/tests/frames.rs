@@ -13,7 +13,7 @@ use profiler_agent::unwind::{
     cfi::{self, CfiError, FileSections, MAX_FUNCTIONS, Section, Sections, Tables},
     table::TableError,
 };
-use profiler_common::row::{Base, Rule, SavedBp};
+use profiler_common::row::{Base, Rule, SavedBp, SavedBx};
 
 const PIECE: usize = 1 << 20;
 
@@ -33,6 +33,7 @@ const fn above_sp(offset: i32) -> Rule {
         base: Base::Sp,
         offset,
         bp: SavedBp::Same,
+        bx: SavedBx::Same,
     }
 }
 

@@ -161,6 +161,8 @@ programs! {
         "~_start libc libc main libc* libc on_alternate burn_on_alternate",
         "~_start libc libc main libc* libc on_alternate libc on_nested burn_on_nested",
         "~_start libc libc main libc* libc on_ordinary burn_on_ordinary",
+        // Until the kernel side knows the program, its stacks are copied for user space: the one that it is on.
+        "![short_copy] interrupted_leaf|prologue libc+ on_alternate|on_nested+ libc* burn_on_alternate|burn_on_nested",
     ]);
     vdso: Program::new("vdso.c", "vdso", &[
         "_start libc libc main read_clock libc clock_gettime|__vdso_clock_gettime",

@@ -24,7 +24,7 @@ pub enum Outcome {
     Compat = 8,
     /// The unwind rule leads to what cannot be a frame: the table is wrong, or another file's.
     BadRule = 9,
-    /// User space unwound a copy of the stack, which ended there: the stack is larger than what is copied.
+    /// User space unwound a copy of the stack, which ended there: the stack is larger than what is copied, or goes on elsewhere.
     ShortCopy = 10,
 }
 

@@ -77,6 +77,7 @@ impl Unfinished {
             ip: word(),
             sp: word(),
             bp: word(),
+            bx: word(),
         };
         let [o0, o1, o2, o3, c0, c1, c2, c3] = word().to_ne_bytes();
         let [h0, h1, h2, h3, ..] = word().to_ne_bytes();

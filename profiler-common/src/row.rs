@@ -53,6 +53,37 @@ pub enum SavedBp {
     AtBp(i16),
 }
 
+/// Where the caller's `rbx` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SavedBx {
+    /// Still in its register.
+    Same,
+    /// This many words below the canonical frame address: 2 to 7, where compilers put it.
+    Below(u8),
+    /// Elsewhere, or nowhere.
+    Lost,
+}
+
+impl SavedBx {
+    /// In 3 bits: 0 same, 1 to 6 for 2 to 7 words, 7 lost.
+    const fn pack(self) -> u32 {
+        match self {
+            Self::Same => 0,
+            Self::Below(words) if words >= 2 && words <= 7 => words as u32 - 1,
+            Self::Below(_) | Self::Lost => 7,
+        }
+    }
+
+    #[inline(always)]
+    const fn unpack(bits: u32) -> Self {
+        match bits & 7 {
+            0 => Self::Same,
+            7 => Self::Lost,
+            number => Self::Below(number as u8 + 1),
+        }
+    }
+}
+
 /// How the caller's registers follow from a frame's. The return address is always the word below the canonical frame address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Rule {
@@ -64,6 +95,8 @@ pub enum Rule {
         offset: i32,
         /// Where the caller's frame pointer is.
         bp: SavedBp,
+        /// Where the caller's `rbx` is.
+        bx: SavedBx,
     },
     /// By the frame pointer: code without tables.
     FramePointer,
@@ -111,12 +144,12 @@ impl Rule {
     /// The rule as 20 bits of a row; `None` when it needs an entry of its own.
     ///
     /// ```text
-    /// 0 │ base:1 (sp, bp) │ offset / 8: 10 │ saved bp: 8 (0 same, n at cfa - 8n)
+    /// 0 │ base:1 (sp, bp) │ offset / 8: 10 │ saved rbx: 3 │ saved bp: 5 (0 same, n at cfa - 8n)
     /// 1 │ number: 19
     /// ```
     pub const fn pack(self) -> Option<u32> {
         match self {
-            Self::Cfa { base, offset, bp } => {
+            Self::Cfa { base, offset, bp, bx } => {
                 let base = match base {
                     Base::Sp => 0,
                     Base::Bp => 1,
@@ -124,13 +157,13 @@ impl Rule {
                 };
                 let bp = match bp {
                     SavedBp::Same => 0,
-                    SavedBp::AtCfa(at) if at < 0 && at % 8 == 0 && at >= -255 * 8 => (-at / 8) as u32,
+                    SavedBp::AtCfa(at) if at < 0 && at % 8 == 0 && at >= -31 * 8 => (-at / 8) as u32,
                     SavedBp::AtCfa(_) | SavedBp::AtBp(_) => return None,
                 };
                 if offset < 0 || offset % 8 != 0 || offset >= 1024 * 8 {
                     return None;
                 }
-                Some(base << 18 | ((offset / 8) as u32) << 8 | bp)
+                Some(base << 18 | ((offset / 8) as u32) << 8 | bx.pack() << 5 | bp)
             }
             Self::End => Some(ELSEWHERE | END),
             Self::None => Some(ELSEWHERE | NONE),
@@ -149,11 +182,12 @@ impl Rule {
         if bits & ELSEWHERE == 0 {
             let base = if bits >> 18 & 1 == 0 { Base::Sp } else { Base::Bp };
             let offset = ((bits >> 8 & 0x3ff) * 8) as i32;
-            let bp = match bits & 0xff {
+            let bp = match bits & 0x1f {
                 0 => SavedBp::Same,
                 words => SavedBp::AtCfa(-((words * 8) as i16)),
             };
-            return Packed::Rule(Self::Cfa { base, offset, bp });
+            let bx = SavedBx::unpack(bits >> 5);
+            return Packed::Rule(Self::Cfa { base, offset, bp, bx });
         }
         Packed::Rule(match bits & (ELSEWHERE - 1) {
             END => Self::End,
@@ -180,6 +214,10 @@ impl Rule {
     pub const NO_BITS: u32 = ELSEWHERE | NONE;
     /// [`Self::FramePointer`], packed.
     pub const FRAME_POINTER_BITS: u32 = ELSEWHERE | FRAME_POINTER;
+    /// [`Self::End`], packed.
+    pub const END_BITS: u32 = ELSEWHERE | END;
+    /// [`Self::Signal`], packed.
+    pub const SIGNAL_BITS: u32 = ELSEWHERE | SIGNAL;
     /// [`Self::Unsupported`], packed.
     const UNSUPPORTED_BITS: u32 = ELSEWHERE | UNSUPPORTED;
 
@@ -192,10 +230,10 @@ impl Rule {
     ///
     /// ```text
     /// word 0: offset, 32 bits
-    /// word 1: base:4 │ bp:4 │ register or displacement of the base: 12 │ displacement of bp: 12 (in words of 8 bytes)
+    /// word 1: base:3 │ bp:2 │ rbx:3 │ register or displacement of the base: 12 │ displacement of bp: 12 (in words of 8 bytes)
     /// ```
     pub const fn entry(self) -> Option<[u32; 2]> {
-        let Self::Cfa { base, offset, bp } = self else {
+        let Self::Cfa { base, offset, bp, bx } = self else {
             return None;
         };
         let (base, operand) = match base {
@@ -211,7 +249,10 @@ impl Rule {
             SavedBp::AtBp(at) => (2, words(at)),
         };
         match (operand, at) {
-            (Some(operand), Some(at)) => Some([offset as u32, base | bp << 4 | operand << 8 | at << 20]),
+            (Some(operand), Some(at)) => Some([
+                offset as u32,
+                base | bp << 3 | bx.pack() << 5 | operand << 8 | at << 20,
+            ]),
             _ => None,
         }
     }
@@ -220,7 +261,7 @@ impl Rule {
     #[inline(always)]
     pub const fn of_entry([offset, word]: [u32; 2]) -> Self {
         let operand = word >> 8 & 0xfff;
-        let base = match word & 0xf {
+        let base = match word & 7 {
             0 => Base::Sp,
             1 => Base::Bp,
             2 => Base::Register(operand as u8),
@@ -228,7 +269,7 @@ impl Rule {
             4 => Base::DerefSp(bytes(operand)),
             _ => return Self::Unsupported,
         };
-        let bp = match word >> 4 & 0xf {
+        let bp = match word >> 3 & 3 {
             0 => SavedBp::Same,
             1 => SavedBp::AtCfa(bytes(word >> 20)),
             2 => SavedBp::AtBp(bytes(word >> 20)),
@@ -238,6 +279,7 @@ impl Rule {
             base,
             offset: offset as i32,
             bp,
+            bx: SavedBx::unpack(word >> 5),
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::{
     Outcome,
-    arch::{FRAME_RECORD, Registers, SIGNAL_BP, SIGNAL_IP, SIGNAL_SP, USER_LIMIT, WORD},
-    row::{Base, Rule, SavedBp},
+    arch::{FRAME_RECORD, RBX, Registers, SIGNAL_BP, SIGNAL_BX, SIGNAL_IP, SIGNAL_SP, USER_LIMIT, WORD},
+    row::{Base, Rule, SavedBp, SavedBx},
 };
 
 /// A frame pointer this far below the stack pointer may point into another stack; nearer it is a leftover.
@@ -24,6 +24,9 @@ pub trait Thread {
 pub struct Origin(u32);
 
 impl Origin {
+    /// The innermost frame in a system call: all its registers are known, and it is where the call returns to, which may be the end
+    /// of its function.
+    pub const IN_CALL: Self = Self(INNERMOST);
     /// The innermost frame: all its registers are known, and it is right where it was interrupted.
     pub const INNERMOST: Self = Self(INNERMOST | INTERRUPTED);
     /// It was interrupted right where it is by a signal, whose handler is below it.
@@ -104,18 +107,24 @@ impl Frame {
 pub fn step(frame: Frame, rule: Rule, thread: &mut impl Thread) -> Result<Frame, Outcome> {
     let Frame { registers, origin } = frame;
     match rule {
-        Rule::Cfa { base, offset, bp } => {
+        Rule::Cfa { base, offset, bp, bx } => {
             let cfa = cfa(frame, base, thread)?.wrapping_add_signed(i64::from(offset));
-            above(registers, cfa, bp, thread)
+            above(registers, cfa, bp, bx, thread)
         }
         Rule::Plt(from) => {
             let pushed = registers.ip & 15 >= u64::from(from);
             let cfa = registers.sp.wrapping_add(WORD + WORD * u64::from(pushed));
-            above(registers, cfa, SavedBp::Same, thread)
+            above(registers, cfa, SavedBp::Same, SavedBx::Same, thread)
         }
         Rule::ReturnIn(number) => {
             let return_address = register(frame, number, thread)?;
-            returned(return_address, registers.sp, registers.bp, Origin::CALLED)
+            returned(
+                Registers {
+                    ip: return_address,
+                    ..registers
+                },
+                Origin::CALLED,
+            )
         }
         Rule::FramePointer => frame_pointer(registers, origin, thread),
         Rule::Signal => signal(registers, thread),
@@ -128,7 +137,7 @@ pub fn step(frame: Frame, rule: Rule, thread: &mut impl Thread) -> Result<Frame,
 /// What the canonical frame address is computed from.
 #[inline(always)]
 fn cfa(frame: Frame, base: Base, thread: &mut impl Thread) -> Result<u64, Outcome> {
-    let Registers { ip: _, sp, bp } = frame.registers;
+    let Registers { sp, bp, .. } = frame.registers;
     let at = match base {
         Base::Sp => return Ok(sp),
         Base::Bp => return Ok(bp),
@@ -139,11 +148,13 @@ fn cfa(frame: Frame, base: Base, thread: &mut impl Thread) -> Result<u64, Outcom
     word(at, thread)
 }
 
-/// A register that the walk does not carry.
+/// A register: any one of the innermost frame, `rbx` of the others.
 #[inline(always)]
 fn register(frame: Frame, number: u8, thread: &mut impl Thread) -> Result<u64, Outcome> {
     if frame.origin.is_innermost() {
         thread.register(number).ok_or(Outcome::UnsupportedRule)
+    } else if number == RBX && frame.registers.bx != 0 {
+        Ok(frame.registers.bx)
     } else {
         Err(Outcome::UnsupportedRule)
     }
@@ -158,7 +169,13 @@ fn register(frame: Frame, number: u8, thread: &mut impl Thread) -> Result<u64, O
 ///  sp ─────▶ │ …              │
 /// ```
 #[inline(always)]
-fn above(frame: Registers, cfa: u64, bp: SavedBp, thread: &mut impl Thread) -> Result<Frame, Outcome> {
+fn above(
+    frame: Registers,
+    cfa: u64,
+    bp: SavedBp,
+    bx: SavedBx,
+    thread: &mut impl Thread,
+) -> Result<Frame, Outcome> {
     // The return address lies between the two.
     if cfa <= frame.sp || !cfa.is_multiple_of(WORD) || cfa >= USER_LIMIT {
         return Err(Outcome::BadRule);
@@ -168,8 +185,13 @@ fn above(frame: Registers, cfa: u64, bp: SavedBp, thread: &mut impl Thread) -> R
         SavedBp::AtCfa(at) => word(cfa.wrapping_add_signed(i64::from(at)), thread)?,
         SavedBp::AtBp(at) => word(frame.bp.wrapping_add_signed(i64::from(at)), thread)?,
     };
-    let return_address = word(cfa.wrapping_sub(WORD), thread)?;
-    returned(return_address, cfa, bp, Origin::CALLED)
+    let bx = match bx {
+        SavedBx::Same => frame.bx,
+        SavedBx::Below(words) => word(cfa.wrapping_sub(u64::from(words) * WORD), thread)?,
+        SavedBx::Lost => 0,
+    };
+    let ip = word(cfa.wrapping_sub(WORD), thread)?;
+    returned(Registers { ip, sp: cfa, bp, bx }, Origin::CALLED)
 }
 
 /// ```text
@@ -185,7 +207,7 @@ fn above(frame: Registers, cfa: u64, bp: SavedBp, thread: &mut impl Thread) -> R
 /// another stack: Go runs parts of its runtime on the thread's own one and chains its frames to those of the goroutine.
 #[inline(always)]
 fn frame_pointer(frame: Registers, origin: Origin, thread: &mut impl Thread) -> Result<Frame, Outcome> {
-    let Registers { ip: _, sp, bp } = frame;
+    let Registers { sp, bp, .. } = frame;
     if bp == 0 {
         return Err(if origin.is_innermost() {
             Outcome::NoRule
@@ -198,16 +220,17 @@ fn frame_pointer(frame: Registers, origin: Origin, thread: &mut impl Thread) -> 
         return Err(Outcome::BadFramePointer);
     }
     let saved_bp = thread.word(bp).ok_or(Outcome::Unreadable)?;
-    let return_address = thread.word(bp.wrapping_add(WORD)).ok_or(Outcome::Unreadable)?;
-    if return_address >= USER_LIMIT {
+    let ip = thread.word(bp.wrapping_add(WORD)).ok_or(Outcome::Unreadable)?;
+    if ip >= USER_LIMIT {
         return Err(Outcome::BadFramePointer);
     }
-    returned(
-        return_address,
-        bp.wrapping_add(FRAME_RECORD),
-        saved_bp,
-        Origin::CHAINED,
-    )
+    let caller = Registers {
+        ip,
+        sp: bp.wrapping_add(FRAME_RECORD),
+        bp: saved_bp,
+        bx: 0, // nobody says what this code did with it
+    };
+    returned(caller, Origin::CHAINED)
 }
 
 /// Linux puts a `struct rt_sigframe` on the stack, arch/x86/include/asm/sigframe.h: a `ucontext` begins where the handler's return
@@ -215,27 +238,21 @@ fn frame_pointer(frame: Registers, origin: Origin, thread: &mut impl Thread) -> 
 #[inline(always)]
 fn signal(frame: Registers, thread: &mut impl Thread) -> Result<Frame, Outcome> {
     let bp = word(frame.sp.wrapping_add(SIGNAL_BP), thread)?;
+    let bx = word(frame.sp.wrapping_add(SIGNAL_BX), thread)?;
     let sp = word(frame.sp.wrapping_add(SIGNAL_SP), thread)?;
     let ip = word(frame.sp.wrapping_add(SIGNAL_IP), thread)?;
     Ok(Frame {
-        registers: Registers { ip, sp, bp },
+        registers: Registers { ip, sp, bp, bx },
         origin: Origin::INTERRUPTED,
     })
 }
 
 #[inline(always)]
-fn returned(return_address: u64, sp: u64, bp: u64, origin: Origin) -> Result<Frame, Outcome> {
-    if return_address == 0 {
+fn returned(registers: Registers, origin: Origin) -> Result<Frame, Outcome> {
+    if registers.ip == 0 {
         return Err(Outcome::Complete);
     }
-    Ok(Frame {
-        registers: Registers {
-            ip: return_address,
-            sp,
-            bp,
-        },
-        origin,
-    })
+    Ok(Frame { registers, origin })
 }
 
 #[inline(always)]

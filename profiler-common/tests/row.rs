@@ -1,6 +1,6 @@
 //! Rules survive being packed, and every row reads back.
 
-use profiler_common::row::{Base, Packed, Row, Rule, SavedBp};
+use profiler_common::row::{Base, Packed, Row, Rule, SavedBp, SavedBx};
 use proptest::prelude::*;
 
 fn displacement() -> impl Strategy<Value = i16> {
@@ -25,15 +25,24 @@ fn saved_bp() -> impl Strategy<Value = SavedBp> {
     ]
 }
 
+fn saved_bx() -> impl Strategy<Value = SavedBx> {
+    prop_oneof![
+        Just(SavedBx::Same),
+        (2_u8..8).prop_map(SavedBx::Below),
+        Just(SavedBx::Lost),
+    ]
+}
+
 proptest! {
     #[test]
     fn a_frame_rule_survives_either_form(
         base in base(),
         offset in prop_oneof![any::<i32>(), (0_i32..2000).prop_map(|words| words * 8)],
         bp in saved_bp(),
+        bx in saved_bx(),
         address in 0_u32..4096,
     ) {
-        let rule = Rule::Cfa { base, offset, bp };
+        let rule = Rule::Cfa { base, offset, bp, bx };
         let entry = rule.entry().expect("displacements of whole words");
         prop_assert_eq!(Rule::of_entry(entry), rule);
         if let Some(bits) = rule.pack() {
@@ -64,7 +73,11 @@ fn rules_without_operands_survive() {
         Rule::Signal,
         Rule::FramePointer,
     ];
-    for rule in rules.into_iter().chain((0..16).map(Rule::Plt)) {
+    for rule in rules
+        .into_iter()
+        .chain((0..16).map(Rule::Plt))
+        .chain((0..16).map(Rule::ReturnIn))
+    {
         assert_eq!(Row::new(5, rule.pack().unwrap()).rule(), Packed::Rule(rule));
         assert_eq!(rule.entry(), None);
     }
@@ -76,13 +89,14 @@ fn what_does_not_fit_is_refused() {
         base: Base::Sp,
         offset,
         bp,
+        bx: SavedBx::Same,
     };
     for rule in [
         cfa(12, SavedBp::Same),
         cfa(-8, SavedBp::Same),
         cfa(8192, SavedBp::Same),
         cfa(16, SavedBp::AtCfa(8)),
-        cfa(16, SavedBp::AtCfa(-2048)),
+        cfa(16, SavedBp::AtCfa(-256)),
         cfa(16, SavedBp::AtBp(0)),
     ] {
         assert_eq!(rule.pack(), None, "{rule:?}");

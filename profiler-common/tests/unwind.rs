@@ -1,11 +1,15 @@
 //! The unwind step against a model: stacks laid out by the ABI's rules, and memory that follows none.
 
-#![expect(clippy::indexing_slicing, reason = "a test may fail loudly")]
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test may fail loudly"
+)]
 
 use profiler_common::{
     Outcome,
     arch::{Registers, USER_LIMIT},
-    row::{Base, Rule, SavedBp},
+    row::{Base, Rule, SavedBp, SavedBx},
     unwind::{Frame, Origin, Thread, step},
 };
 use proptest::prelude::*;
@@ -67,6 +71,7 @@ fn lay_out(functions: &[(u64, usize)]) -> (Stack, Registers) {
         ip: functions[0].0,
         sp: BASE,
         bp: BASE + 8 * records[0] as u64,
+        bx: 7,
     };
     (Stack { base: BASE, words }, leaf)
 }
@@ -90,6 +95,7 @@ fn a_frame_pointer_of_zero_ends_it_but_says_nothing_of_the_innermost_frame() {
         ip: 0x1000,
         sp: BASE,
         bp: 0,
+        bx: 7,
     };
     assert_eq!(walk(leaf, &mut stack, 100), (vec![0x1000], Outcome::NoRule));
     for origin in [Origin::CALLED, Origin::CHAINED, Origin::INTERRUPTED] {
@@ -135,6 +141,7 @@ fn what_is_no_frame_pointer_is_told_from_what_cannot_be_read() {
             ip: 0x1000,
             sp: BASE,
             bp,
+            bx: 7,
         };
         assert_eq!(walk(leaf, &mut stack, 100), (vec![0x1000], outcome), "{bp:#x}");
     }
@@ -150,6 +157,7 @@ fn a_return_address_outside_user_space_is_none() {
         ip: 0x1000,
         sp: BASE,
         bp: BASE,
+        bx: 7,
     };
     assert_eq!(
         walk(leaf, &mut stack, 100),
@@ -184,7 +192,7 @@ proptest! {
         sp in prop_oneof![any::<u64>(), Just(BASE)],
     ) {
         let mut stack = Stack { base: BASE, words };
-        let mut frame = Frame::innermost(Registers { ip: 1, sp, bp });
+        let mut frame = Frame::innermost(Registers { ip: 1, sp, bp, bx: 7 });
         for _ in 0..=64 {
             match step(frame, Rule::FramePointer, &mut stack) {
                 Ok(caller) => {
@@ -221,9 +229,12 @@ fn table_step(rule: Rule, words: &[u64], frame: Registers) -> Result<Frame, Outc
     )
 }
 
+/// What lies in `rbx` all along.
+const BX: u64 = BASE + 48;
+
 fn caller(ip: u64, sp: u64, bp: u64) -> Result<Frame, Outcome> {
     Ok(Frame {
-        registers: Registers { ip, sp, bp },
+        registers: Registers { ip, sp, bp, bx: BX },
         origin: Origin::CALLED,
     })
 }
@@ -234,9 +245,15 @@ fn rules_of_the_tables_find_the_caller() {
         ip: 0x40_100b,
         sp: BASE,
         bp: BASE + 24,
+        bx: BX,
     };
     let words = [BASE + 40, 0xb0, 0xa1, 0xb2, 0xa3, 0xb4, 0xa5, 0, 0];
-    let cfa = |base, offset, bp| Rule::Cfa { base, offset, bp };
+    let cfa = |base, offset, bp| Rule::Cfa {
+        base,
+        offset,
+        bp,
+        bx: SavedBx::Same,
+    };
     for (rule, expected) in [
         // push %rbx; sub … : the frame pointer is untouched
         (
@@ -301,19 +318,22 @@ fn rules_of_the_tables_find_the_caller() {
 #[test]
 fn a_signal_handler_leads_back_to_what_it_interrupted() {
     let mut words = vec![0; 40];
-    // ucontext_t: uc_flags, uc_link, uc_stack (3 words), then the registers; rbp is number 10, rsp 15, rip 16.
+    // ucontext_t: uc_flags, uc_link, uc_stack (3 words), then the registers; rbp is number 10, rbx 11, rsp 15, rip 16.
     words[5 + 10] = 0xbb;
+    words[5 + 11] = 0xb5;
     words[5 + 15] = 0x5050;
     words[5 + 16] = 0x1111;
     let frame = Registers {
         ip: 0x40_1000,
         sp: BASE,
         bp: 1,
+        bx: 3,
     };
     let interrupted = Registers {
         ip: 0x1111,
         sp: 0x5050,
         bp: 0xbb,
+        bx: 0xb5,
     };
     assert_eq!(
         table_step(Rule::Signal, &words, frame),
@@ -326,4 +346,38 @@ fn a_signal_handler_leads_back_to_what_it_interrupted() {
         table_step(Rule::Signal, &words[..10], frame),
         Err(Outcome::Unreadable)
     );
+}
+
+#[test]
+fn rbx_is_carried_to_the_frame_that_is_found_with_it() {
+    let rule = |base, offset, bx| Rule::Cfa {
+        base,
+        offset,
+        bp: SavedBp::Same,
+        bx,
+    };
+    let words = [1, BX, 0xa2, 3, 4, 0xa5, 6, 0xa7];
+    let mut thread = Stack {
+        base: BASE,
+        words: words.to_vec(),
+    };
+    let frame = Frame {
+        registers: Registers {
+            ip: 1,
+            sp: BASE,
+            bp: 0,
+            bx: 0,
+        },
+        origin: Origin::CALLED,
+    };
+    let by_rbx = rule(Base::Register(3), 0, SavedBx::Same);
+    assert_eq!(step(frame, by_rbx, &mut thread), Err(Outcome::UnsupportedRule));
+    // push %rbx
+    let caller = step(frame, rule(Base::Sp, 24, SavedBx::Below(2)), &mut thread).unwrap();
+    assert_eq!((caller.registers.ip, caller.registers.bx), (0xa2, BX));
+    let outer = step(caller, by_rbx, &mut thread).unwrap();
+    assert_eq!((outer.registers.ip, outer.registers.sp), (0xa5, BX));
+    // What a function saved elsewhere is not guessed at, and code without tables may have done anything.
+    let lost = step(caller, rule(Base::Sp, 24, SavedBx::Lost), &mut thread).unwrap();
+    assert_eq!((lost.registers.ip, lost.registers.bx), (0xa5, 0));
 }

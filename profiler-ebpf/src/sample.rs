@@ -17,7 +17,6 @@ use profiler_common::{
         Counter, EventKind, HEADER_LEN, MAX_COPY, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, PAGE, SampleHeader,
         UNFINISHED, UNFINISHED_LEN, Unfinished, copy_start,
     },
-    unwind::Origin,
 };
 
 use crate::{
@@ -55,12 +54,10 @@ pub fn take(ctx: &PerfEventContext) {
     let kernel_frames = if in_kernel { kernel_stack(ctx, scratch) } else { 0 };
     scratch.frames = kernel_frames;
     scratch.limit = kernel_frames + MAX_USER_FRAMES;
-    let mut outcome = match arch::user_mode(ctx, in_kernel, &mut scratch.leaf) {
+    let mut outcome = match arch::user_mode(ctx, in_kernel, slot, scratch) {
         UserMode::None => Outcome::NoUserStack as u8,
         UserMode::Compat => Outcome::Compat as u8,
-        UserMode::Native(registers) => {
-            scratch.registers = registers;
-            scratch.origin = Origin::INNERMOST.bits();
+        UserMode::Native => {
             scratch.memory.forget();
             tables::begin(scratch, pid);
             walk::user_stack(slot)

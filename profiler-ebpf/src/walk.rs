@@ -5,7 +5,7 @@ use profiler_common::{
     arch::REGISTERS,
     record::{BY_FRAME_POINTER, INTERRUPTED, MAX_USER_FRAMES, UNFINISHED},
     row::{Packed, Rule},
-    unwind::{self, Frame, Thread},
+    unwind::{self, Frame, Origin, Thread},
 };
 
 use crate::{
@@ -20,7 +20,7 @@ const MORE: u32 = u32::MAX;
 
 /// Frames of one call of [`walk_some`]. Each call costs a map lookup, each frame more is one more that the verifier looks
 /// through.
-const FRAMES_PER_CALL: u32 = 8;
+const FRAMES_PER_CALL: u32 = 4;
 
 /// Walks from the frame in scratch until there is no caller, writing each address into the record. Returns the [`Outcome`] as a number, or
 /// [`UNFINISHED`]: turning it into the enum and back would be a table lookup that the verifier cannot follow.
@@ -54,6 +54,29 @@ pub extern "C" fn walk_some(slot: u32) -> u32 {
     MORE
 }
 
+/// The rule for a frame whose return address leads behind all code, as [`tables::rule`] has found. A global function, since it is seldom
+/// needed, and a second look-up in each frame is what the verifier of Linux 5.10 takes longest over.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn rule_at_start(slot: u32) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(slot) else {
+        return Rule::NO_BITS;
+    };
+    // SAFETY: a slot of this CPU's own, in use by this program alone; no reference to it lives across the call of `rule`.
+    unsafe {
+        // Nobody called from there. What returns to the first instruction of a function was laid out to begin there, as coroutines are:
+        // it has no caller, whatever its table says.
+        (*scratch).origin = Origin::INTERRUPTED.bits();
+        let bits = tables::rule(scratch, slot);
+        if bits == Rule::NO_BITS {
+            (*scratch).origin = Origin::CALLED.bits();
+        } else if bits < UNKNOWN && bits != Rule::SIGNAL_BITS {
+            return Rule::END_BITS;
+        }
+        bits
+    }
+}
+
 /// One frame: it is written into the record, and its caller becomes the next.
 #[inline(always)]
 unsafe fn walk_one(scratch: *mut Scratch, slot: u32) -> u32 {
@@ -62,7 +85,10 @@ unsafe fn walk_one(scratch: *mut Scratch, slot: u32) -> u32 {
         if (*scratch).frames >= (*scratch).limit {
             return Outcome::Truncated as u32;
         }
-        let bits = tables::rule(scratch, slot);
+        let mut bits = tables::rule(scratch, slot);
+        if bits == Rule::NO_BITS && (*scratch).frame().origin == Origin::CALLED {
+            bits = rule_at_start(slot);
+        }
         if bits == UNKNOWN {
             return u32::from(UNFINISHED);
         }
@@ -74,7 +100,7 @@ unsafe fn walk_one(scratch: *mut Scratch, slot: u32) -> u32 {
         };
         if bits == NOWHERE {
             // What was interrupted is shown wherever it is; what a step led to outside all code is no frame.
-            if here != 0 {
+            if here != 0 || frame.origin.is_innermost() {
                 push(scratch, here);
             }
             return if frame.origin.is_chained() {

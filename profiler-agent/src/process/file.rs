@@ -21,6 +21,7 @@ use object::{
 use rustix::fs::{Mode, OFlags};
 
 use super::Mapping;
+use crate::procfs;
 
 /// Most program headers that are looked at; compilers make about 14.
 const MAX_SEGMENTS: usize = 256;
@@ -177,6 +178,7 @@ impl Files {
 
 /// Where the mapped file may be, and whether what is there is certainly it.
 fn candidates(pid: u32, mapping: &Mapping, path: &str) -> impl Iterator<Item = (String, bool)> + use<> {
+    let pid = procfs::thread_with_memory(pid);
     let in_map_files = format!("/proc/{pid}/map_files/{:x}-{:x}", mapping.start, mapping.end);
     let in_its_root = format!("/proc/{pid}/root{path}");
     let here = path.to_owned();

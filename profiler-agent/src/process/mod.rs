@@ -428,7 +428,7 @@ impl Process {
             pid,
             start_ticks: procfs::Stat::of(pid).map_or(0, |stat| stat.start),
             name: String::from_utf8_lossy(name.trim_ascii_end()).into_owned(),
-            executable: std::fs::read_link(format!("/proc/{pid}/exe"))
+            executable: std::fs::read_link(format!("/proc/{}/exe", procfs::thread_with_memory(pid)))
                 .map(|path| path.to_string_lossy().into_owned())
                 .unwrap_or_default(),
             mappings: BTreeMap::new(),
@@ -444,7 +444,7 @@ impl Process {
     }
 
     fn rescan(&mut self) {
-        for mapping in maps::read(self.pid)
+        for mapping in maps::read(procfs::thread_with_memory(self.pid))
             .into_iter()
             .filter_map(|line: MapsLine| line.into_mapping())
         {

@@ -23,7 +23,7 @@ use gimli::{
     RegisterRule, UnwindExpression, UnwindSection, UnwindTableRow, X86_64,
 };
 use hashbrown::HashMap;
-use profiler_common::row::{Base, Rule, SavedBp};
+use profiler_common::row::{Base, Rule, SavedBp, SavedBx};
 
 use self::{
     entry::{Common, Entries, Function, Head},
@@ -42,6 +42,9 @@ pub const MAX_WORK: usize = 1 << 26;
 
 /// Most rows of one file; librustc_driver has 1.9 million.
 pub const MAX_ROWS: usize = 10_000_000;
+
+/// Most bytes of what stands where a file is entered, up to the next function that is known: the dynamic linker has 61.
+const ENTRY: u64 = 64;
 
 /// Most common parts that are remembered; compilers make two or three different ones.
 const MAX_COMMON: usize = 16;
@@ -67,6 +70,8 @@ pub struct Sections<'a> {
     pub plt: Range<u64>,
     /// Addresses of `.plt.sec` and `.plt.got`, whose stubs only jump.
     pub jumps: [Range<u64>; 2],
+    /// Where the file is entered; 0 where it is not. Threads begin there, which the dynamic linker and some C libraries do not say.
+    pub entry: u64,
 }
 
 /// A section in memory.
@@ -100,7 +105,7 @@ pub enum CfiError {
 pub struct Tables {
     /// By address, each with the addresses that it is for.
     pub pieces: Vec<(Range<u64>, Table)>,
-    /// Functions that were found.
+    /// Functions that are described.
     pub functions: usize,
     /// Rows that their programs made.
     pub rows: usize,
@@ -138,6 +143,7 @@ pub fn tables(sections: &Sections<'_>, code: Range<u64>, piece: usize) -> Result
         base: Base::Sp,
         offset: 8,
         bp: SavedBp::Same,
+        bx: SavedBx::Same,
     };
     let stubs = [
         (&sections.plt, Rule::Plt(11)),
@@ -154,6 +160,18 @@ pub fn tables(sections: &Sections<'_>, code: Range<u64>, piece: usize) -> Result
         list.add(range.start, range.end, Source::Stubs, number)?;
     }
     list.begin_next();
+    let entry = sections.entry;
+    if entry != 0 {
+        let next = list.functions.partition_point(|function| function.start <= entry);
+        let next = list.functions.get(next).map_or(u64::MAX, |next| next.start);
+        list.add(
+            entry,
+            next.min(entry.saturating_add(ENTRY)),
+            Source::Stubs,
+            stubs.len(),
+        )?;
+        list.begin_next();
+    }
     let List {
         functions,
         mut broken,
@@ -185,16 +203,19 @@ pub fn tables(sections: &Sections<'_>, code: Range<u64>, piece: usize) -> Result
             Source::DebugFrame => debug_frame.execute(at, &(function.start..end), &mut pieces, &mut made)?,
             Source::Stubs => {
                 let stub = stubs.get(usize::try_from(at).unwrap_or(usize::MAX));
-                pieces.add(function.start, stub.map_or(Rule::None, |(_, rule)| *rule))?;
+                pieces.add(function.start, stub.map_or(Rule::End, |(_, rule)| *rule))?;
                 true
             }
         };
         broken += usize::from(!whole);
         pieces.add(end, Rule::None)?; // replaced at once where another function follows
     }
+    let described = functions
+        .iter()
+        .filter(|function| function.source() != Source::Stubs);
     Ok(Tables {
         pieces: pieces.finish()?,
-        functions: functions.len(),
+        functions: described.count(),
         rows: made.rows,
         broken,
     })
@@ -207,7 +228,7 @@ enum Source {
     EhFrame,
     /// A program in `.debug_frame`.
     DebugFrame,
-    /// A section of stubs, all alike.
+    /// A section of stubs, all alike; or behind the last of them, where the file is entered.
     Stubs,
 }
 
@@ -476,6 +497,7 @@ pub fn rule_of<'a, S: UnwindSection<Bytes<'a>>>(row: &UnwindTableRow<usize>, sec
         Some(RegisterRule::SameValue) => Saved::Same,
         Some(RegisterRule::Offset(offset)) => Saved::Offset(offset),
         Some(RegisterRule::Expression(expression)) => Saved::Expression(bytes(&expression)),
+        Some(RegisterRule::Register(register)) => Saved::Register(register.0),
         Some(_) => Saved::Other,
     };
     let rule = rule(&State {
@@ -485,6 +507,7 @@ pub fn rule_of<'a, S: UnwindSection<Bytes<'a>>>(row: &UnwindTableRow<usize>, sec
         },
         ra: saved(X86_64::RA),
         bp: saved(X86_64::RBP),
+        bx: saved(X86_64::RBX),
     });
     if rule.pack().is_some() || rule.entry().is_some() {
         rule
@@ -499,6 +522,7 @@ fn rule(state: &State<'_>) -> Rule {
     match state.ra {
         Saved::Undefined => Rule::End,
         Saved::Offset(-8) => frame_rule(state).unwrap_or(Rule::Unsupported),
+        Saved::Register(number) => return_in(state, number).unwrap_or(Rule::Unsupported),
         Saved::Unknown | Saved::Same | Saved::Offset(_) | Saved::Expression(_) | Saved::Other => {
             Rule::Unsupported
         }
@@ -534,9 +558,26 @@ fn frame_rule(state: &State<'_>) -> Option<Rule> {
             ] => SavedBp::AtBp(i16::try_from(offset).ok()?),
             _ => return None,
         },
-        Saved::Other => return None,
+        Saved::Register(_) | Saved::Other => return None,
     };
-    Some(Rule::Cfa { base, offset, bp })
+    let bx = match state.bx {
+        Saved::Unknown | Saved::Same | Saved::Undefined => SavedBx::Same,
+        Saved::Offset(at @ (-56 | -48 | -40 | -32 | -24 | -16)) => {
+            SavedBx::Below(u8::try_from(at / -8).unwrap_or_default())
+        }
+        Saved::Offset(_) | Saved::Expression(_) | Saved::Register(_) | Saved::Other => SavedBx::Lost,
+    };
+    Some(Rule::Cfa { base, offset, bp, bx })
+}
+
+/// The rule of a function that has taken its return address off the stack.
+fn return_in(state: &State<'_>, number: u16) -> Option<Rule> {
+    let at_stack_pointer = state.cfa == Cfa::Register(X86_64::RSP.0, 0);
+    let untouched = [state.bp, state.bx]
+        .iter()
+        .all(|saved| matches!(saved, Saved::Unknown | Saved::Same));
+    let number = u8::try_from(number).ok().filter(|&number| number < 16)?;
+    (at_stack_pointer && untouched).then_some(Rule::ReturnIn(number))
 }
 
 /// Base and offset of a canonical frame address, or the rule that says all.

@@ -12,8 +12,8 @@
 //!                     publish ──▶ lists of mappings, for the kernel programs: they finish the next one
 //! ```
 //!
-//! Everything begins with a sample that the kernel programs could not finish: its process or some code on its stack is unknown to them. It is
-//! finished here, and waits if it must until the tables that it needs are built; and its process is made known. So only code that is sampled costs
+//! Everything begins with a sample that the kernel programs could not finish, unless its process was known before: the process or some code
+//! on its stack is unknown to them. It is finished here, and waits if it must until the tables that it needs are built; and its process is made known. So only code that is sampled costs
 //! anything, and the first sample is as good as the last. Whatever does not fit into the kernel's maps goes this way for ever: it costs
 //! more, and is as right.
 //!
@@ -102,6 +102,21 @@ impl Unwinder {
     /// Bytes of the kernel's memory that hold tables and mappings.
     pub fn memory(&self) -> usize {
         self.tables.arena.memory()
+    }
+
+    /// Makes a process known that will be sampled, with the tables of all its code: no sample needs to be finished here then.
+    pub fn prepare(&mut self, process: &Process, processes: &mut Processes) {
+        for code in processes.code(process) {
+            if let Some((id, _)) = file_address(&code, code.start) {
+                self.tables.want(id, || request(id, &code));
+            }
+        }
+        self.publisher.missed(process, false);
+    }
+
+    /// Whether tables are being built.
+    pub const fn is_building(&self) -> bool {
+        !self.tables.is_idle()
     }
 
     /// Finishes a sample and hands it to `sink`, now or in a later [`Self::update`].

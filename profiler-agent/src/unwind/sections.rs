@@ -44,6 +44,7 @@ pub struct FileSections {
     got: u64,
     plt: Range<u64>,
     jumps: [Range<u64>; 2],
+    entry: u64,
 }
 
 type Header = FileHeader64<Endianness>;
@@ -59,6 +60,7 @@ impl FileSections {
     pub fn read(file: &File) -> io::Result<Self> {
         let elf = Elf::read(file)?;
         let mut sections = elf.sections().unwrap_or_default();
+        sections.entry = elf.header.e_entry(elf.endian);
         // What a packer left of the section headers may be wrong, the program headers are not: the program runs by them.
         if sections.eh_frame.1.is_empty()
             && let Some(eh_frame) = elf.eh_frame_by_segments()?
@@ -77,6 +79,7 @@ impl FileSections {
             got,
             plt,
             jumps,
+            entry,
         } = self;
         Sections {
             eh_frame: Section {
@@ -88,6 +91,7 @@ impl FileSections {
             got: *got,
             plt: plt.clone(),
             jumps: jumps.clone(),
+            entry: *entry,
         }
     }
 }
@@ -158,6 +162,7 @@ impl<'f> Elf<'f> {
             got: range(b".got").start,
             plt: range(b".plt"),
             jumps: [range(b".plt.sec"), range(b".plt.got")],
+            entry: 0,
         })
     }
 

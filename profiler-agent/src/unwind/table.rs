@@ -323,15 +323,15 @@ impl Pieces {
 
 #[cfg(test)]
 mod tests {
-    use profiler_common::row::{Base, SavedBp};
+    use profiler_common::row::{Base, SavedBp, SavedBx};
     use proptest::prelude::*;
 
     use super::*;
 
     fn rule() -> impl Strategy<Value = Rule> {
         prop_oneof![
-            3 => (0_i32..40).prop_map(|words| Rule::Cfa { base: Base::Sp, offset: 8 * words, bp: SavedBp::Same }),
-            1 => (0_i32..4000).prop_map(|words| Rule::Cfa { base: Base::Bp, offset: 8 * words, bp: SavedBp::AtBp(0) }),
+            3 => (0_i32..40).prop_map(|words| Rule::Cfa { base: Base::Sp, offset: 8 * words, bp: SavedBp::Same, bx: SavedBx::Below(2) }),
+            1 => (0_i32..4000).prop_map(|words| Rule::Cfa { base: Base::Bp, offset: 8 * words, bp: SavedBp::AtBp(0), bx: SavedBx::Lost }),
             1 => Just(Rule::None),
             1 => Just(Rule::End),
         ]

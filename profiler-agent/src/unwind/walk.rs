@@ -32,6 +32,9 @@ pub(super) enum Walked {
     Pending,
 }
 
+/// This far from the copy begins another stack.
+const OTHER_STACK: u64 = 1 << 20;
+
 /// Walks on from `state`, adding to `frames`, which holds what was found before. `way` tells the way up from an address.
 pub(super) fn walk(
     state: &Unfinished,
@@ -54,17 +57,28 @@ pub(super) fn walk(
         if frames.len() >= MAX_USER_FRAMES as usize {
             return Walked::To(Outcome::Truncated);
         }
+        let mut found = way(frame.address());
+        if found == Way::FramePointer && frame.origin == Origin::CALLED {
+            // As the kernel side does: what returns to the first instruction of a function was laid out to begin there.
+            match way(frame.registers.ip) {
+                Way::Table(Rule::Signal) => {
+                    (frame.origin, found) = (Origin::INTERRUPTED, Way::Table(Rule::Signal));
+                }
+                Way::Table(_) => (frame.origin, found) = (Origin::INTERRUPTED, Way::Table(Rule::End)),
+                Way::FramePointer | Way::Nowhere | Way::Pending => {}
+            }
+        }
         let interrupted = if frame.origin.is_interrupted() {
             INTERRUPTED
         } else {
             0
         };
         let address = frame.registers.ip & !(BY_FRAME_POINTER | INTERRUPTED) | interrupted;
-        let rule = match way(frame.address()) {
+        let rule = match found {
             Way::Pending => return Walked::Pending,
             Way::Nowhere => {
                 // What was interrupted is shown wherever it is; what a step led to outside all code is no frame.
-                if frame.origin.is_interrupted() {
+                if frame.origin.is_interrupted() || frame.origin.is_innermost() {
                     frames.push(address);
                 }
                 return Walked::Astray(if frame.origin.is_chained() {
@@ -97,13 +111,20 @@ struct Copy<'a> {
     /// Pages of it that are missing.
     holes: u32,
     leaf: &'a [u64; REGISTERS],
-    /// Whether the walk wanted to go on behind the end of a copy that ends because it is long enough.
+    /// Whether the walk wanted to go on behind the end of a copy that ends because it is long enough, or on another stack.
     short: bool,
 }
 
 impl Thread for Copy<'_> {
     fn word(&mut self, address: u64) -> Option<u64> {
-        let offset = usize::try_from(address.checked_sub(self.start)?).ok()?;
+        let Some(offset) = address
+            .checked_sub(self.start)
+            .filter(|&offset| offset < OTHER_STACK)
+            .and_then(|offset| usize::try_from(offset).ok())
+        else {
+            self.short = true;
+            return None;
+        };
         let page = address / PAGE - self.start / PAGE;
         if u32::try_from(page)
             .is_ok_and(|page| self.holes.checked_shr(page).is_some_and(|holes| holes & 1 != 0))

@@ -148,7 +148,8 @@ fn folder() -> PathBuf {
 /// `_` for its blanks.
 ///
 /// A chain has a share of the samples as large as the others', or a third of it at least; `~` before it: none is asked. `!` before it: an
-/// exception that lies in the program and not in the profiler, for a reason that stands beside it; one sample in a hundred at most.
+/// exception that lies in the program and not in the profiler, for a reason that stands beside it; one sample in a hundred at most, or one
+/// in ten of a program from its start.
 ///
 /// A stack that stops short of a chain's end at its leaf is fine, as the function on top has not called the next one yet or no more, and
 /// may have called libc; what begins short, misses a frame or has one too many is wrong.
@@ -192,6 +193,11 @@ enum Verdict {
 }
 
 impl Chains {
+    /// One sample in how many may be an exception.
+    const fn rarity(&self) -> u64 {
+        if self.from_start { 10 } else { 100 }
+    }
+
     pub fn new(chains: &[&'static str], from_start: bool) -> Self {
         let mut names = BTreeSet::new();
         let chains = chains.iter().map(|&chain| {
@@ -311,7 +317,7 @@ impl Chains {
                 Share::Fair if total > 50 * fair && count * 3 * fair < total => {
                     said += &format!("{count} of {total} samples, where one in {fair} is due: {chain}\n");
                 }
-                Share::Exception if count * 100 > total => {
+                Share::Exception if count * self.rarity() > total => {
                     said += &format!("{count} of {total} samples are no exception any more: {chain}\n");
                 }
                 Share::Fair | Share::Any | Share::Exception => {}

@@ -10,7 +10,12 @@ pub struct Registers {
     pub sp: u64,
     /// Frame pointer, `rbp`.
     pub bp: u64,
+    /// `rbx`, or 0 where nobody knows any more. The dynamic linker finds its frame with it while it looks up a function.
+    pub bx: u64,
 }
+
+/// DWARF number of `rbx`.
+pub const RBX: u8 = 3;
 
 /// Bytes of the pair that `push %rbp; mov %rsp,%rbp` leaves at the frame pointer: saved `rbp`, return address.
 pub const FRAME_RECORD: u64 = 16;
@@ -25,6 +30,8 @@ pub const RED_ZONE: u64 = 128;
 /// Where the kernel saves the interrupted code's frame pointer below a signal handler: bytes above the stack pointer when the handler has
 /// returned. There lies a `ucontext_t` with its `gregs` from byte 40 on, `REG_RBP` is number 10.
 pub const SIGNAL_BP: u64 = 40 + 10 * WORD;
+/// The same of its `rbx`: `REG_RBX`, number 11.
+pub const SIGNAL_BX: u64 = 40 + 11 * WORD;
 /// The same of its stack pointer: `REG_RSP`, number 15.
 pub const SIGNAL_SP: u64 = 40 + 15 * WORD;
 /// The same of its instruction pointer: `REG_RIP`, number 16.

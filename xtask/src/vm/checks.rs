@@ -253,7 +253,8 @@ fn is_for_want_of_time(lost: &str) -> bool {
 }
 
 /// The frame that stands for what is missing.
-const INCOMPLETE: [&str; 8] = [
+const INCOMPLETE: [&str; 9] = [
+    "[short copy]",
     "[truncated]",
     "[unreadable]",
     "[bad frame pointer]",

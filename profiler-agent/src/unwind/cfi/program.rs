@@ -1,5 +1,5 @@
-//! The program of a function, executed for the three things that a walk needs: the canonical frame address, the return address and the
-//! frame pointer.
+//! The program of a function, executed for what a walk needs: the canonical frame address, the return address, the frame pointer
+//! and `rbx`.
 //!
 //! gimli executes such programs too, for all registers. Its rows are what the tests compare with at every address; the time that they
 //! take is what the benchmark `tables` compares with.
@@ -16,7 +16,9 @@ use super::{
 /// Most states remembered at one time; compilers need one.
 const MAX_REMEMBERED: usize = 16;
 
-/// DWARF's number of the frame pointer,
+/// DWARF's number of `rbx`,
+pub(super) const RBX: u16 = 3;
+/// of the frame pointer,
 pub(super) const RBP: u16 = 6;
 /// and of the return address.
 pub(super) const RA: u16 = 16;
@@ -27,6 +29,7 @@ pub(super) struct State<'a> {
     pub(super) cfa: Cfa<'a>,
     pub(super) ra: Saved<'a>,
     pub(super) bp: Saved<'a>,
+    pub(super) bx: Saved<'a>,
 }
 
 /// Where the canonical frame address is.
@@ -51,6 +54,8 @@ pub(super) enum Saved<'a> {
     Offset(i64),
     /// Where the expression says.
     Expression(&'a [u8]),
+    /// In another register.
+    Register(u16),
     /// Somewhere else.
     Other,
 }
@@ -61,6 +66,7 @@ impl State<'_> {
         cfa: Cfa::Register(0, 0),
         ra: Saved::Unknown,
         bp: Saved::Unknown,
+        bx: Saved::Unknown,
     };
 }
 
@@ -225,9 +231,8 @@ impl<'a, 'm> Execution<'a, 'm> {
             }
             dw::DW_CFA_expression => self.save_next(|this| Some(Saved::Expression(this.program.block()?)))?,
             dw::DW_CFA_val_expression => self.save_next(|this| this.program.block().map(|_| Saved::Other))?,
-            dw::DW_CFA_val_offset | dw::DW_CFA_register => {
-                self.save_next(|this| this.program.unsigned().map(|_| Saved::Other))?;
-            }
+            dw::DW_CFA_register => self.save_next(|this| this.program.register().map(Saved::Register))?,
+            dw::DW_CFA_val_offset => self.save_next(|this| this.program.unsigned().map(|_| Saved::Other))?,
             dw::DW_CFA_val_offset_sf => self.save_next(|this| this.program.signed().map(|_| Saved::Other))?,
             dw::DW_CFA_restore_extended => {
                 let register = self.program.register()?;
@@ -276,6 +281,7 @@ impl<'a, 'm> Execution<'a, 'm> {
         match register {
             RA => self.state.ra = saved,
             RBP => self.state.bp = saved,
+            RBX => self.state.bx = saved,
             _ => return,
         }
         self.changed = true;
@@ -294,6 +300,7 @@ impl<'a, 'm> Execution<'a, 'm> {
         match register {
             RA => self.save(RA, initial.ra),
             RBP => self.save(RBP, initial.bp),
+            RBX => self.save(RBX, initial.bx),
             _ => {}
         }
     }
