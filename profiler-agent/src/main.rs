@@ -287,9 +287,10 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     };
     match error {
         SamplingError::RateAboveLimit { .. } | SamplingError::TooManyTargets(_) => exit::USAGE,
-        SamplingError::Btf(BtfError::Missing(_) | BtfError::NoField { .. } | BtfError::Malformed) => {
-            exit::KERNEL
-        }
+        SamplingError::Btf(
+            BtfError::Missing(_) | BtfError::NoField { .. } | BtfError::NoStructure(_) | BtfError::Malformed,
+        )
+        | SamplingError::Unproven { .. } => exit::KERNEL,
         SamplingError::Load(_)
         | SamplingError::Program { .. }
         | SamplingError::Map(_)

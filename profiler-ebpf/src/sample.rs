@@ -17,7 +17,6 @@ use profiler_common::{
         Counter, EventKind, HEADER_LEN, MAX_COPY, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, PAGE, SampleHeader,
         UNFINISHED, UNFINISHED_LEN, Unfinished, copy_start,
     },
-    unwind::Frame,
 };
 
 use crate::{
@@ -55,12 +54,10 @@ pub fn take(ctx: &PerfEventContext) {
     let kernel_frames = if in_kernel { kernel_stack(ctx, scratch) } else { 0 };
     scratch.frames = kernel_frames;
     scratch.limit = kernel_frames + MAX_USER_FRAMES;
-    let mut outcome = match arch::user_mode(ctx, in_kernel, &mut scratch.leaf) {
+    let mut outcome = match arch::user_mode(ctx, in_kernel, slot, scratch) {
         UserMode::None => Outcome::NoUserStack as u8,
         UserMode::Compat => Outcome::Compat as u8,
-        UserMode::Native(Frame { registers, origin }) => {
-            scratch.registers = registers;
-            scratch.origin = origin.bits();
+        UserMode::Native => {
             scratch.memory.forget();
             tables::begin(scratch, pid);
             walk::user_stack(slot)
@@ -68,7 +65,7 @@ pub fn take(ctx: &PerfEventContext) {
     };
     let mut rest = 0;
     let readable = if outcome == UNFINISHED {
-        let copied = leave_rest(scratch);
+        let copied = leave_rest(scratch, slot);
         rest = UNFINISHED_LEN as u64 + copied;
         copied > 0
     } else {
@@ -108,52 +105,71 @@ fn frame_bytes(scratch: &Scratch) -> u64 {
 
 /// Leaves behind the frames what user space needs to go on: registers, and a copy of the stack. Returns how many bytes of it.
 #[inline(always)]
-fn leave_rest(scratch: &mut Scratch) -> u64 {
-    let start = frame_bytes(scratch) as usize;
-    // SAFETY: behind the frames there is room for it all, see `maps::Record`.
-    let rest = unsafe { scratch.record.frames.as_mut_ptr().cast::<u8>().add(start) };
-    let stack = copy_start(scratch.registers.sp);
-    // SAFETY: as above.
-    let (copied, holes) = unsafe { copy(rest.add(UNFINISHED_LEN), stack) };
-    // SAFETY: as above; the frames are words, so that it is aligned.
+fn leave_rest(scratch: &mut Scratch, slot: u32) -> u64 {
+    const LAST: i32 = MAX_COPY as i32 - 1;
+    let unfinished = rest(scratch);
+    // SAFETY: behind the frames there is room for it, see `maps::Record`; they are words, so that it is aligned.
     unsafe {
-        let unfinished = rest.cast::<Unfinished>();
         (*unfinished).registers = scratch.registers;
         (*unfinished).origin = scratch.origin;
-        (*unfinished).copied = copied as u32;
-        (*unfinished).holes = holes;
-        (*unfinished).reserved = 0;
         (*unfinished).leaf = scratch.leaf;
     }
-    copied
+    masked::<LAST>(copy_stack(slot).into())
 }
 
-/// Copies the stack from `start` on, less than [`MAX_COPY`] bytes, up to the last page that is there. Returns how many bytes, and which
-/// pages of them are missing. Each read ends with a page, since one that fails gives nothing.
+/// What follows the frames in scratch.
 #[inline(always)]
-unsafe fn copy(to: *mut u8, start: u64) -> (u64, u32) {
+fn rest(scratch: &mut Scratch) -> *mut Unfinished {
+    let start = frame_bytes(scratch) as usize;
+    scratch.record.frames.as_mut_ptr().wrapping_byte_add(start).cast()
+}
+
+/// Copies the stack of the frame in scratch behind what [`leave_rest`] left, less than [`MAX_COPY`] bytes, up to the last page that is there.
+/// Returns how many bytes, and notes which pages of them are missing. Each read ends with a page, since one that fails gives nothing.
+///
+/// A global function, and what it found so far passes through memory: the verifier of Linux 5.10 follows each way through the pages
+/// else, there or not, and each of them from every end of the walk.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn copy_stack(slot: u32) -> u32 {
     const LAST: i32 = MAX_COPY as i32 - 1;
     const MOST: i32 = 2 * PAGE as i32 - 1;
-    let (mut done, mut copied, mut holes, mut missing) = (0, 0, 0, 0);
-    for page in 0..MAX_COPY / PAGE as u32 {
-        let from = start + done;
-        let bytes = masked::<MOST>(PAGE - from % PAGE);
-        if done + bytes >= u64::from(MAX_COPY) {
-            break;
+    let Some(scratch) = SCRATCH.get_ptr_mut(slot) else {
+        return 0;
+    };
+    // SAFETY: a slot of this CPU's own, in use by this program alone.
+    let scratch = unsafe { &mut *scratch };
+    let start = copy_start(scratch.registers.sp);
+    let unfinished = rest(scratch);
+    let mut done = 0;
+    // SAFETY: behind the frames there is room for it, for `MAX_COPY` bytes and for two pages more, see `maps::Record`; the helper
+    // fails instead of faulting.
+    unsafe {
+        let copied = &raw mut (*unfinished).copied;
+        let holes = &raw mut (*unfinished).holes;
+        let missing = &raw mut (*unfinished).reserved;
+        copied.write_volatile(0);
+        holes.write_volatile(0);
+        missing.write_volatile(0);
+        for page in 0..MAX_COPY / PAGE as u32 {
+            let from = start + done;
+            let bytes = masked::<MOST>(PAGE - from % PAGE);
+            if done + bytes >= u64::from(MAX_COPY) {
+                break;
+            }
+            let to = unfinished.add(1).byte_add(masked::<LAST>(done) as usize);
+            let failed = bpf_probe_read_user(to.cast::<c_void>(), bytes as u32, from as *const c_void) != 0;
+            done += bytes;
+            if failed {
+                missing.write_volatile(missing.read_volatile() | 1 << page);
+            } else {
+                copied.write_volatile(done as u32);
+                holes.write_volatile(missing.read_volatile());
+            }
         }
-        // SAFETY: by contract there is room for `MAX_COPY` bytes and two pages more; the helper fails instead of faulting.
-        let failed = unsafe {
-            let to = to.add(masked::<LAST>(done) as usize);
-            bpf_probe_read_user(to.cast::<c_void>(), bytes as u32, from as *const c_void) != 0
-        };
-        done += bytes;
-        if failed {
-            missing |= 1 << page;
-        } else {
-            (copied, holes) = (done, missing);
-        }
+        missing.write_volatile(0);
+        copied.read_volatile()
     }
-    (masked::<LAST>(copied), holes)
 }
 
 /// Tells the agent that there is something for it to do, unless it has been told and not yet looked.

@@ -28,6 +28,9 @@ static TASK_IN_EXECVE: Patched<u32> = Patched::new(7);
 /// and the bit in it; 0 where the kernel has no such field.
 #[unsafe(no_mangle)]
 static IN_EXECVE_BIT: Patched<u32> = Patched::new(8);
+/// Offset of `task_struct.stack`.
+#[unsafe(no_mangle)]
+static TASK_STACK: Patched<u32> = Patched::new(11);
 
 /// A `task_struct` of the kernel.
 #[derive(Clone, Copy)]
@@ -60,6 +63,12 @@ impl Task {
     #[inline(always)]
     pub fn pid(self) -> u32 {
         read(self.0, &TASK_PID)
+    }
+
+    /// The lowest address of its kernel stack; 0 when unreadable.
+    #[inline(always)]
+    pub fn stack(self) -> *const c_void {
+        read::<u64>(self.0, &TASK_STACK) as *const c_void
     }
 
     /// Number of threads of its process that have not ended.

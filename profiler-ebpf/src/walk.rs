@@ -20,7 +20,7 @@ const MORE: u32 = u32::MAX;
 
 /// Frames of one call of [`walk_some`]. Each call costs a map lookup, each frame more is one more that the verifier looks
 /// through.
-const FRAMES_PER_CALL: u32 = 8;
+const FRAMES_PER_CALL: u32 = 4;
 
 /// Walks from the frame in scratch until there is no caller, writing each address into the record. Returns the [`Outcome`] as a number, or
 /// [`UNFINISHED`]: turning it into the enum and back would be a table lookup that the verifier cannot follow.
@@ -54,6 +54,29 @@ pub extern "C" fn walk_some(slot: u32) -> u32 {
     MORE
 }
 
+/// The rule for a frame that [may begin](profiler_common::unwind::Origin::may_begin_here) where it is, since [`tables::rule`] has none for
+/// the byte before. A global function, since it is seldom needed, and a second look-up in each frame is what the verifier of Linux 5.10
+/// takes longest over.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn rule_at_start(slot: u32) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(slot) else {
+        return Rule::NO_BITS;
+    };
+    // SAFETY: a slot of this CPU's own, in use by this program alone; no reference to it lives across the call of `rule`.
+    unsafe {
+        let origin = (*scratch).frame().origin;
+        (*scratch).origin = origin.at_its_address().bits();
+        let bits = tables::rule(scratch, slot);
+        if bits == Rule::NO_BITS {
+            (*scratch).origin = origin.bits();
+        } else if bits < UNKNOWN && bits != Rule::SIGNAL_BITS && !origin.is_innermost() {
+            return Rule::END_BITS;
+        }
+        bits
+    }
+}
+
 /// One frame: it is written into the record, and its caller becomes the next.
 #[inline(always)]
 unsafe fn walk_one(scratch: *mut Scratch, slot: u32) -> u32 {
@@ -63,15 +86,8 @@ unsafe fn walk_one(scratch: *mut Scratch, slot: u32) -> u32 {
             return Outcome::Truncated as u32;
         }
         let mut bits = tables::rule(scratch, slot);
-        let origin = (*scratch).frame().origin;
-        if bits == Rule::NO_BITS && origin.may_begin_here() {
-            (*scratch).origin = origin.at_its_address().bits();
-            bits = tables::rule(scratch, slot);
-            if bits == Rule::NO_BITS {
-                (*scratch).origin = origin.bits();
-            } else if bits < UNKNOWN && bits != Rule::SIGNAL_BITS && !origin.is_innermost() {
-                bits = Rule::END_BITS;
-            }
+        if bits == Rule::NO_BITS && (*scratch).frame().origin.may_begin_here() {
+            bits = rule_at_start(slot);
         }
         if bits == UNKNOWN {
             return u32::from(UNFINISHED);

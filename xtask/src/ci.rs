@@ -8,6 +8,7 @@ use crate::build_ebpf;
 use crate::lint;
 use crate::setup;
 use crate::test;
+use crate::vm;
 use crate::workspace::Workspace;
 
 type Step = (&'static str, fn(&Workspace) -> Result<()>);
@@ -17,6 +18,7 @@ const STEPS: &[Step] = &[
     ("build-ebpf --check", build_ebpf::check),
     ("lint", lint::run),
     ("test", |workspace| test::run(workspace, &[])),
+    ("test vm", vm::oldest_and_newest),
 ];
 
 /// Runs every step, and stops at the first that fails.

@@ -2,7 +2,7 @@
 //!
 //! # Where things go
 //! Tools that the chores need (bpf-linker, cargo-deny, a Python with an OTLP decoder, an OpenTelemetry
-//! Collector) live in `target/tools` of this workspace, whatever `CARGO_TARGET_DIR` says, so that they
+//! Collector, other kernels) live in `target/tools` of this workspace, whatever `CARGO_TARGET_DIR` says, so that they
 //! are built once. Deleting that folder is always safe: `cargo xtask setup` brings it back.
 //!
 //! # What tests are given
@@ -47,6 +47,8 @@ mod setup;
 mod sources;
 mod test;
 mod toolchain;
+mod verifier;
+mod vm;
 mod workspace;
 
 use std::ffi::OsString;
@@ -86,11 +88,16 @@ enum Verb {
         args: Vec<OsString>,
     },
     /// Run every test, as root, set-up included
+    #[command(args_conflicts_with_subcommands = true)]
     Test {
+        #[command(subcommand)]
+        place: Option<Place>,
         /// Arguments of `cargo test`, such as the name of a test
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Say how much of its limit the running kernel's verifier needs for each program, as root
+    Verifier,
     /// Measure what the agent costs, as root; fails when it costs more than it may
     Bench {
         /// Which benchmarks; all by default
@@ -115,8 +122,18 @@ enum Verb {
         /// Only these, e.g. `gofmt`
         names: Vec<String>,
     },
-    /// What a change must pass: setup, build-ebpf --check, lint, test
+    /// What a change must pass: setup, build-ebpf --check, lint, test, and test vm on two kernels
     Ci,
+}
+
+/// Where else tests can run.
+#[derive(Subcommand)]
+enum Place {
+    /// In virtual machines with other kernels, under software emulation: are the stacks right there?
+    Vm {
+        /// Which kernels, e.g. `5.10`; all by default
+        kernels: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -140,7 +157,12 @@ fn chore(verb: Verb) -> Result<()> {
         Verb::BuildEbpf { check: true } => build_ebpf::check(&workspace),
         Verb::BuildEbpf { check: false } => build_ebpf::build(&workspace),
         Verb::Run { args } => run::run(&workspace, &args),
-        Verb::Test { args } => test::run(&workspace, &args),
+        Verb::Test {
+            place: Some(Place::Vm { kernels }),
+            ..
+        } => vm::run(&workspace, &kernels),
+        Verb::Test { place: None, args } => test::run(&workspace, &args),
+        Verb::Verifier => verifier::run(&workspace),
         Verb::Bench { names } => bench::run(&workspace, &names),
         Verb::Lint => lint::run(&workspace),
         Verb::Miri => miri::run(&workspace),

@@ -30,6 +30,18 @@ const PACKAGES: &[(&str, &str)] = &[
     ("git", "lists of the project's files"),
 ];
 
+/// What virtual machines with other kernels need. Not part of the set-up: only `test vm` asks for it.
+const EMULATOR: &[(&str, &str)] = &[
+    ("qemu-system-x86", "the machine"),
+    ("debian-archive-keyring", "the keys of the kernels' packages"),
+    ("gcc", "the programs that are profiled in there"),
+    (
+        "libc6-dev",
+        "headers, and the C library for those that are linked statically",
+    ),
+    ("binutils", "`strip`"),
+];
+
 /// Parts of rustup's stable toolchain, beside cargo and rustc.
 const COMPONENTS: &[(&str, &str)] = &[("rustfmt", "cargo-fmt"), ("clippy", "cargo-clippy")];
 
@@ -137,6 +149,14 @@ pub(crate) fn install_compiler() -> Result<()> {
     } else {
         Ok(())
     }
+}
+
+/// Installs what virtual machines with other kernels need, where apt has it.
+pub(crate) fn install_emulator() -> Result<()> {
+    if !has_apt() {
+        return Ok(());
+    }
+    install_packages(EMULATOR)
 }
 
 fn install_packages(packages: &[(&str, &str)]) -> Result<()> {

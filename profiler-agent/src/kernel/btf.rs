@@ -26,6 +26,9 @@ pub enum BtfError {
     /// Not the documented format.
     #[error("the type information at {KERNEL_BTF} is malformed")]
     Malformed,
+    /// This kernel has no such structure.
+    #[error("this kernel has no structure {0}")]
+    NoStructure(String),
     /// This kernel's structure lacks the field.
     #[error("this kernel has no field {structure}.{field}")]
     NoField {
@@ -128,15 +131,30 @@ impl Btf {
     }
 
     fn offset_in_bits(&self, structure: &str, field: &str) -> Result<u32, BtfError> {
-        (1..self.types.len())
-            .filter(|&id| {
-                self.kind(id) == Some(KIND_STRUCT) && self.type_name(id) == Some(structure.as_bytes())
-            })
+        self.structures(structure)
             .find_map(|id| self.member(id, field.as_bytes(), MAX_NESTING))
             .ok_or_else(|| BtfError::NoField {
                 structure: structure.into(),
                 field: field.into(),
             })
+    }
+
+    /// Size in bytes of a structure.
+    ///
+    /// # Errors
+    ///
+    /// [`BtfError::NoStructure`].
+    pub fn size(&self, structure: &str) -> Result<u32, BtfError> {
+        self.structures(structure)
+            .find_map(|id| word(&self.bytes, self.position(id)? + 8))
+            .ok_or_else(|| BtfError::NoStructure(structure.into()))
+    }
+
+    /// The structures of a name; the kernel has two of a few.
+    fn structures(&self, name: &str) -> impl Iterator<Item = usize> {
+        (1..self.types.len()).filter(move |&id| {
+            self.kind(id) == Some(KIND_STRUCT) && self.type_name(id) == Some(name.as_bytes())
+        })
     }
 
     /// Offset in bits of a member of the structure or union `id`.
@@ -200,6 +218,13 @@ mod tests {
         // The kernel declares `pid_t pid; pid_t tgid;` next to each other.
         assert_eq!(btf.offset("task_struct", "tgid").unwrap(), pid + 4);
         assert!(btf.offset("signal_struct", "live").unwrap() > 0);
+        // 21 registers of 8 bytes.
+        #[cfg(target_arch = "x86_64")]
+        assert_eq!(btf.size("pt_regs").unwrap(), 168);
+        assert!(matches!(
+            btf.size("no_such_structure"),
+            Err(BtfError::NoStructure(_))
+        ));
         assert!(matches!(
             btf.offset("task_struct", "no_such_field"),
             Err(BtfError::NoField { .. })

@@ -24,9 +24,9 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{HashMap, Map, MapData, PerCpuArray, RingBuf},
-    programs::{PerfEvent as PerfEventProgram, RawTracePoint},
+    programs::{PerfEvent as PerfEventProgram, ProgramError, RawTracePoint},
 };
 use profiler_common::record::{Counter, MAX_TARGETS};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -38,7 +38,10 @@ use self::{
     ring::Ring,
 };
 use crate::{
-    kernel::btf::{Btf, BtfError},
+    kernel::{
+        btf::{Btf, BtfError},
+        registers::SavedRegisters,
+    },
     procfs,
 };
 
@@ -97,7 +100,19 @@ pub enum SamplingError {
         name: &'static str,
         /// What it said.
         #[source]
-        source: aya::programs::ProgramError,
+        source: ProgramError,
+    },
+    /// The kernel's verifier could not prove that a program is safe.
+    #[error(
+        "the verifier of Linux {release} refused the program {name}: {reason}; the programs are tested on Linux 5.10 to 7.2, please report this with what `-vv` logs"
+    )]
+    Unproven {
+        /// Which one.
+        name: &'static str,
+        /// The running kernel.
+        release: String,
+        /// The verifier's last words; all of them are in the log.
+        reason: String,
     },
     /// A map could not be set up.
     #[error("a map of the sampling programs cannot be used")]
@@ -448,7 +463,12 @@ fn ring_bytes(frequency: u32) -> usize {
     (frequency as usize * 1024).next_power_of_two().clamp(LEAST, MOST)
 }
 
-fn load(config: &Config) -> Result<Ebpf, SamplingError> {
+/// The programs, made for the running kernel and not yet verified by it; `log` is what its verifier will say of one that it refuses.
+///
+/// # Errors
+///
+/// [`SamplingError`] when this kernel lacks what they need.
+pub fn programs(config: &Config, log: VerifierLogLevel) -> Result<Ebpf, SamplingError> {
     let btf = Btf::of_running_kernel()?;
     let offset = |structure, field| btf.offset(structure, field);
     let (tgid, pid) = (offset("task_struct", "tgid")?, offset("task_struct", "pid")?);
@@ -456,15 +476,23 @@ fn load(config: &Config) -> Result<Ebpf, SamplingError> {
     let mm = offset("task_struct", "mm")?;
     // Some kernels may do without; then a stack that is gone counts as unreadable.
     let in_execve = btf.bit("task_struct", "in_execve").unwrap_or_default();
+    let stack = offset("task_struct", "stack")?;
+    let saved_registers = match SavedRegisters::of_running_kernel(&btf)? {
+        SavedRegisters::Told => 0,
+        SavedRegisters::At(offset) => offset,
+    };
     let targets_only = u32::from(config.targets.is_some());
     let period = 1_000_000_000 / u64::from(config.frequency.max(1));
 
-    let mut programs = EbpfLoader::new()
+    let programs = EbpfLoader::new()
         .btf(None) // nothing in there is relocated by types; no need to parse the kernel's once more
+        .verifier_log_level(log)
         .override_global("TASK_TGID", &tgid, true)
         .override_global("TASK_PID", &pid, true)
         .override_global("TASK_SIGNAL", &signal, true)
         .override_global("SIGNAL_LIVE", &live, true)
+        .override_global("TASK_STACK", &stack, true)
+        .override_global("SAVED_REGISTERS", &saved_registers, true)
         .override_global("TASK_MM", &mm, true)
         .override_global("TASK_IN_EXECVE", &in_execve.byte, true)
         .override_global("IN_EXECVE_BIT", &in_execve.mask, true)
@@ -472,14 +500,16 @@ fn load(config: &Config) -> Result<Ebpf, SamplingError> {
         .override_global("TARGETS_ONLY", &targets_only, true)
         .override_global("PERIOD", &period, true)
         .load(PROGRAMS)?;
+    Ok(programs)
+}
+
+fn load(config: &Config) -> Result<Ebpf, SamplingError> {
+    let mut programs = programs(config, VerifierLogLevel::default())?;
     let program: &mut PerfEventProgram = programs
         .program_mut("on_tick")
         .and_then(|program| program.try_into().ok())
         .ok_or(SamplingError::Incomplete("on_tick"))?;
-    program.load().map_err(|source| SamplingError::Program {
-        name: "on_tick",
-        source,
-    })?;
+    program.load().map_err(|source| refused("on_tick", source))?;
     Ok(programs)
 }
 
@@ -491,6 +521,48 @@ fn attach(programs: &mut Ebpf, name: &'static str, tracepoint: &str) -> Result<(
     program
         .load()
         .and_then(|()| program.attach(tracepoint))
-        .map_err(|source| SamplingError::Program { name, source })?;
+        .map_err(|source| refused(name, source))?;
     Ok(())
+}
+
+/// A program that was not taken: by the verifier, which says why, or for another reason.
+fn refused(name: &'static str, source: ProgramError) -> SamplingError {
+    let ProgramError::LoadError { verifier_log, .. } = &source else {
+        return SamplingError::Program { name, source };
+    };
+    let log = verifier_log.to_string();
+    match last_words(&log) {
+        Some(reason) => {
+            tracing::debug!("what the verifier said of {name}:\n{log}");
+            SamplingError::Unproven {
+                name,
+                release: rustix::system::uname().release().to_string_lossy().into_owned(),
+                reason: reason.to_owned(),
+            }
+        }
+        // It did not come so far.
+        None => SamplingError::Program { name, source },
+    }
+}
+
+/// The line of a verifier's log that says what is wrong: the last one before its statistics.
+fn last_words(log: &str) -> Option<&str> {
+    const STATISTICS: [&str; 3] = ["processed ", "verification time ", "stack depth "];
+    log.lines()
+        .map(str::trim)
+        .rfind(|line| !line.is_empty() && !STATISTICS.iter().any(|start| line.starts_with(start)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_stands_before_the_statistics() {
+        let log = "46: (85) call unknown#158\ninvalid func unknown#158\nverification time 2151594 usec\n\
+                   stack depth 248+0+0\nprocessed 25664 insns (limit 1000000) max_states_per_insn 15\n\n";
+        assert_eq!(last_words(log), Some("invalid func unknown#158"));
+        assert_eq!(last_words("processed 3 insns (limit 1000000)\n"), None);
+        assert_eq!(last_words(""), None);
+    }
 }

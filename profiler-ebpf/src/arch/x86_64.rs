@@ -8,10 +8,18 @@ use aya_ebpf::{
     },
     programs::PerfEventContext,
 };
-use profiler_common::{
-    arch::{REGISTERS, Registers},
-    unwind::{Frame, Origin},
+use profiler_common::{arch::Registers, unwind::Origin};
+
+use crate::{
+    maps::{SCRATCH, Scratch},
+    patched::Patched,
+    task::Task,
 };
+
+/// Where the user registers lie in a thread's kernel stack; 0 where the kernel says it itself (`bpf_task_pt_regs`, since Linux 5.15). The
+/// verifier knows the value and looks at one branch only, so that it never meets a helper that its kernel lacks.
+#[unsafe(no_mangle)]
+static SAVED_REGISTERS: Patched<u32> = Patched::new(10);
 
 /// Lowest two bits of `cs`: the privilege level, 3 in user mode.
 const PRIVILEGE: u64 = 3;
@@ -24,8 +32,8 @@ pub enum UserMode {
     None,
     /// A 32-bit program.
     Compat,
-    /// A 64-bit program in this frame.
-    Native(Frame),
+    /// A 64-bit program; its frame and all its registers are in scratch.
+    Native,
 }
 
 /// Whether the tick hit kernel code.
@@ -36,26 +44,52 @@ pub fn in_kernel(ctx: &PerfEventContext) -> bool {
 }
 
 /// The user registers of the sampled thread: those of the tick itself when it hit user code, else those saved on entry
-/// to the kernel. All of them go to `leaf`.
+/// to the kernel. They go to `scratch`.
 #[inline(always)]
-pub fn user_mode(ctx: &PerfEventContext, in_kernel: bool, leaf: &mut [u64; REGISTERS]) -> UserMode {
+pub fn user_mode(ctx: &PerfEventContext, in_kernel: bool, slot: u32, scratch: &mut Scratch) -> UserMode {
     if !in_kernel {
         // SAFETY: the context of a perf event program is valid while it runs.
-        return classify(unsafe { &(*ctx.ctx).regs }, false, leaf);
+        return classify(unsafe { &(*ctx.ctx).regs }, false, scratch);
     }
-    // SAFETY: both helpers are without preconditions; the result is the top of the current kernel stack.
-    let saved = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) } as *const pt_regs;
-    // A copy, although the verifier would allow plain loads: LLVM merges those with the loads above, and the verifier wants each
-    // load to be of one kind of memory.
+    match saved_registers(slot) {
+        NATIVE => UserMode::Native,
+        COMPAT => UserMode::Compat,
+        _ => UserMode::None,
+    }
+}
+
+/// What [`saved_registers`] found, but for [`UserMode::None`].
+const NATIVE: u32 = 1;
+const COMPAT: u32 = 2;
+
+/// Leaves the frame in which the thread entered the kernel in scratch. A global function: the registers take a third of a BPF stack, and
+/// LLVM would merge the look at them with that at the context, which are two kinds of memory to the verifier.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn saved_registers(slot: u32) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(slot) else {
+        return 0;
+    };
+    // SAFETY: a slot of this CPU's own, in use by this program alone.
+    let scratch = unsafe { &mut *scratch };
+    let saved = match SAVED_REGISTERS.get() {
+        // SAFETY: both helpers are without preconditions; the result is the top of the current kernel stack.
+        0 => (unsafe { bpf_task_pt_regs(bpf_get_current_task_btf()) }) as *const pt_regs,
+        offset => Task::current().stack().wrapping_byte_add(offset as usize).cast(),
+    };
     // SAFETY: the helper checks the address and fails instead of faulting.
-    match unsafe { bpf_probe_read_kernel(saved) } {
-        Ok(regs) => classify(&regs, true, leaf),
-        Err(_) => UserMode::None,
+    let Ok(regs) = (unsafe { bpf_probe_read_kernel(saved) }) else {
+        return 0;
+    };
+    match classify(&regs, true, scratch) {
+        UserMode::None => 0,
+        UserMode::Compat => COMPAT,
+        UserMode::Native => NATIVE,
     }
 }
 
 #[inline(always)]
-fn classify(regs: &pt_regs, in_kernel: bool, leaf: &mut [u64; REGISTERS]) -> UserMode {
+fn classify(regs: &pt_regs, in_kernel: bool, scratch: &mut Scratch) -> UserMode {
     if regs.cs & PRIVILEGE == 0 {
         return UserMode::None;
     }
@@ -63,11 +97,11 @@ fn classify(regs: &pt_regs, in_kernel: bool, leaf: &mut [u64; REGISTERS]) -> Use
         return UserMode::Compat;
     }
     // By DWARF number: System V ABI, AMD64 supplement, figure 3.36.
-    *leaf = [
+    scratch.leaf = [
         regs.rax, regs.rdx, regs.rcx, regs.rbx, regs.rsi, regs.rdi, regs.rbp, regs.rsp, regs.r8, regs.r9,
         regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
     ];
-    let registers = Registers {
+    scratch.registers = Registers {
         ip: regs.rip,
         sp: regs.rsp,
         bp: regs.rbp,
@@ -80,5 +114,6 @@ fn classify(regs: &pt_regs, in_kernel: bool, leaf: &mut [u64; REGISTERS]) -> Use
     } else {
         Origin::INNERMOST
     };
-    UserMode::Native(Frame { registers, origin })
+    scratch.origin = origin.bits();
+    UserMode::Native
 }
