@@ -7,6 +7,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -357,13 +358,32 @@ fn registries() -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
+/// Whether a compiler has a `core` for BPF that is its own. Debian's `rustc` takes the place of `rustc-web` when it is installed and leaves the
+/// other's `core` behind, so only a try tells.
 fn has_core_for_bpf(rustc: &Path) -> bool {
-    let Ok(folder) =
-        command::output(Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]))
-    else {
-        return false;
-    };
-    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some())
+    let mut compiler = Command::new(rustc);
+    compiler.args([
+        "--target",
+        TARGET,
+        "--crate-type",
+        "lib",
+        "--emit",
+        "metadata",
+        "-o",
+        "/dev/null",
+        "-",
+    ]);
+    let child = compiler
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut child) = child else { return false };
+    let written = child
+        .stdin
+        .take()
+        .is_some_and(|mut source| source.write_all(b"#![no_std]").is_ok());
+    child.wait().is_ok_and(|status| status.success()) && written
 }
 
 fn nightly_with_source() -> Option<PathBuf> {

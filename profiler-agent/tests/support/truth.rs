@@ -148,7 +148,7 @@ fn folder() -> PathBuf {
 /// `_` for its blanks.
 ///
 /// A chain has a share of the samples as large as the others', or a third of it at least; `~` before it: none is asked. `!` before it: an
-/// exception that lies in the program and not in the profiler, for a reason that stands beside it; one sample in a hundred at most, or one
+/// exception that lies in the program and not in the profiler, for a reason that stands beside it; one sample in fifty at most, or one
 /// in ten of a program from its start.
 ///
 /// A stack that stops short of a chain's end at its leaf is fine, as the function on top has not called the next one yet or no more, and
@@ -195,7 +195,7 @@ enum Verdict {
 impl Chains {
     /// One sample in how many may be an exception.
     const fn rarity(&self) -> u64 {
-        if self.from_start { 10 } else { 100 }
+        if self.from_start { 10 } else { 50 }
     }
 
     pub fn new(chains: &[&'static str], from_start: bool) -> Self {
