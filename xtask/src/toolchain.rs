@@ -362,15 +362,14 @@ fn registries() -> Result<Vec<PathBuf>> {
 /// other's `core` behind, so only a try tells.
 fn has_core_for_bpf(rustc: &Path) -> bool {
     let mut compiler = Command::new(rustc);
+    // Everything up to code goes to the standard output: a compiler that runs as root replaces the file that it is told to write.
     compiler.args([
         "--target",
         TARGET,
         "--crate-type",
         "lib",
         "--emit",
-        "metadata",
-        "-o",
-        "/dev/null",
+        "metadata=-",
         "-",
     ]);
     let child = compiler
