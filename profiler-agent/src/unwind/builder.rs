@@ -14,6 +14,7 @@ use std::{
 
 use super::{
     cfi::{self, CfiError, FileSections},
+    sections::MAX_CFI,
     table::Table,
 };
 
@@ -64,6 +65,9 @@ pub enum BuildError {
     /// Its call frame information is of no use.
     #[error(transparent)]
     Cfi(#[from] CfiError),
+    /// There is too much of it.
+    #[error("its call frame information has more than {MAX_CFI} bytes")]
+    Oversized,
 }
 
 /// The thread, and the two queues.
@@ -157,5 +161,8 @@ impl Pace {
 
 fn build(file: &File, code: Range<u64>) -> Result<Vec<(Range<u64>, Table)>, BuildError> {
     let sections = FileSections::read(file)?;
+    if sections.is_oversized() {
+        return Err(BuildError::Oversized);
+    }
     Ok(cfi::tables(&sections.borrow(), code, PIECE)?.pieces)
 }

@@ -45,6 +45,8 @@ pub struct FileSections {
     plt: Range<u64>,
     jumps: [Range<u64>; 2],
     entry: u64,
+    /// Whether a section of call frame information was left out for its size.
+    oversized: bool,
 }
 
 type Header = FileHeader64<Endianness>;
@@ -70,6 +72,11 @@ impl FileSections {
         Ok(sections)
     }
 
+    /// Whether there is call frame information that is too large to be read, and no other.
+    pub fn is_oversized(&self) -> bool {
+        self.oversized && self.eh_frame.1.is_empty() && self.debug_frame.is_empty()
+    }
+
     /// The sections as the reader of call frame information takes them.
     pub fn borrow(&self) -> Sections<'_> {
         let Self {
@@ -80,6 +87,7 @@ impl FileSections {
             plt,
             jumps,
             entry,
+            oversized: _,
         } = self;
         Sections {
             eh_frame: Section {
@@ -163,6 +171,9 @@ impl<'f> Elf<'f> {
             plt: range(b".plt"),
             jumps: [range(b".plt.sec"), range(b".plt.got")],
             entry: 0,
+            oversized: [&b".eh_frame"[..], b".debug_frame"]
+                .into_iter()
+                .any(|name| named(name).any(|section| section.sh_size(endian) > MAX_CFI)),
         })
     }
 
