@@ -67,9 +67,9 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "PROTOCOL", requires = "otlp_endpoint")]
     otlp_protocol: Option<Protocol>,
 
-    /// Kernel memory for unwind tables, e.g. 32MiB. They are built of what is sampled; when they do not fit, those not used lately make
+    /// Kernel memory for unwind tables, e.g. 64MiB. They are built of what is sampled; when they do not fit, those not used lately make
     /// room.
-    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = unwind_memory)]
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = unwind_memory)]
     unwind_memory: usize,
 
     /// Say nothing but errors.
@@ -191,12 +191,12 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Reads `16MiB`, `32M`, within what the kernel side can hold.
+/// Reads `32MiB`, `16M`, within what the kernel side can hold.
 fn unwind_memory(text: &str) -> Result<usize, String> {
     let range = 2 << 20..=MAX_SEGMENTS * SEGMENT_LEN;
     let bytes: ByteSize = text
         .parse()
-        .map_err(|error| format!("{error}; write it like 16MiB"))?;
+        .map_err(|error| format!("{error}; write it like 32MiB"))?;
     usize::try_from(bytes.as_u64())
         .ok()
         .filter(|bytes| range.contains(bytes))
