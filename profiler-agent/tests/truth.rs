@@ -248,6 +248,14 @@ programs! {
         needs: &[Program::new("lives.c", "lives-too", &[])],
         ..Program::new("lives.c", "lives-fixed", LIVES)
     };
+    mappings: Program::new("mappings.c", "mappings", &[
+        // It takes a while to make them, so that no share is sure.
+        "~_start libc libc main call code burn_below_mapping",
+        "~_start libc libc main libc*",
+        // One sample on the `ret` behind `pop %rbp`, where the frame pointer is the caller's again.
+        "!_start libc libc main code",
+        "![bad_frame_pointer]|[no_rule] code",
+    ]);
     orphan: Program::new("orphan.c", "orphan", &[
         "libc libc orphan burn_in_orphan",
         "~_start libc libc main",

@@ -265,3 +265,73 @@ impl Tables {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, sync::Arc};
+
+    use super::*;
+    use crate::sampling::{Config, Sampler};
+
+    /// Waits until everything that was asked for is there, or has no room; what was evicted meanwhile.
+    fn settle(tables: &mut Tables) -> HashSet<u32> {
+        let mut evicted = HashSet::new();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !tables.is_idle() {
+            assert!(Instant::now() < deadline, "{tables:?}");
+            evicted.extend(tables.collect().evicted);
+            tables.release();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        evicted
+    }
+
+    #[test]
+    fn the_idlest_makes_room() {
+        if !rustix::process::geteuid().is_root() {
+            return; // there is no kernel memory to be had
+        }
+        let mut sampler = Sampler::new(Config {
+            frequency: 99,
+            targets: Some(Vec::new()),
+        })
+        .unwrap();
+        let maps = sampler.take_unwind_maps().unwrap();
+        let mut tables = Tables::new(maps.segments, 2 << 20).unwrap();
+        let program = Arc::new(File::open("/proc/self/exe").unwrap());
+        let want = |tables: &mut Tables, id| {
+            tables.want(id, || {
+                Some(Request {
+                    id,
+                    file: Arc::clone(&program),
+                    path: format!("file {id}"),
+                    code: 0..0,
+                })
+            });
+        };
+        let has_table = |tables: &Tables, id| tables.pieces(id).is_some_and(|pieces| !pieces.is_empty());
+        // All are in use: the first that finds no room goes without.
+        let newcomer = (1..100)
+            .find(|&id| {
+                want(&mut tables, id);
+                assert!(settle(&mut tables).is_empty());
+                !has_table(&tables, id)
+            })
+            .unwrap();
+        assert!(newcomer > 2, "{newcomer}");
+        assert!(tables.pieces(newcomer).is_some_and(<[_]>::is_empty));
+        assert!(tables.arena.memory() <= 2 << 20);
+
+        // The second is used again, the others are not.
+        for _ in 0..=MIN_IDLE {
+            tables.arena.advance_epoch();
+        }
+        let address = tables.pieces(2).unwrap()[0].0.start;
+        let _ = tables.find(2, address);
+        want(&mut tables, newcomer + 1);
+        let evicted = settle(&mut tables);
+        assert!(!evicted.is_empty() && !evicted.contains(&2), "{evicted:?}");
+        assert!(evicted.iter().all(|&id| tables.pieces(id).is_none()));
+        assert!(has_table(&tables, 2) && has_table(&tables, newcomer + 1));
+    }
+}
