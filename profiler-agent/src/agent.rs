@@ -48,6 +48,8 @@ const SLOW_TICK: Duration = Duration::from_secs(1);
 /// How long the start of a capture waits for the unwind tables of its targets: samples that find none are as good, but for those of deep
 /// stacks and of handlers on stacks of their own.
 const FIRST_TABLES: Duration = Duration::from_millis(150);
+/// Files that may be open at one time: each that is mapped somewhere and was sampled is, and the usual limit is 1,024.
+const MAX_OPEN_FILES: u64 = 8192;
 /// How long a finished capture waits for unwind tables; what has none by then is unwound by frame pointer.
 const TABLES_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a finished capture waits for names; what has none by then is shown by module and offset.
@@ -165,6 +167,8 @@ pub fn capture(
         Scope::Command(command) => Some(Waiting::create(command)?),
         Scope::Host | Scope::Processes(_) => None,
     };
+    // Not before: the command gets the limits that it was given.
+    procfs::allow_open_files(MAX_OPEN_FILES);
     let pids = match (&options.scope, &waiting) {
         (_, Some(command)) => Some(vec![command.pid]),
         (Scope::Processes(pids), None) => Some(pids.clone()),

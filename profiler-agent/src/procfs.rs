@@ -6,6 +6,8 @@ use std::{
     path::Path,
 };
 
+use rustix::process::{Resource, Rlimit};
+
 /// Reads at most `limit` bytes of a file.
 ///
 /// # Errors
@@ -20,6 +22,21 @@ pub fn read(path: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
 /// A number that is alone in its file, such as a sysctl.
 pub fn number(path: impl AsRef<Path>) -> Option<u64> {
     String::from_utf8(read(path, 64).ok()?).ok()?.trim().parse().ok()
+}
+
+/// Lets this process have as many files open as that, or as many as it is allowed to allow itself.
+pub fn allow_open_files(count: u64) {
+    let limits = rustix::process::getrlimit(Resource::Nofile);
+    let most = limits.maximum.map_or(count, |maximum| maximum.min(count));
+    if limits.current.is_some_and(|current| current < most) {
+        let limits = Rlimit {
+            current: Some(most),
+            ..limits
+        };
+        if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limits) {
+            tracing::debug!(%error, "no more files than before can be held open");
+        }
+    }
 }
 
 /// The thread of a process in whose folder of /proc its memory and files can be seen: its main thread, or another one when that has ended
