@@ -77,7 +77,7 @@ pub(super) fn take(aggregator: &mut Aggregator, capture: Capture, clock: &Clock)
         stacks,
         ..
     } = builder;
-    Profile {
+    let profile = Profile {
         capture,
         strings: strings.rows,
         processes: processes.rows,
@@ -86,7 +86,10 @@ pub(super) fn take(aggregator: &mut Aggregator, capture: Capture, clock: &Clock)
         locations: locations.rows,
         stacks: stacks.rows,
         samples,
-    }
+    };
+    // Whoever is sampled again comes again; the others have ended.
+    aggregator.processes.clear();
+    profile
 }
 
 /// A table without equal rows.
