@@ -30,6 +30,9 @@ const MAX_NOTES: u64 = 64 << 10;
 /// Most files that are held open. Beyond, the oldest answers are forgotten all together and found again.
 const MAX_FILES: usize = 4096;
 
+/// How often a file that cannot be read is tried.
+const MAX_FAILURES: u32 = 16;
+
 /// Which file was mapped.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Identity {
@@ -121,8 +124,10 @@ impl File {
 /// Every file met so far.
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    /// What each identity led to; `None` when it could not be read, which is not tried again.
+    /// What each identity led to; `None` when it could not be read often enough, which is not tried again.
     known: HashMap<Identity, Option<Arc<File>>>,
+    /// How often it could not be read.
+    failures: HashMap<Identity, u32>,
     next_id: u32,
 }
 
@@ -140,14 +145,23 @@ impl Files {
         }
         if self.known.len() >= MAX_FILES {
             self.known.clear();
+            self.failures.clear();
         }
         let file = candidates(pid, mapping, path).find_map(|(candidate, certain)| {
             let file = open_regular(&candidate)?;
             let image = Image::read(&file)?;
+            // By the time of this look another program may run there. A build ID can always be compared.
+            let certain = certain && matches!(identity, Identity::Inode { .. });
             (certain || is(&file, &image, identity)).then(|| self.keep(file, image, path))
         });
         if file.is_none() {
             tracing::debug!(pid, path, "the mapped file cannot be read");
+            // In the view of another process it may be readable; it is not looked for at every sample, though.
+            let failures = self.failures.entry(identity.clone()).or_default();
+            *failures += 1;
+            if *failures < MAX_FAILURES {
+                return None;
+            }
         }
         self.known.insert(identity.clone(), file.clone());
         file

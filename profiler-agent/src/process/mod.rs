@@ -55,6 +55,8 @@ pub struct Process {
     generation: u32,
     /// [`Processes::doubts`] when its mappings were known for certain.
     doubts: u32,
+    /// Whether it has more mappings than are kept.
+    is_partial: bool,
 }
 
 /// Executable memory of a process.
@@ -143,8 +145,8 @@ pub enum CodeBacking {
         /// Its address of what is mapped first.
         address: u64,
     },
-    /// The vDSO.
-    Vdso,
+    /// The vDSO, from this address of its image on.
+    Vdso(u64),
     /// Generated code, or a file that cannot be read.
     Unknown,
 }
@@ -265,8 +267,31 @@ impl Processes {
     /// The process of a sample; one that is not known yet is looked up in /proc.
     pub fn find(&mut self, pid: u32) -> &Arc<Process> {
         match self.living.entry(pid) {
-            Entry::Occupied(process) => process.into_mut(),
-            Entry::Vacant(place) => place.insert(Arc::new(Process::from_proc(pid, next(&mut self.next_key)))),
+            Entry::Occupied(process) => {
+                let process = process.into_mut();
+                if process.doubts != self.doubts {
+                    // An exec may have been among what was lost: what runs now is what /proc says, under a name of its own if it is another.
+                    let mut now = Process::from_proc(pid, process.key);
+                    if now.executable != process.executable {
+                        now.key = next(&mut self.next_key);
+                    }
+                    now.doubts = self.doubts;
+                    now.generation = process.generation.wrapping_add(1);
+                    // Of one that has ended what was known is all there will be.
+                    if !now.mappings.is_empty() {
+                        *process = Arc::new(now);
+                        self.changed.push(pid);
+                    } else {
+                        Arc::make_mut(process).doubts = self.doubts;
+                    }
+                }
+                process
+            }
+            Entry::Vacant(place) => {
+                let mut process = Process::from_proc(pid, next(&mut self.next_key));
+                process.doubts = self.doubts;
+                place.insert(Arc::new(process))
+            }
         }
     }
 
@@ -324,7 +349,7 @@ impl Processes {
 
     fn code_of(&mut self, pid: u32, mapping: &Mapping) -> Code {
         let backing = match &mapping.backing {
-            Backing::Vdso => CodeBacking::Vdso,
+            Backing::Vdso => CodeBacking::Vdso(mapping.file_offset),
             Backing::Anonymous => CodeBacking::Unknown,
             Backing::File { path, identity } => {
                 let file = self.files.open(pid, mapping, path, identity);
@@ -370,6 +395,7 @@ impl Processes {
             mappings: parent.mappings.clone(),
             generation: 0,
             doubts: parent.doubts,
+            is_partial: parent.is_partial,
         };
         self.living.insert(pid, Arc::new(child));
         self.changed.push(pid);
@@ -386,6 +412,7 @@ impl Processes {
             mappings: BTreeMap::new(),
             generation: 0,
             doubts: self.doubts,
+            is_partial: false,
         };
         self.living.insert(pid, Arc::new(image));
         self.changed.push(pid);
@@ -449,9 +476,32 @@ impl Process {
             mappings: BTreeMap::new(),
             generation: 0,
             doubts: 0,
+            is_partial: false,
         };
         process.rescan();
         process
+    }
+
+    /// Whether its pid still runs its program, as far as /proc can tell: the news of an exec, or of another process under its pid, comes
+    /// some milliseconds late.
+    pub fn is_current(&self) -> bool {
+        let base = |path: &str| -> String {
+            let path = path.strip_suffix(" (deleted)").unwrap_or(path);
+            path.rsplit('/').next().unwrap_or(path).to_owned()
+        };
+        let tid = procfs::thread_with_memory(self.pid);
+        std::fs::read_link(format!("/proc/{tid}/exe"))
+            .is_ok_and(|path| base(&path.to_string_lossy()) == base(&self.executable))
+    }
+
+    /// Number of its mappings.
+    pub fn mapping_count(&self) -> usize {
+        self.mappings.len()
+    }
+
+    /// Whether it has more mappings than are kept.
+    pub const fn is_partial(&self) -> bool {
+        self.is_partial
     }
 
     /// Number of changes of its mappings.
@@ -508,10 +558,11 @@ impl Process {
                 );
             }
         }
+        self.generation = self.generation.wrapping_add(1);
         if self.mappings.len() < MAX_MAPPINGS {
             self.mappings.insert(new.start, new);
-            self.generation = self.generation.wrapping_add(1);
         } else {
+            self.is_partial = true;
             tracing::debug!(self.pid, "more executable mappings than are kept");
         }
     }
@@ -540,6 +591,7 @@ mod tests {
             mappings: BTreeMap::new(),
             generation: 0,
             doubts: 0,
+            is_partial: false,
         }
     }
 

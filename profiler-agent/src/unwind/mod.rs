@@ -196,13 +196,14 @@ impl Unwinder {
                     return Way::Nowhere;
                 };
                 let Some((id, file_address)) = file_address(&code, address) else {
-                    return Way::FramePointer;
+                    return Way::Untold;
                 };
                 tables.want(id, || request(id, &code));
                 match tables.find(id, file_address) {
                     Known::Rule(rule) => Way::Table(rule),
                     Known::Pending if !give_up => Way::Pending,
-                    Known::Nothing | Known::Pending => Way::FramePointer,
+                    Known::Nothing | Known::Pending => Way::Untold,
+                    Known::Unusable => Way::FramePointer,
                 }
             },
         )
@@ -240,7 +241,7 @@ fn file_address(code: &Code, address: u64) -> Option<(u32, u64)> {
     let offset = address.wrapping_sub(code.start);
     match &code.backing {
         CodeBacking::File { file, address } => Some((file.id, address.wrapping_add(offset))),
-        CodeBacking::Vdso => Some((VDSO, offset)),
+        CodeBacking::Vdso(address) => Some((VDSO, address.wrapping_add(offset))),
         CodeBacking::Unknown => None,
     }
 }
@@ -254,11 +255,11 @@ fn request(id: u32, code: &Code) -> Option<Request> {
             path: file.path.clone(),
             code: file.code(),
         }),
-        CodeBacking::Vdso => Some(Request {
+        CodeBacking::Vdso(_) => Some(Request {
             id,
             file: Arc::new(vdso_image().ok()?),
             path: "[vdso]".into(),
-            code: 0..code.end - code.start,
+            code: 0..0,
         }),
         CodeBacking::Unknown => None,
     }

@@ -9,7 +9,7 @@ use std::{
 use profiler_common::record::UNFINISHED_LEN;
 
 use crate::{
-    process::Process,
+    process::{Mapping, Process},
     sampling::record::{Frames, Rest, Sample},
 };
 
@@ -29,6 +29,8 @@ pub(super) struct Parked {
     /// Its process as it was then.
     pub(super) process: Arc<Process>,
     since: Instant,
+    /// Bytes that its process takes on its account.
+    process_len: usize,
     sample: Sample<'static>,
     kernel: Box<[u8]>,
     user: Box<[u8]>,
@@ -57,7 +59,7 @@ impl Parked {
     }
 
     fn len(&self) -> usize {
-        size_of::<Self>() + self.kernel.len() + self.user.len() + self.stack.len()
+        size_of::<Self>() + self.process_len + self.kernel.len() + self.user.len() + self.stack.len()
     }
 }
 
@@ -88,7 +90,14 @@ impl Park {
         time: u64,
         process: &Arc<Process>,
     ) -> bool {
+        // Those of one state of a process share it.
+        let last = self.parked.back();
+        let process_len = match last.is_some_and(|last| Arc::ptr_eq(&last.process, process)) {
+            true => 0,
+            false => process.mapping_count() * size_of::<Mapping>(),
+        };
         let parked = Parked {
+            process_len,
             time,
             cpu,
             process: Arc::clone(process),

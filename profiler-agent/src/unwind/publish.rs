@@ -1,8 +1,13 @@
 //! What the kernel programs know of processes: the list of mappings of each whose stacks they walk.
 
+use std::time::{Duration, Instant};
+
 use aya::maps::MapData;
 use hashbrown::{HashMap, HashSet};
-use profiler_common::arena::{MAPPING_LEN, MAX_MAPPINGS, MappingList, PENDING};
+use profiler_common::{
+    arena::{MAPPING_LEN, MAX_MAPPINGS, MappingList, PENDING},
+    record::MAX_PROCESSES,
+};
 
 use super::{arena::Block, file_address, tables::Tables};
 use crate::process::{Code, Key, Process, Processes};
@@ -16,8 +21,13 @@ pub struct List(MappingList);
 // SAFETY: four integers without padding.
 unsafe impl aya::Pod for List {}
 
-/// Samples of a process that came to user space although all was known, before the list counts as settled.
+/// Samples of a process that came to user space although all was known, before the list counts as settled,
 const PATIENCE: u32 = 8;
+/// if no more time than this lies between two of them.
+const ASTRAY_TOGETHER: Duration = Duration::from_secs(10);
+
+/// Least time between two lists of a process, by its mappings: a long list that is written all the time takes the arena from all others.
+const PAUSE: Duration = Duration::from_micros(100);
 
 /// What a process was published as.
 #[derive(Debug)]
@@ -29,9 +39,12 @@ struct Published {
     uses: HashSet<u32>,
     /// and those whose tables were not there yet.
     waits: HashSet<u32>,
-    /// Samples that came to user space for nothing.
+    /// Samples that came to user space for nothing, and the last time.
     useless: u32,
+    useless_at: Instant,
     settled: bool,
+    /// When the next list may be written.
+    next: Instant,
 }
 
 /// See the [module documentation](self).
@@ -56,6 +69,10 @@ impl Publisher {
     pub(super) fn missed(&mut self, process: &Process, astray: bool) {
         match self.published.get_mut(&process.pid) {
             Some(published) if published.key == process.key && astray => {
+                if published.useless_at.elapsed() > ASTRAY_TOGETHER {
+                    published.useless = 0;
+                }
+                published.useless_at = Instant::now();
                 published.useless = published.useless.saturating_add(1);
                 if published.useless != PATIENCE {
                     return;
@@ -98,8 +115,17 @@ impl Publisher {
 
     /// Writes the lists that are due.
     pub(super) fn publish(&mut self, processes: &mut Processes, tables: &mut Tables) {
-        for pid in std::mem::take(&mut self.due) {
-            if let Some(process) = processes.get(pid).cloned() {
+        let now = Instant::now();
+        let (due, later) = std::mem::take(&mut self.due).into_iter().partition(|pid| {
+            self.published
+                .get(pid)
+                .is_none_or(|published| published.next <= now)
+        });
+        self.due = later;
+        let due: HashSet<u32> = due;
+        for pid in due {
+            let room = self.published.contains_key(&pid) || self.published.len() < MAX_PROCESSES as usize;
+            if let Some(process) = processes.get(pid).cloned().filter(|_| room) {
                 self.publish_one(&process, processes, tables);
             }
         }
@@ -134,15 +160,27 @@ impl Publisher {
             }
             entry(&mut list, at..end, bias, 0);
         }
-        list.truncate(MAX_MAPPINGS as usize * MAPPING_LEN as usize);
+        let most = MAX_MAPPINGS as usize * MAPPING_LEN as usize;
+        let whole = list.len() <= most && !process.is_partial();
+        list.truncate(most);
         let pid = process.pid;
         let (key, generation) = (process.key, process.generation());
         let before = self
             .published
             .get(&pid)
             .filter(|published| published.key == key && published.generation == generation);
-        let (useless, settled) =
-            before.map_or((0, false), |published| (published.useless, published.settled));
+        let (useless, useless_at, settled) = before.map_or((0, Instant::now(), false), |published| {
+            (
+                published.useless,
+                published.useless_at,
+                published.settled && whole,
+            )
+        });
+        if !process.is_current() {
+            // Another program runs there, whose news is on its way.
+            self.forget(pid, tables);
+            return;
+        }
         let Ok(block) = tables.arena.write(&list) else {
             // Its stacks are unwound in user space, then.
             self.forget(pid, tables);
@@ -167,7 +205,9 @@ impl Publisher {
             uses,
             waits,
             useless,
+            useless_at,
             settled,
+            next: Instant::now() + PAUSE * mappings.count,
         };
         if let Some(old) = self.published.insert(pid, published) {
             tables.arena.retire(old.block);

@@ -13,8 +13,10 @@ use profiler_common::{
 pub(super) enum Way {
     /// The rule of a table.
     Table(Rule),
-    /// The frame pointer.
+    /// The frame pointer, as a table says.
     FramePointer,
+    /// The frame pointer, since no table speaks of that address.
+    Untold,
     /// There is no code.
     Nowhere,
     /// It is to be found out.
@@ -58,12 +60,16 @@ pub(super) fn walk(
             return Walked::To(Outcome::Truncated);
         }
         let mut found = way(frame.address());
-        if found == Way::FramePointer && frame.origin.may_begin_here() {
+        if found == Way::Untold && frame.origin.may_begin_here() {
             // As the kernel side does.
-            if let Way::Table(rule) = way(frame.registers.ip) {
-                let goes_on = rule == Rule::Signal || frame.origin.is_innermost();
-                found = Way::Table(if goes_on { rule } else { Rule::End });
-                frame.origin = frame.origin.at_its_address();
+            match way(frame.registers.ip) {
+                Way::Table(rule) => {
+                    let goes_on = rule == Rule::Signal || frame.origin.is_innermost();
+                    found = Way::Table(if goes_on { rule } else { Rule::End });
+                    frame.origin = frame.origin.at_its_address();
+                }
+                Way::Pending => return Walked::Pending,
+                Way::FramePointer | Way::Untold | Way::Nowhere => {}
             }
         }
         let interrupted = if frame.origin.is_interrupted() {
@@ -89,7 +95,7 @@ pub(super) fn walk(
                 frames.push(address);
                 rule
             }
-            Way::FramePointer => {
+            Way::FramePointer | Way::Untold => {
                 frames.push(address | BY_FRAME_POINTER);
                 Rule::FramePointer
             }
