@@ -41,6 +41,7 @@ mod fuzz;
 mod gallery;
 mod lint;
 mod miri;
+mod prove;
 mod python;
 mod run;
 mod setup;
@@ -106,6 +107,12 @@ enum Verb {
     },
     /// Format, clippy on both sides, licences, documentation, and the project's own rules
     Lint,
+    /// Profile real programs under load: are their stacks whole and right? As root; writes docs/completeness.md
+    Prove {
+        proof: prove::Proof,
+        /// Only these, e.g. `redis`; nothing is written then
+        names: Vec<String>,
+    },
     /// Run the code that kernel and agent share under miri, where that can be had
     Miri,
     /// Run the fuzz targets
@@ -165,6 +172,7 @@ fn chore(verb: Verb) -> Result<()> {
         Verb::Verifier => verifier::run(&workspace),
         Verb::Bench { names } => bench::run(&workspace, &names),
         Verb::Lint => lint::run(&workspace),
+        Verb::Prove { proof, names } => prove::run(&workspace, proof, &names),
         Verb::Miri => miri::run(&workspace),
         Verb::Fuzz { target, seconds } => fuzz::run(&workspace, target.as_deref(), seconds),
         Verb::Gallery { names } => gallery::run(&workspace, &names),

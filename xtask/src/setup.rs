@@ -159,7 +159,8 @@ pub(crate) fn install_emulator() -> Result<()> {
     install_packages(EMULATOR)
 }
 
-fn install_packages(packages: &[(&str, &str)]) -> Result<()> {
+/// Installs those of these Debian packages that are missing; each comes with what it is for.
+pub(crate) fn install_packages(packages: &[(&str, &str)]) -> Result<()> {
     if !has_apt() {
         return if Path::new("/usr/bin/gcc").exists() || command::find_in_path("cc").is_some() {
             Ok(())

@@ -127,6 +127,13 @@ impl Arena {
         self.limit * SEGMENT_LEN
     }
 
+    /// Bytes that are free, in pieces of any size.
+    pub(super) fn free(&self) -> usize {
+        let coming = (self.limit - self.segments.len()) * SEGMENT_LEN;
+        let free = self.segments.iter().flat_map(|segment| segment.free.values());
+        coming + free.map(|&len| len as usize).sum::<usize>()
+    }
+
     /// Bytes that wait to be free again.
     pub(super) fn retired(&self) -> usize {
         self.retired.iter().map(|(_, block)| block.len as usize).sum()
@@ -168,15 +175,21 @@ impl Arena {
         self.retired.push((Instant::now(), block));
     }
 
+    /// Takes a block back that nothing has pointed to yet.
+    pub(super) fn take_back(&mut self, block: Block) {
+        if let Some(segment) = self.segments.get_mut(block.segment as usize) {
+            segment.give(block.offset, block.len);
+        }
+    }
+
     /// Frees what has been retired long enough ago.
     fn reclaim(&mut self) {
         let ripe = self
             .retired
             .partition_point(|(since, _)| since.elapsed() >= GRACE);
-        for (_, block) in self.retired.drain(..ripe) {
-            if let Some(segment) = self.segments.get_mut(block.segment as usize) {
-                segment.give(block.offset, block.len);
-            }
+        let ripe: Vec<(Instant, Block)> = self.retired.drain(..ripe).collect();
+        for (_, block) in ripe {
+            self.take_back(block);
         }
     }
 

@@ -21,8 +21,9 @@ use super::{
 /// Files that wait to be read; the rest waits with the asker.
 const QUEUE: usize = 16;
 
-/// Most bytes of a piece of a table: half a segment, so that segments fill well.
-const PIECE: usize = 1 << 20;
+/// Most bytes of a piece of a table: an eighth of a segment. What a few small blocks have left of a segment must still hold pieces: of
+/// halves, eight segments with a small block in each hold 8, and librustc_driver and libLLVM (13 MB) are 14.
+const PIECE: usize = 1 << 18;
 
 /// Samples wait for what the thread builds, and other programs want the CPUs: it may work this much at a time as fast as it can,
 const BURST: Duration = Duration::from_secs(1);

@@ -25,6 +25,9 @@ const EPOCH: Duration = Duration::from_secs(1);
 /// Epochs that a table must have been idle to be evicted: what is used all the time does not throw each other out.
 const MIN_IDLE: u32 = 10;
 
+/// How long a table waits for room that has been made: until what was evicted is certainly free.
+const ROOM_AFTER: Duration = Duration::from_millis(1500);
+
 /// How long a file whose table found no room goes without.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -59,8 +62,8 @@ pub(super) struct Tables {
     /// Requests that the builder's queue had no room for.
     waiting: VecDeque<Request>,
     building: usize,
-    /// Tables that wait for room which has been made and is not free yet.
-    unstored: VecDeque<Built>,
+    /// Tables that wait for room which has been made and is not free yet, with the time when it will be.
+    unstored: VecDeque<(Instant, Built)>,
     /// Blocks of evicted tables that processes still refer to.
     condemned: Vec<Block>,
     next_epoch: Instant,
@@ -131,17 +134,30 @@ impl Tables {
             self.next_epoch = Instant::now() + EPOCH;
             self.arena.advance_epoch();
         }
-        while let Some(built) = self.unstored.pop_front().or_else(|| self.builder.answer()) {
+        while let Some((built, may_wait)) = self.next_built() {
             let id = built.id;
-            if let Some(built) = self.store(built, &mut changes) {
-                self.unstored.push_front(built);
-                break;
+            if let Some(built) = self.store(built, may_wait, &mut changes) {
+                self.unstored.push_back((Instant::now() + ROOM_AFTER, built));
+                continue;
             }
             self.building -= 1;
             changes.fresh.insert(id);
         }
         self.ask();
         changes
+    }
+
+    /// A table to be stored, and whether it may wait for room: once, and no other table waits for it.
+    fn next_built(&mut self) -> Option<(Built, bool)> {
+        let ripe = self
+            .unstored
+            .front()
+            .is_some_and(|(when, _)| *when <= Instant::now());
+        if ripe {
+            let (_, built) = self.unstored.pop_front()?;
+            return Some((built, false));
+        }
+        Some((self.builder.answer()?, true))
     }
 
     /// No process refers to evicted tables any more.
@@ -191,8 +207,8 @@ impl Tables {
         }
     }
 
-    /// Puts the tables of a file into the arena; gives them back when they have to wait for room.
-    fn store(&mut self, built: Built, changes: &mut Changes) -> Option<Built> {
+    /// Puts the tables of a file into the arena; gives them back when they have to wait for room, if they may.
+    fn store(&mut self, built: Built, may_wait: bool, changes: &mut Changes) -> Option<Built> {
         let pieces = match &built.pieces {
             Ok(pieces) => pieces,
             Err(error) => {
@@ -209,13 +225,12 @@ impl Tables {
                     blocks.push((range.clone(), block));
                 }
                 Err(error) => {
-                    // Nothing refers to these yet.
                     for (_, block) in blocks {
-                        self.arena.retire(block);
+                        self.arena.take_back(block);
                     }
                     let needed = pieces.iter().map(|(_, table)| table.block_len()).sum();
                     let full = matches!(error, ArenaError::Full) && needed < self.arena.capacity();
-                    if full && self.make_room(needed, changes) {
+                    if full && may_wait && self.make_room(needed, changes) {
                         return Some(built);
                     }
                     if !std::mem::replace(&mut self.told, true) {
@@ -236,7 +251,8 @@ impl Tables {
 
     /// Evicts the tables that have been idle longest until there will be `needed` bytes. Says whether there will.
     fn make_room(&mut self, needed: usize, changes: &mut Changes) -> bool {
-        let mut coming = self.arena.retired()
+        let mut coming = self.arena.free()
+            + self.arena.retired()
             + self
                 .condemned
                 .iter()

@@ -1,0 +1,118 @@
+//! `prove`: what the agent shows of real programs, held against what is true.
+//!
+//! ```text
+//! programs ─▶ load ─┬▶ completeness: the agent alone; is any stack cut short?
+//!                   └▶ equality: the agent beside perf and gdb; do they see the same callers?
+//! ```
+//!
+//! The Debian packages of the programs are installed here and not by `setup`: nothing else needs them. Everything runs on loopback, in
+//! temporary folders, and is ended.
+
+mod completeness;
+mod equality;
+mod load;
+mod programs;
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use anyhow::{Context as _, Result, bail};
+
+use self::programs::{PROGRAMS, Program, Run};
+use crate::command;
+use crate::run;
+use crate::setup;
+use crate::workspace::Workspace;
+
+/// Where the figures are kept.
+const DOCUMENT: &str = "docs/completeness.md";
+
+/// What there is to prove.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Proof {
+    /// No user stack is cut short
+    Completeness,
+    /// perf and gdb see the same callers
+    Equality,
+}
+
+/// Proves it for the programs called `names`, or all of them, whose figures are then written down.
+pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Result<()> {
+    if !command::is_root()? {
+        bail!("profiling and changing users need root; run `sudo -E cargo xtask prove`");
+    }
+    if let Some(name) = names
+        .iter()
+        .find(|name| !PROGRAMS.iter().any(|p| p.name == **name))
+    {
+        let known: Vec<&str> = PROGRAMS.iter().map(|program| program.name).collect();
+        bail!(
+            "there is no program called {name}; there are {}",
+            known.join(", ")
+        );
+    }
+    let chosen: Vec<&'static Program> = PROGRAMS
+        .iter()
+        .filter(|program| names.is_empty() || names.iter().any(|name| name == program.name))
+        // Processes have to live while three look at them.
+        .filter(|program| proof != Proof::Equality || !matches!(program.run, Run::Again(_)))
+        .collect();
+    let packages: BTreeSet<&str> = chosen.iter().flat_map(|p| p.packages).copied().collect();
+    let packages: Vec<(&str, &str)> = packages.into_iter().map(|package| (package, "")).collect();
+    setup::install_packages(&packages)?;
+    run::build(workspace)?;
+
+    let (name, table, short) = match proof {
+        Proof::Completeness => {
+            let figures = each(&chosen, |program| completeness::measure(workspace, program))?;
+            let short = figures
+                .iter()
+                .filter_map(completeness::Figure::name_if_short)
+                .collect();
+            ("completeness", completeness::table(&figures), short)
+        }
+        Proof::Equality => {
+            setup::install_packages(&[("linux-perf", ""), ("gdb", "")])?;
+            let figures = each(&chosen, |program| equality::measure(workspace, program))?;
+            let short: Vec<&str> = figures
+                .iter()
+                .filter_map(equality::Figure::name_if_unequal)
+                .collect();
+            ("equality", equality::table(&figures), short)
+        }
+    };
+    println!("{table}");
+    if names.is_empty() {
+        let document = workspace.join(DOCUMENT);
+        let text =
+            fs::read_to_string(&document).with_context(|| format!("cannot read {}", document.display()))?;
+        fs::write(&document, replaced(&text, name, &table)?)
+            .with_context(|| format!("cannot write {}", document.display()))?;
+    }
+    if !short.is_empty() {
+        bail!("below the bar, or too few stacks: {}", short.join(", "));
+    }
+    Ok(())
+}
+
+fn each<T>(programs: &[&'static Program], measure: impl Fn(&'static Program) -> Result<T>) -> Result<Vec<T>> {
+    programs
+        .iter()
+        .map(|program| {
+            eprintln!("{}", program.name);
+            measure(program)
+        })
+        .collect()
+}
+
+/// A document with another table between its marks.
+fn replaced(text: &str, name: &str, table: &str) -> Result<String> {
+    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
+    let (before, rest) = text
+        .split_once(&begin)
+        .with_context(|| format!("{DOCUMENT} lacks the mark {begin}"))?;
+    let (_, after) = rest
+        .split_once(&end)
+        .with_context(|| format!("{DOCUMENT} lacks the mark {end}"))?;
+    Ok(format!("{before}{begin}{table}{end}{after}"))
+}
