@@ -57,8 +57,7 @@ pub(super) struct Segment {
     memory: NonNull<u8>,
     /// Lengths of the free ranges by their offsets.
     free: BTreeMap<u32, u32>,
-    /// Keeps the map alive.
-    _map: MapData,
+    map: MapData,
 }
 
 // SAFETY: the memory belongs to this value alone on this side.
@@ -230,17 +229,13 @@ impl Arena {
             return Err(io::Error::last_os_error().into());
         }
         let memory = NonNull::new(memory.cast()).ok_or_else(io::Error::last_os_error)?;
-        bpf::set_descriptor(
-            self.outer.fd().as_fd(),
-            u32::try_from(number).unwrap_or(u32::MAX),
-            fd,
-        )?;
-        let free = BTreeMap::from([(RESERVED, len - RESERVED)]);
         let segment = Segment {
             memory,
-            free,
-            _map: map,
+            free: BTreeMap::from([(RESERVED, len - RESERVED)]),
+            map,
         };
+        let number = u32::try_from(number).unwrap_or(u32::MAX);
+        bpf::set_descriptor(self.outer.fd().as_fd(), number, segment.map.fd().as_fd())?;
         segment.write(EPOCH_AT, self.epoch);
         self.segments.push(segment);
         Ok(())

@@ -49,6 +49,8 @@ pub(super) enum Known {
     Rule(Rule),
     /// Nothing: the frame pointer is all there is.
     Nothing,
+    /// That the frame pointer is all there is.
+    Unusable,
     /// Nothing yet.
     Pending,
 }
@@ -102,10 +104,8 @@ impl Tables {
 
     /// Asks for the table of a file, unless that has been done.
     pub(super) fn want(&mut self, id: u32, request: impl FnOnce() -> Option<Request>) {
-        match self.states.get(&id) {
-            Some(State::NoRoom(since)) if since.elapsed() >= RETRY => {}
-            Some(_) => return,
-            None => {}
+        if self.states.contains_key(&id) {
+            return;
         }
         let Some(request) = request() else {
             self.states.insert(id, State::Ready(Vec::new()));
@@ -133,6 +133,11 @@ impl Tables {
         if Instant::now() >= self.next_epoch {
             self.next_epoch = Instant::now() + EPOCH;
             self.arena.advance_epoch();
+            // Whoever runs them asks again.
+            let retried = self
+                .states
+                .extract_if(|_, state| matches!(state, State::NoRoom(since) if since.elapsed() >= RETRY));
+            changes.evicted.extend(retried.map(|(id, _)| id));
         }
         while let Some((built, may_wait)) = self.next_built() {
             let id = built.id;
@@ -190,7 +195,8 @@ impl Tables {
         self.arena.mark_as_used(block);
         let bits = arena::find_row(&segment, block.offset, address);
         match Rule::unpack(bits) {
-            Packed::Rule(Rule::None | Rule::Unsupported | Rule::FramePointer) => Known::Nothing,
+            Packed::Rule(Rule::None) => Known::Nothing,
+            Packed::Rule(Rule::Unsupported | Rule::FramePointer) => Known::Unusable,
             Packed::Rule(rule) => Known::Rule(rule),
             Packed::Entry(number) => {
                 Known::Rule(Rule::of_entry(arena::entry(&segment, block.offset, number)))
@@ -258,22 +264,31 @@ impl Tables {
                 .iter()
                 .map(|block| block.len as usize)
                 .sum::<usize>();
-        let mut idle: Vec<(u32, u32)> = self
+        let len = |pieces: &[(Range<u64>, Block)]| -> usize {
+            pieces.iter().map(|(_, block)| block.len as usize).sum()
+        };
+        let mut idle: Vec<(u32, u32, usize)> = self
             .states
             .iter()
             .filter_map(|(&id, state)| match state {
                 State::Ready(pieces) if !pieces.is_empty() => {
                     let idle = pieces.iter().map(|(_, block)| self.arena.idle(*block)).min()?;
-                    (idle >= MIN_IDLE).then_some((idle, id))
+                    (idle >= MIN_IDLE).then_some((idle, id, len(pieces)))
                 }
                 State::Building | State::Ready(_) | State::NoRoom(_) => None,
             })
             .collect();
+        // Nothing is thrown out for what does not fit all the same.
+        if coming + idle.iter().map(|(_, _, len)| len).sum::<usize>() < needed {
+            return false;
+        }
         idle.sort_unstable();
         while coming < needed {
-            let Some((_, id)) = idle.pop() else { return false };
+            let Some((_, id, len)) = idle.pop() else {
+                return false;
+            };
             if let Some(State::Ready(pieces)) = self.states.remove(&id) {
-                coming += pieces.iter().map(|(_, block)| block.len as usize).sum::<usize>();
+                coming += len;
                 self.condemned.extend(pieces.into_iter().map(|(_, block)| block));
                 changes.evicted.insert(id);
             }
