@@ -236,7 +236,9 @@ programs! {
             "![bad_frame_pointer] other",
         ])
     };
-    forks: Program::new("forks.c", "forks", &["_start libc libc main one_round in_child burn_in_child"    // The page of the stack is the very one that is being copied for the child.
+    forks: Program::new("forks.c", "forks", &[
+        "_start libc libc main one_round in_child burn_in_child",
+        // The page of the stack is the very one that is being copied for the child.
         "![unreadable] libc",
     ]);
     lives: Program {

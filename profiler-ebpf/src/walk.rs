@@ -68,12 +68,16 @@ pub extern "C" fn rule_at_start(slot: u32) -> u32 {
         let origin = (*scratch).frame().origin;
         (*scratch).origin = origin.at_its_address().bits();
         let bits = tables::rule(scratch, slot);
-        if bits == Rule::NO_BITS {
+        // What has no rule there either is as it was; what is unknown there is for user space to look at in the same way.
+        if bits >= UNKNOWN || Rule::or_frame_pointer(bits) == Rule::FRAME_POINTER_BITS {
             (*scratch).origin = origin.bits();
-        } else if bits < UNKNOWN && bits != Rule::SIGNAL_BITS && !origin.is_innermost() {
-            return Rule::END_BITS;
+            return if bits == UNKNOWN { UNKNOWN } else { Rule::NO_BITS };
         }
-        bits
+        if bits == Rule::SIGNAL_BITS || origin.is_innermost() {
+            bits
+        } else {
+            Rule::END_BITS
+        }
     }
 }
 
