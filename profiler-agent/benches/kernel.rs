@@ -1,8 +1,19 @@
 //! What one sample costs in the kernel, by the kernel's own accounting (bpf_stats), against the least that a stack sampler can do: a
-//! program that only calls `bpf_get_stack` on the same stack.
+//! program that only calls `bpf_get_stack` on the same stack, built with frame pointers.
 //!
-//! Two targets, 33 frames deep with frame pointers to the end, of 64 and of 208 bytes a frame, on CPU 0. The programs run in turn on
-//! each, in rounds, so that a neighbour's load hits all alike; what counts is the median over the rounds of the ratio within a round.
+//! # Targets
+//! A C program 33 frames deep, of 64 and of 208 bytes a frame, built twice: with frame pointers and nothing else, which both programs
+//! walk; and without frame pointers, which only the agent can walk, by tables.
+//!
+//! And rustc at work, optimising: some 3 million rows, which fill the whole memory for tables, and a program that needs the caches for
+//! itself. Its stacks have other depths. They are compared with `bpf_get_stack` of that depth: it is measured on the C program at two depths
+//! in the same round, and the line through both is read off at the average depth of rustc's samples, kernel frames included.
+//!
+//! # Rounds
+//! The targets share CPU 0 and run one at a time; the others stand still. The programs run in turn, in rounds, so that a neighbour's load hits
+//! all alike; what counts is the median over the rounds of the ratio within a round. Before that the agent runs until the kernel side
+//! knows all that the target's stacks need, and each run is checked: samples finished in the kernel, complete, as deep as they should be,
+//! by tables or by frame pointers.
 //!
 //! A clock ticks on whatever runs. A tick that hits another process ends at the filter; its price is measured by itself, with a target
 //! that sleeps, and taken off with the number of such ticks, so that a sample is billed for itself alone.
@@ -24,7 +35,7 @@ mod support;
 use std::{
     collections::BTreeMap,
     os::fd::AsFd as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, ExitCode},
     time::Duration,
 };
@@ -35,48 +46,47 @@ use aya::{
     programs::PerfEvent as PerfEventProgram,
 };
 use profiler_agent::sampling::{
-    Config, Sampler, bpf,
+    bpf,
     perf_event::{Clock, PerfEvent},
-    record::Record,
     ring::Ring,
 };
-use profiler_common::record::Counter;
-use support::{Bars, Running, figure, gcc, median};
+use support::{
+    Bars, Running, figure, median,
+    sampled::{Sampled, Seen},
+    target::{self, Frames},
+};
 
-/// A C program that calls itself 31 deep below `main` and burns there. It gets nearly all of CPU 0 while others still get some: no
-/// real-time priority, which would starve them. It ends with its parent, and after five minutes in any case.
-const TARGET: &str = r#"
-#define _GNU_SOURCE
-#include <sched.h>
-#include <signal.h>
-#include <string.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <unistd.h>
-volatile unsigned long sink;
-__attribute__((noinline)) int deep(int n) {
-    volatile char locals[LOCALS];
-    locals[n] = 1;
-    if (n == 0) for (;;) sink++;
-    return deep(n - 1) + locals[n];
-}
-int main(void) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    alarm(300);
-    cpu_set_t set; CPU_ZERO(&set); CPU_SET(0, &set); sched_setaffinity(0, sizeof set, &set);
-    setpriority(PRIO_PROCESS, 0, -20);
-    return deep(31);
-}
-"#;
+/// User frames of the C program: what is called, and what calls `main`.
+const DEPTH: u32 = 33;
+/// How many functions deep it is for that.
+const CALLS: u32 = 30;
+/// The greater of the two depths that the line goes through, in functions.
+const DEEPER: u32 = 94;
+/// Sizes of its frames.
+const SIZES: [u32; 2] = [64, 208];
 
-/// Bytes of locals, and what a frame is by the compiler's own account, return address included.
-const FRAMES: [(u32, u32); 2] = [(32, 64), (176, 208)];
-const BAR: f64 = 1.2;
+/// Walks by frame pointer, times `bpf_get_stack`.
+const BAR_POINTERS: f64 = 1.2;
+/// Walks by tables, hot.
+const BAR_HOT: f64 = 1.3;
+/// Walks by tables, cold, with three million rows.
+const BAR_COLD: f64 = 2.5;
 
-/// What is run in turn.
-const PROGRAMS: [&str; 4] = ["walk", "perf_ring", "bpf_ring", "agent"];
+/// Microseconds of a sample whose walk user space finishes, in the kernel and there.
+const BAR_UNKNOWN_KERNEL: f64 = 10.0;
+const BAR_UNKNOWN_USER: f64 = 20.0;
+
+/// How long such samples are taken: each leaves a stack of some 10 kB in a ring of 4 MiB.
+const UNKNOWN_SPAN: Duration = Duration::from_millis(30);
+
+/// Bytes of rustc's tables: 2.9 million rows of 4 bytes.
+const LARGE: usize = 2_900_000 * 4;
+
+/// Samples that have to be as they should.
+const SHARE: f64 = 0.99;
 
 /// One run of a program.
+#[derive(Clone, Copy)]
 struct Run {
     /// Ticks that hit the target.
     samples: u64,
@@ -84,10 +94,13 @@ struct Run {
     dropped: u64,
     /// Nanoseconds of all.
     time: f64,
+    /// Frames of a sample, kernel and user.
+    depth: f64,
 }
 
 impl Run {
     fn per_sample(&self, dropped_tick: f64) -> f64 {
+        assert!(self.samples > 50, "only {} ticks hit the target", self.samples);
         (self.time - dropped_tick * self.dropped as f64) / self.samples as f64
     }
 
@@ -102,210 +115,343 @@ impl Run {
     }
 }
 
+/// A rate, how many rounds, and how long each program runs in a round.
+struct Rate {
+    frequency: u32,
+    rounds: usize,
+    span: Duration,
+}
+
+impl Rate {
+    fn heat(&self) -> &'static str {
+        if self.frequency < 1000 { "cold" } else { "hot" }
+    }
+}
+
 fn main() -> ExitCode {
-    let baseline = std::env::var_os("PROFILER_BENCH_BASELINE")
-        .map(PathBuf::from)
-        .expect("run me by `cargo xtask bench kernel`, which builds the programs to compare with");
-    let _accounting = aya::sys::enable_stats(aya::sys::Stats::RunTime).expect("bpf_stats; are you root?");
-    let sleeper = Running::start(Command::new("sleep").arg("600"));
-    // Numbers on the command line choose among the rates.
-    let chosen: Vec<u32> = std::env::args()
-        .filter_map(|argument| argument.parse().ok())
+    let bench = Bench::new();
+    let rates = [(9999, 9, 250), (99, 7, 2000)].map(|(frequency, rounds, span)| Rate {
+        frequency,
+        rounds,
+        span: Duration::from_millis(span),
+    });
+    // Words on the command line choose: rates, and `deep` or `rustc`.
+    let words: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with('-'))
         .collect();
+    let chosen = |name: &str, among: &[&str]| {
+        !words.iter().any(|word| among.contains(&word.as_str())) || words.iter().any(|word| word == name)
+    };
     let mut bars = Bars::default();
-    for (locals, frame) in FRAMES {
-        let folder = tempfile::tempdir().expect("temporary folder");
-        let target = start(folder.path(), locals, frame);
-        for (frequency, rounds, span) in [(9999, 7, 300), (999, 5, 700), (99, 5, 2500)] {
-            if !chosen.is_empty() && !chosen.contains(&frequency) {
-                continue;
+    for rate in &rates {
+        if !chosen(&rate.frequency.to_string(), &["99", "9999"]) {
+            continue;
+        }
+        if chosen("deep", &["deep", "rustc"]) {
+            for frame in SIZES {
+                bench.deep(rate, frame, &mut bars);
             }
-            let span = Duration::from_millis(span);
-            let once = |program: &str, pid: u32| match program {
-                "agent" => agent(pid, frequency, span),
-                _ => baseline_of(&baseline, program, pid, frequency, span),
-            };
-            let dropped_agent = once("agent", sleeper.pid()).per_dropped();
-            let dropped_walk = once("walk", sleeper.pid()).per_dropped();
-            let mut figures: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-            let (mut samples, mut dropped) = (0, 0);
-            for _ in 0..rounds {
-                for program in PROGRAMS {
-                    let run = once(program, target.pid());
-                    assert!(
-                        run.samples > 50,
-                        "{program}: only {} ticks hit the target",
-                        run.samples
-                    );
-                    let price = if program == "agent" {
-                        dropped_agent
-                    } else {
-                        dropped_walk
-                    };
-                    figures.entry(program).or_default().push(run.per_sample(price));
-                    samples += run.samples;
-                    dropped += run.dropped;
-                }
+            if rate.frequency > 1000 {
+                bench.unknown(rate, &mut bars);
             }
-            let heat = if frequency == 99 { "cold" } else { "hot" };
-            println!(
-                "{frequency} Hz ({heat}), 33 frames of {frame} bytes: ns a sample, median of {rounds} rounds; {samples} samples, {dropped} \
-                 dropped ticks ({} ns each in the agent, {} ns in the bare walk; taken off)",
-                figure(dropped_agent),
-                figure(dropped_walk)
-            );
-            let against = |other: &str| {
-                let ratios: Vec<f64> = figures["agent"]
-                    .iter()
-                    .zip(&figures[other])
-                    .map(|(a, b)| a / b)
-                    .collect();
-                median(&ratios)
-            };
-            for program in PROGRAMS {
-                let values: Vec<String> = figures[program]
-                    .iter()
-                    .map(|value| format!("{value:.0}"))
-                    .collect();
-                println!(
-                    "  {program:10} {:6.0}   ({})",
-                    median(&figures[program]),
-                    values.join(" ")
-                );
-            }
-            println!(
-                "  agent = {:.2} x (bpf_get_stack + perf ring), {:.2} x (bpf_get_stack + BPF ring)",
-                against("perf_ring"),
-                against("bpf_ring")
-            );
-            bars.at_most(
-                &format!(
-                    "kernel side / bare bpf_get_stack, {frequency} Hz ({heat}), frames of {frame} bytes"
-                ),
-                against("walk"),
-                BAR,
-                "x",
-            );
+        }
+        if chosen("rustc", &["deep", "rustc"]) {
+            bench.large(rate, &mut bars);
         }
     }
     bars.code()
 }
 
-/// The target with `locals` bytes of locals, and frames of `frame` bytes by the compiler's own account.
-fn start(folder: &Path, locals: u32, frame: u32) -> Running {
-    let (source, program) = (folder.join("deep.c"), folder.join("deep"));
-    std::fs::write(&source, TARGET).expect("source");
-    let locals = format!("-DLOCALS={locals}");
-    let flags = [
-        "-O1",
-        "-fno-omit-frame-pointer",
-        "-fno-optimize-sibling-calls",
-        "-fstack-usage",
-        "-static",
-        &locals,
-    ];
-    gcc(&source, &program, &flags);
-    let usage = std::fs::read_dir(folder)
-        .expect("folder")
-        .map(|entry| entry.expect("entry").path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "su"))
-        .expect("gcc -fstack-usage writes a file");
-    let usage =
-        String::from_utf8(profiler_agent::procfs::read(usage, 1 << 16).expect("stack usage")).expect("text");
-    let deep = usage
-        .lines()
-        .find(|line| line.contains(":deep"))
-        .expect("`deep` is in the file");
-    let bytes = deep
-        .split('\t')
-        .nth(1)
-        .and_then(|bytes| bytes.parse::<u32>().ok());
-    assert_eq!(bytes, Some(frame), "{deep}");
-    Running::start(&mut Command::new(&program))
+/// What all comparisons need.
+struct Bench {
+    baseline: Vec<u8>,
+    sleeper: Running,
+    folder: tempfile::TempDir,
+    _accounting: std::os::fd::OwnedFd,
 }
 
-/// The agent's program.
-fn agent(pid: u32, frequency: u32, span: Duration) -> Run {
-    let mut sampler = Sampler::new(Config {
-        frequency,
-        targets: Some(vec![pid]),
-    })
-    .expect("sampler");
-    let (mut samples, mut frames) = (0_u64, 0_u64);
-    sampler.start().expect("start");
-    std::thread::sleep(span);
-    sampler.stop();
-    sampler.drain(u64::MAX, |event| {
-        if let Record::Sample(sample) = event.record {
-            samples += 1;
-            frames += sample.user.len() as u64;
+impl Bench {
+    fn new() -> Self {
+        let baseline = std::env::var_os("PROFILER_BENCH_BASELINE")
+            .map(PathBuf::from)
+            .expect("run me by `cargo xtask bench kernel`, which builds the programs to compare with");
+        Self {
+            _accounting: aya::sys::enable_stats(aya::sys::Stats::RunTime).expect("bpf_stats; are you root?"),
+            baseline: profiler_agent::procfs::read(baseline, 16 << 20).expect("the object to compare with"),
+            sleeper: Running::start(Command::new("sleep").arg("1200")),
+            folder: tempfile::tempdir().expect("temporary folder"),
         }
-    });
-    assert_eq!(
-        samples,
-        sampler.counter(Counter::Written).expect("counter"),
-        "what was written is not what was read"
-    );
-    assert_eq!(
-        sampler.counter(Counter::RingFull).expect("counter"),
-        0,
-        "the ring was full"
-    );
-    assert!(
-        samples == 0 || frames / samples >= 33,
-        "{frames} frames of {samples} samples"
-    );
-    let cost = sampler.cost().expect("cost");
-    Run {
-        samples,
-        dropped: cost.runs - samples,
-        time: cost.time.as_nanos() as f64,
     }
-}
 
-/// One of the programs to compare with.
-fn baseline_of(object: &Path, name: &str, pid: u32, frequency: u32, span: Duration) -> Run {
-    let bytes = profiler_agent::procfs::read(object, 16 << 20).expect("the object to compare with");
-    let mut programs = EbpfLoader::new()
-        .btf(None)
-        .override_global("TARGET", &pid, true)
-        .load(&bytes)
-        .expect("load");
-    let Some(Map::PerfEventArray(slots)) = programs.take_map("SAMPLES") else {
-        panic!("no SAMPLES")
-    };
-    let program: &mut PerfEventProgram = programs
-        .program_mut(name)
-        .expect("program")
-        .try_into()
-        .expect("type");
-    program.load().expect("verifier");
-    let owner = PerfEvent::ring_owner(0, u32::MAX, false).expect("ring");
-    let ring = Ring::new(owner, 0, 4 << 20).expect("ring");
-    ring.event().enable().expect("ring");
-    bpf::set_descriptor(slots.fd().as_fd(), 0, ring.event().as_fd()).expect("ring");
-    let clock = PerfEvent::clock(Clock::CpuClock, frequency, 0).expect("clock");
-    clock
-        .set_program(program.fd().expect("fd").as_fd())
-        .expect("attach");
-    clock.enable().expect("enable");
-    std::thread::sleep(span);
-    clock.disable().expect("disable");
-    let info = program.info().expect("info");
-    let dropped = PerCpuArray::<_, u64>::try_from(programs.map("DROPPED").expect("DROPPED")).expect("map");
-    let dropped: u64 = dropped.get(&0, 0).expect("DROPPED").iter().sum();
-    let samples = info.run_count() - dropped;
-    if name == "perf_ring" {
-        // 33 frames, the header of the agent's size, and perf's own.
-        let bytes = ring.head();
+    /// Ticks that hit other processes: the price of one in the agent and in the programs compared with.
+    fn dropped(&self, rate: &Rate) -> (f64, f64) {
+        let agent = run_of(&Sampled::new(self.sleeper.pid(), rate.frequency).run(rate.span)).per_dropped();
+        let walk = self
+            .baseline("walk", self.sleeper.pid(), rate.frequency, rate.span)
+            .per_dropped();
+        (agent, walk)
+    }
+
+    /// 33 frames, by frame pointer and by tables.
+    fn deep(&self, rate: &Rate, frame: u32, bars: &mut Bars) {
+        let &Rate {
+            frequency,
+            rounds,
+            span,
+        } = rate;
+        let pointers = target::deep(self.folder.path(), Frames::Pointers, frame, CALLS);
+        let tables = target::deep(self.folder.path(), Frames::Tables, frame, CALLS);
+        let (dropped_agent, dropped_walk) = self.dropped(rate);
+        let agent = |target: &Running| {
+            let mut agent = Sampled::new(target.pid(), frequency);
+            target.awake(|| agent.warm_up());
+            agent
+        };
+        let mut by_pointers = agent(&pointers);
+        let mut by_tables = agent(&tables);
+        let mut figures = Figures::default();
+        for _ in 0..rounds {
+            for program in ["walk", "perf_ring", "bpf_ring"] {
+                let run = pointers.awake(|| self.baseline(program, pointers.pid(), frequency, span));
+                figures.add(program, run.per_sample(dropped_walk));
+            }
+            let seen = pointers.awake(|| by_pointers.run(span));
+            check(&seen, u64::from(DEPTH));
+            assert!(
+                seen.chained as f64 >= SHARE * f64::from(CALLS) * seen.samples as f64,
+                "not by frame pointer: {seen:?}"
+            );
+            figures.add("by frame pointer", run_of(&seen).per_sample(dropped_agent));
+            let seen = tables.awake(|| by_tables.run(span));
+            check(&seen, u64::from(DEPTH));
+            assert_eq!(seen.chained, 0, "not by tables: {seen:?}");
+            figures.add("by tables", run_of(&seen).per_sample(dropped_agent));
+        }
+        let heat = rate.heat();
+        println!(
+            "{frequency} Hz ({heat}), {DEPTH} frames of {frame} bytes: ns a sample, median of {rounds} rounds; a dropped tick, {} ns in the \
+             agent and {} ns in the bare walk, is taken off",
+            figure(dropped_agent),
+            figure(dropped_walk)
+        );
+        figures.print();
+        println!(
+            "  by frame pointer = {:.2} x (bpf_get_stack + perf ring), {:.2} x (bpf_get_stack + BPF ring)",
+            figures.ratio("by frame pointer", "perf_ring"),
+            figures.ratio("by frame pointer", "bpf_ring")
+        );
+        for (program, bar) in [
+            ("by frame pointer", BAR_POINTERS),
+            ("by tables", if heat == "hot" { BAR_HOT } else { BAR_COLD }),
+        ] {
+            bars.at_most(
+                &format!("{program} / bare bpf_get_stack, {frequency} Hz ({heat}), frames of {frame} bytes"),
+                figures.ratio(program, "walk"),
+                bar,
+                "x",
+            );
+        }
+    }
+
+    /// Samples that the programs leave to user space, since they know nothing: what copying the stack costs, and what finishing it.
+    fn unknown(&self, rate: &Rate, bars: &mut Bars) {
+        let target = target::deep(self.folder.path(), Frames::Tables, SIZES[1], CALLS);
+        let (dropped_agent, _) = self.dropped(rate);
+        let mut agent = Sampled::new(target.pid(), rate.frequency);
+        target.awake(|| agent.warm_up());
+        let mut figures = Figures::default();
+        for _ in 0..rate.rounds {
+            let (seen, here) = target.awake(|| agent.run_unknown(UNKNOWN_SPAN));
+            assert!(
+                seen.complete == seen.samples && seen.least >= u64::from(DEPTH),
+                "not finished in user space: {seen:?}"
+            );
+            figures.add("in the kernel", run_of(&seen).per_sample(dropped_agent));
+            figures.add("in user space", here);
+        }
+        println!(
+            "{} Hz, {DEPTH} frames of {} bytes, unknown to the kernel side: ns a sample",
+            rate.frequency, SIZES[1]
+        );
+        figures.print();
+        for (place, bar) in [
+            ("in the kernel", BAR_UNKNOWN_KERNEL),
+            ("in user space", BAR_UNKNOWN_USER),
+        ] {
+            bars.at_most(
+                &format!("a sample of unknown code, {place}"),
+                median(&figures.0[place]) / 1e3,
+                bar,
+                "us",
+            );
+        }
+    }
+
+    /// rustc.
+    fn large(&self, rate: &Rate, bars: &mut Bars) {
+        let &Rate {
+            frequency,
+            rounds,
+            span,
+        } = rate;
+        let frame = SIZES[1];
+        let near = target::deep(self.folder.path(), Frames::Pointers, frame, CALLS);
+        let far = target::deep(self.folder.path(), Frames::Pointers, frame, DEEPER);
+        let (dropped_agent, dropped_walk) = self.dropped(rate);
+        let compiler = target::compiler(self.folder.path());
+        let mut agent = Sampled::new(compiler.pid(), frequency);
+        compiler.awake(|| agent.warm_up());
+        let mut figures = Figures::default();
+        let mut all = Seen::default();
+        for _ in 0..rounds {
+            let walk = |target: &Running| {
+                let run = target.awake(|| self.baseline("walk", target.pid(), frequency, span));
+                run.per_sample(dropped_walk)
+            };
+            let ends = [walk(&near), walk(&far)];
+            let seen = compiler.awake(|| agent.run(span));
+            check(&seen, 1);
+            let run = run_of(&seen);
+            // The line through both.
+            let (from, to) = (f64::from(DEPTH), f64::from(DEPTH + DEEPER - CALLS));
+            let walk = ends[0] + (ends[1] - ends[0]) * (run.depth - from) / (to - from);
+            figures.add("walk of 33 frames", ends[0]);
+            figures.add("walk of 97 frames", ends[1]);
+            figures.add("walk of as many", walk);
+            figures.add("agent", run.per_sample(dropped_agent));
+            all.samples += seen.samples;
+            all.finished += seen.finished;
+            all.complete += seen.complete;
+            all.user += seen.user;
+            all.kernel += seen.kernel;
+            all.chained += seen.chained;
+        }
+        let heat = rate.heat();
+        let share = |part: u64| 100.0 * part as f64 / all.samples as f64;
+        let each = |part: u64| part as f64 / all.samples as f64;
+        println!(
+            "{frequency} Hz ({heat}), rustc: ns a sample, median of {rounds} rounds; {} samples, {:.2} % finished in the kernel, {:.2} % \
+             complete, {:.1} user and {:.1} kernel frames each, {:.2} of them by frame pointer; tables of at least {:.1} MB",
+            all.samples,
+            share(all.finished),
+            share(all.complete),
+            each(all.user),
+            each(all.kernel),
+            each(all.chained),
+            LARGE as f64 / 1e6,
+        );
+        figures.print();
+        println!(
+            "  {:.0} ns a frame",
+            median(&figures.0["agent"]) / each(all.user + all.kernel)
+        );
+        // Whole segments are counted, the last of which may be begun only.
         assert!(
-            bytes >= samples * (33 * 8 + 40 + 20),
-            "the ring holds {bytes} bytes after {samples} samples"
+            agent.memory() >= LARGE,
+            "only {} bytes of tables: another rustc?",
+            agent.memory()
+        );
+        bars.at_most(
+            &format!("3 million rows / bare bpf_get_stack of as many frames, {frequency} Hz ({heat})"),
+            figures.ratio("agent", "walk of as many"),
+            BAR_COLD,
+            "x",
         );
     }
+
+    /// One of the programs to compare with.
+    fn baseline(&self, name: &str, pid: u32, frequency: u32, span: Duration) -> Run {
+        let mut programs = EbpfLoader::new()
+            .btf(None)
+            .override_global("TARGET", &pid, true)
+            .load(&self.baseline)
+            .expect("load");
+        let Some(Map::PerfEventArray(slots)) = programs.take_map("SAMPLES") else {
+            panic!("no SAMPLES")
+        };
+        let program: &mut PerfEventProgram = programs
+            .program_mut(name)
+            .expect("program")
+            .try_into()
+            .expect("type");
+        program.load().expect("verifier");
+        let owner = PerfEvent::ring_owner(0, u32::MAX, false).expect("ring");
+        let ring = Ring::new(owner, 0, 4 << 20).expect("ring");
+        ring.event().enable().expect("ring");
+        bpf::set_descriptor(slots.fd().as_fd(), 0, ring.event().as_fd()).expect("ring");
+        let clock = PerfEvent::clock(Clock::CpuClock, frequency, 0).expect("clock");
+        clock
+            .set_program(program.fd().expect("fd").as_fd())
+            .expect("attach");
+        clock.enable().expect("enable");
+        std::thread::sleep(span);
+        clock.disable().expect("disable");
+        let info = program.info().expect("info");
+        let dropped =
+            PerCpuArray::<_, u64>::try_from(programs.map("DROPPED").expect("DROPPED")).expect("map");
+        let dropped: u64 = dropped.get(&0, 0).expect("DROPPED").iter().sum();
+        let samples = info.run_count() - dropped;
+        if name == "perf_ring" {
+            // The frames, the header of the agent's size, and perf's own.
+            let bytes = ring.head();
+            assert!(
+                bytes >= samples * (u64::from(CALLS) * 8 + 40 + 20),
+                "the ring holds {bytes} bytes after {samples} samples"
+            );
+        }
+        Run {
+            samples,
+            dropped,
+            time: info.run_time().as_nanos() as f64,
+            depth: 0.0,
+        }
+    }
+}
+
+/// The samples are what they should be, at least [`SHARE`] of them.
+fn check(seen: &Seen, least: u64) {
+    let enough = SHARE * seen.samples as f64;
+    assert!(
+        seen.finished as f64 >= enough,
+        "not finished in the kernel: {seen:?}"
+    );
+    assert!(seen.complete as f64 >= enough, "not complete: {seen:?}");
+    assert!(seen.least >= least, "not deep enough: {seen:?}");
+}
+
+/// What the agent did, as a run of a program.
+fn run_of(seen: &Seen) -> Run {
     Run {
-        samples,
-        dropped,
-        time: info.run_time().as_nanos() as f64,
+        samples: seen.samples,
+        dropped: seen.runs - seen.samples,
+        time: seen.time,
+        depth: (seen.user + seen.kernel) as f64 / seen.samples as f64,
+    }
+}
+
+/// Nanoseconds a sample of each program, by round.
+#[derive(Default)]
+struct Figures(BTreeMap<&'static str, Vec<f64>>);
+
+impl Figures {
+    fn add(&mut self, program: &'static str, nanoseconds: f64) {
+        self.0.entry(program).or_default().push(nanoseconds);
+    }
+
+    fn ratio(&self, program: &str, other: &str) -> f64 {
+        let ratios: Vec<f64> = self.0[program]
+            .iter()
+            .zip(&self.0[other])
+            .map(|(a, b)| a / b)
+            .collect();
+        median(&ratios)
+    }
+
+    fn print(&self) {
+        for (program, values) in &self.0 {
+            let all: Vec<String> = values.iter().map(|value| format!("{value:.0}")).collect();
+            println!("  {program:18} {:6.0}   ({})", median(values), all.join(" "));
+        }
     }
 }

@@ -12,20 +12,31 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 
 use crate::build_ebpf;
+use crate::collector;
 use crate::command;
+use crate::otel;
 use crate::run;
 use crate::test;
 use crate::workspace::Workspace;
 
 /// The benchmarks of profiler-agent.
-pub(crate) const NAMES: &[&str] = &["kernel", "pipeline", "tables", "capture"];
+pub(crate) const NAMES: &[&str] = &["kernel", "pipeline", "tables", "capture", OTEL];
+
+/// Runs only when it is asked for by name: what it compares with has to be built first.
+const OTEL: &str = "otel";
 
 /// Builds what they need, runs them one after the other, and fails when a bar is missed.
 pub(crate) fn run(workspace: &Workspace, names: &[String]) -> Result<()> {
     let chosen: Vec<&str> = NAMES
         .iter()
         .copied()
-        .filter(|&name| names.is_empty() || names.iter().any(|chosen| chosen == name))
+        .filter(|&name| {
+            if names.is_empty() {
+                name != OTEL
+            } else {
+                names.iter().any(|chosen| chosen == name)
+            }
+        })
         .collect();
     let mut bars = Vec::new();
     let mut failed = Vec::new();
@@ -49,6 +60,12 @@ pub(crate) fn run(workspace: &Workspace, names: &[String]) -> Result<()> {
             "capture" => {
                 run::build(workspace)?;
                 cargo.env("PROFILER_BENCH_AGENT", workspace.agent());
+            }
+            OTEL => {
+                collector::build(workspace)?;
+                cargo
+                    .env("PROFILER_TEST_COLLECTOR", collector::program(workspace))
+                    .env("PROFILER_BENCH_OTEL", otel::build(workspace)?);
             }
             _ => {}
         }

@@ -41,6 +41,7 @@ mod fuzz;
 mod gallery;
 mod lint;
 mod miri;
+mod otel;
 mod prove;
 mod python;
 mod run;
@@ -101,7 +102,7 @@ enum Verb {
     Verifier,
     /// Measure what the agent costs, as root; fails when it costs more than it may
     Bench {
-        /// Which benchmarks; all by default
+        /// Which benchmarks; by default all but `otel`, which builds another profiler to compare with
         #[arg(value_parser = bench::NAMES.to_vec())]
         names: Vec<String>,
     },

@@ -1,11 +1,16 @@
 //! What the benchmarks share: bars, medians, and programs to measure on.
 #![allow(dead_code, reason = "each benchmark uses what it needs")]
 
+pub(crate) mod sampled;
+pub(crate) mod target;
+
 use std::{
     path::Path,
     process::{Child, Command, ExitCode},
     time::Duration,
 };
+
+use rustix::process::{Pid, Signal};
 
 /// What must hold, and whether it did. `cargo xtask bench` collects the lines that begin with `bar: `.
 #[derive(Debug, Default)]
@@ -78,6 +83,28 @@ impl Running {
     /// Its pid.
     pub(crate) fn pid(&self) -> u32 {
         self.0.id()
+    }
+
+    /// Runs `work` while this goes on; before and after, it stands still.
+    pub(crate) fn awake<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.signal(Signal::CONT);
+        let result = work();
+        self.signal(Signal::STOP);
+        result
+    }
+
+    /// Has it stand still, or go on.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid())
+            .ok()
+            .and_then(Pid::from_raw)
+            .expect("pid");
+        rustix::process::kill_process(pid, signal).expect("it runs");
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.try_wait().expect("wait").is_some()
     }
 }
 
