@@ -129,7 +129,7 @@ programs! {
         // can be read then leads to the frame it is about to enter, with the stack pointer of another.
         "!_start libc libc main in_unwinder|in_destructor|in_handler|in_what lightly_guarded? thrower? \
             main|in_unwinder|in_destructor|in_handler|in_what|rethrower|lightly_guarded|guarded libgcc_s libgcc_s?",
-        "![no_mapping]|[bad_frame_pointer]|[unreadable]|[bad_rule] [unknown]* \
+        "![no_mapping]|[bad_frame_pointer]|[unreadable]|[bad_rule] [unknown]* lightly_guarded|guarded? thrower? \
             main|in_unwinder|in_destructor|in_handler|in_what|rethrower|lightly_guarded|guarded libgcc_s libgcc_s?",
         "~_start libc libc main in_unwinder|in_destructor|in_handler|in_what lightly_guarded|rethrower? thrower? libstdcxx? other",
     ]);
@@ -163,6 +163,8 @@ programs! {
         "~_start libc libc main libc* libc on_ordinary burn_on_ordinary",
         // Until the kernel side knows the program, its stacks are copied for user space: the one that it is on.
         "![short_copy] interrupted_leaf|prologue libc+ on_alternate libc* on_nested? burn_on_alternate|burn_on_nested",
+        // While rt_sigreturn puts the registers back, some are those of the handler still.
+        "![no_mapping]|[bad_frame_pointer]|[unreadable]|[bad_rule]|[short_copy] [unknown]* interrupted_leaf|call_often|prologue|main",
     ]);
     vdso: Program::new("vdso.c", "vdso", &[
         "_start libc libc main read_clock libc clock_gettime|__vdso_clock_gettime",

@@ -247,6 +247,9 @@ impl Chains {
                 base => base.into(),
             };
         }
+        if name.ends_with("@plt") {
+            return "libc".into(); // the stub on the way there
+        }
         let short = short(name);
         // Without a name it stays what it is: `[unknown]`, or an address.
         if frame.is_marker()
