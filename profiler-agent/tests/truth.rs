@@ -238,11 +238,15 @@ programs! {
             "![bad_frame_pointer] other",
         ])
     };
-    forks: Program::new("forks.c", "forks", &[
-        "_start libc libc main one_round in_child burn_in_child",
-        // The page of the stack is the very one that is being copied for the child.
-        "![unreadable] libc",
-    ]);
+    forks: Program {
+        // Each child would look up every function anew, by way of the unnamed start of the procedure linkage table.
+        flags: &["-Wl,-z,now"],
+        ..Program::new("forks.c", "forks", &[
+            "_start libc libc main one_round in_child burn_in_child",
+            // The page of the stack is the very one that is being copied for the child.
+            "![unreadable] libc",
+        ])
+    };
     lives: Program {
         arguments: &["@lives-too"],
         needs: &[Program::new("lives.c", "lives-too", &[])],
