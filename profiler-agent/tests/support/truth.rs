@@ -317,7 +317,7 @@ impl Chains {
             if wrong_samples * STRAY > total {
                 said += &stray;
             } else {
-                println!("{stray}");
+                eprintln!("{stray}");
             }
         }
         let fair = self.chains.iter().filter(|(share, _)| *share == Share::Fair);
