@@ -14,7 +14,7 @@
 //!
 //! Everything begins with a sample that the kernel programs could not finish, unless its process was known before: the process or some code
 //! on its stack is unknown to them. It is finished here, and waits if it must until the tables that it needs are built; and its process is made known. So only code that is sampled costs
-//! anything, and the first sample is as good as the last. Whatever does not fit into the kernel's maps goes this way for ever: it costs
+//! a table, and the first sample is as good as the last. Processes that do not fit into the kernel's maps go this way for ever: it costs
 //! more, and is as right.
 //!
 //! A table belongs to a file and is shared by all processes that run it. The sections are a stranger's bytes: what they may cost in time and
