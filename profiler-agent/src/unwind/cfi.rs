@@ -15,9 +15,10 @@
 mod cursor;
 mod entry;
 mod expression;
+mod gap;
 mod program;
 
-use std::ops::Range;
+use std::{fs::File, ops::Range, os::unix::fs::FileExt as _};
 
 use gimli::{
     BaseAddresses, CfaRule, EhFrameHdr, EndianSlice, LittleEndian, Pointer, Register, RegisterRule,
@@ -73,6 +74,31 @@ pub struct Sections<'a> {
     pub jumps: [Range<u64>; 2],
     /// Where the file is entered; 0 where it is not. Threads begin there, which the dynamic linker and some C libraries do not say.
     pub entry: u64,
+    /// Where the file's instructions are, for what no section speaks of.
+    pub instructions: Instructions<'a>,
+}
+
+/// The instructions of a file, which are read when they are asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Instructions<'a> {
+    /// The file; without one there are none.
+    pub file: Option<&'a File>,
+    /// The addresses of its executable sections or segments, in order, and their offsets in the file.
+    pub executable: &'a [(Range<u64>, u64)],
+}
+
+impl Instructions<'_> {
+    /// Those at some addresses, which must lie in one section.
+    fn at(&self, range: &Range<u64>) -> Option<Vec<u8>> {
+        let (addresses, offset) = self
+            .executable
+            .iter()
+            .find(|(addresses, _)| addresses.start <= range.start && range.end <= addresses.end)?;
+        let mut bytes = vec![0; usize::try_from(range.end.checked_sub(range.start)?).ok()?];
+        let offset = offset.checked_add(range.start - addresses.start)?;
+        self.file?.read_exact_at(&mut bytes, offset).ok()?;
+        Some(bytes)
+    }
 }
 
 /// A section in memory.
@@ -194,10 +220,16 @@ pub fn tables(sections: &Sections<'_>, code: Range<u64>, piece: usize) -> Result
     }
     let mut pieces = Pieces::new(code, piece)?;
     let mut made = Made { rows: 0, work };
+    let mut gaps = Gaps {
+        instructions: sections.instructions,
+        behind: pieces.start(),
+        left: gap::MOST,
+    };
     for (index, function) in functions.iter().enumerate() {
         let next = functions.get(index + 1).map_or(u64::MAX, |next| next.start);
         let end = function.end().min(next);
         let at = function.at & Source::AT;
+        gaps.fill(function.start, &mut pieces)?;
         let whole = match function.source() {
             _ if function.start >= end => continue,
             Source::EhFrame => eh_frame.execute(at, &(function.start..end), &mut pieces, &mut made)?,
@@ -209,8 +241,9 @@ pub fn tables(sections: &Sections<'_>, code: Range<u64>, piece: usize) -> Result
             }
         };
         broken += usize::from(!whole);
-        pieces.add(end, Rule::None)?; // replaced at once where another function follows
+        gaps.behind = end;
     }
+    gaps.fill(pieces.end(), &mut pieces)?;
     let described = functions
         .iter()
         .filter(|function| function.source() != Source::Stubs);
@@ -220,6 +253,44 @@ pub fn tables(sections: &Sections<'_>, code: Range<u64>, piece: usize) -> Result
         rows: made.rows,
         broken,
     })
+}
+
+/// The code between functions.
+struct Gaps<'a> {
+    instructions: Instructions<'a>,
+    /// The first address behind the last function.
+    behind: u64,
+    /// How many may be read yet.
+    left: usize,
+}
+
+impl Gaps<'_> {
+    /// Adds what is known from the last function up to the next one, at `next`.
+    fn fill(&mut self, next: u64, pieces: &mut Pieces) -> Result<(), CfiError> {
+        let Self {
+            instructions, behind, ..
+        } = *self;
+        pieces.add(behind, Rule::None)?; // replaced at once where a function follows
+        if behind >= next {
+            return Ok(());
+        }
+        for (addresses, _) in instructions.executable {
+            let (start, end) = (behind.max(addresses.start), next.min(addresses.end));
+            let code = if start < end {
+                gap::readable(start, end)
+            } else {
+                0..0
+            };
+            if code.is_empty() || self.left == 0 {
+                continue;
+            }
+            self.left -= 1;
+            for (address, rule) in gap::rules(start, &instructions.at(&code).unwrap_or_default()) {
+                pieces.add(address, rule)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Where the rules of a function come from.

@@ -229,6 +229,16 @@ impl Pieces {
         Ok(())
     }
 
+    /// The first address,
+    pub const fn start(&self) -> u64 {
+        self.code.start
+    }
+
+    /// and the first behind the last.
+    pub const fn end(&self) -> u64 {
+        self.code.end
+    }
+
     /// The pieces by address, each with the addresses that it is for.
     ///
     /// # Errors
