@@ -202,6 +202,11 @@ impl Processes {
         }
     }
 
+    /// Whether somebody chose them: then there is no end of interest in them.
+    pub const fn are_chosen(&self) -> bool {
+        self.targets.is_some()
+    }
+
     /// The living processes, in no order.
     pub fn living(&self) -> impl Iterator<Item = &Process> {
         self.living.values().map(Arc::as_ref)

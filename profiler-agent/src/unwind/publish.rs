@@ -9,7 +9,7 @@ use profiler_common::{
     record::MAX_PROCESSES,
 };
 
-use super::{arena::Block, file_address, tables::Tables};
+use super::{arena::Block, file_address, request, tables::Tables};
 use crate::process::{Code, Key, Process, Processes};
 
 /// [`MappingList`], as aya wants the values of maps.
@@ -134,7 +134,16 @@ impl Publisher {
     fn publish_one(&mut self, process: &Process, processes: &mut Processes, tables: &mut Tables) {
         let mut list = Vec::new();
         let (mut uses, mut waits) = (HashSet::new(), HashSet::new());
-        for code in processes.code(process) {
+        let codes = processes.code(process);
+        if processes.are_chosen() {
+            // By the time its stacks need a table it should be there. The dynamic linker puts what a program asks for above what that asks for.
+            for code in codes.iter().rev() {
+                if let Some((id, _)) = file_address(code, code.start) {
+                    tables.want(id, || request(id, code));
+                }
+            }
+        }
+        for code in codes {
             let Code { start, end, .. } = code;
             let Some((id, address)) = file_address(&code, start) else {
                 entry(&mut list, start..end, 0, 0);

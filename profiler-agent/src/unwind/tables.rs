@@ -61,8 +61,6 @@ pub(super) struct Tables {
     builder: Builder,
     pub(super) arena: Arena,
     states: HashMap<u32, State>,
-    /// Requests that the builder's queue had no room for.
-    waiting: VecDeque<Request>,
     building: usize,
     /// Tables that wait for room which has been made and is not free yet, with the time when it will be.
     unstored: VecDeque<(Instant, Built)>,
@@ -93,13 +91,20 @@ impl Tables {
             builder: Builder::start()?,
             arena: Arena::new(segments, bytes),
             states: HashMap::new(),
-            waiting: VecDeque::new(),
             building: 0,
             unstored: VecDeque::new(),
             condemned: Vec::new(),
             next_epoch: Instant::now() + EPOCH,
             told: false,
         })
+    }
+
+    /// Asks for the table of a file that a stack needs, before all others.
+    pub(super) fn need(&mut self, id: u32, request: impl FnOnce() -> Option<Request>) {
+        self.want(id, request);
+        if matches!(self.states.get(&id), Some(State::Building)) {
+            self.builder.urge(id);
+        }
     }
 
     /// Asks for the table of a file, unless that has been done.
@@ -113,8 +118,7 @@ impl Tables {
         };
         self.states.insert(id, State::Building);
         self.building += 1;
-        self.waiting.push_back(request);
-        self.ask();
+        self.builder.ask(request);
     }
 
     /// Whether no table is being built.
@@ -148,7 +152,6 @@ impl Tables {
             self.building -= 1;
             changes.fresh.insert(id);
         }
-        self.ask();
         changes
     }
 
@@ -200,15 +203,6 @@ impl Tables {
             Packed::Rule(rule) => Known::Rule(rule),
             Packed::Entry(number) => {
                 Known::Rule(Rule::of_entry(arena::entry(&segment, block.offset, number)))
-            }
-        }
-    }
-
-    fn ask(&mut self) {
-        while let Some(request) = self.waiting.pop_front() {
-            if let Err(request) = self.builder.ask(request) {
-                self.waiting.push_front(request);
-                break;
             }
         }
     }
