@@ -9,7 +9,11 @@ use profiler_common::{
     record::MAX_PROCESSES,
 };
 
-use super::{arena::Block, file_address, request, tables::Tables};
+use super::{
+    arena::{ArenaError, Block},
+    file_address, request,
+    tables::Tables,
+};
 use crate::process::{Code, Key, Process, Processes};
 
 /// [`MappingList`], as aya wants the values of maps.
@@ -190,10 +194,16 @@ impl Publisher {
             self.forget(pid, tables);
             return;
         }
-        let Ok(block) = tables.arena.write(&list) else {
-            // Its stacks are unwound in user space, then.
-            self.forget(pid, tables);
-            return;
+        let block = match tables.arena.write(&list) {
+            Ok(block) => block,
+            Err(error) => {
+                // Its stacks are unwound in user space, then; its next sample tries again.
+                if matches!(error, ArenaError::Full) {
+                    tables.lack(list.len());
+                }
+                self.forget(pid, tables);
+                return;
+            }
         };
         let mappings = MappingList {
             segment: block.segment,

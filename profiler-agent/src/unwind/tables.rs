@@ -66,6 +66,8 @@ pub(super) struct Tables {
     unstored: VecDeque<(Instant, Built)>,
     /// Blocks of evicted tables that processes still refer to.
     condemned: Vec<Block>,
+    /// Bytes that a list of mappings found no room for.
+    lacking: usize,
     next_epoch: Instant,
     /// Whether it has been told that the memory is used up.
     told: bool,
@@ -94,6 +96,7 @@ impl Tables {
             building: 0,
             unstored: VecDeque::new(),
             condemned: Vec::new(),
+            lacking: 0,
             next_epoch: Instant::now() + EPOCH,
             told: false,
         })
@@ -143,6 +146,11 @@ impl Tables {
                 .extract_if(|_, state| matches!(state, State::NoRoom(since) if since.elapsed() >= RETRY));
             changes.evicted.extend(retried.map(|(id, _)| id));
         }
+        let lacking = std::mem::take(&mut self.lacking);
+        if lacking > 0 {
+            // Free room in pieces that are too small is no room.
+            self.make_room(self.arena.free() + lacking, &mut changes);
+        }
         while let Some((built, may_wait)) = self.next_built() {
             let id = built.id;
             if let Some(built) = self.store(built, may_wait, &mut changes) {
@@ -166,6 +174,11 @@ impl Tables {
             return Some((built, false));
         }
         Some((self.builder.answer()?, true))
+    }
+
+    /// A list of mappings found no room: idle tables are evicted for it, at the next [`Self::collect`].
+    pub(super) fn lack(&mut self, bytes: usize) {
+        self.lacking = self.lacking.max(bytes);
     }
 
     /// No process refers to evicted tables any more.
@@ -358,5 +371,20 @@ mod tests {
         assert!(!evicted.is_empty() && !evicted.contains(&2), "{evicted:?}");
         assert!(evicted.iter().all(|&id| tables.pieces(id).is_none()));
         assert!(has_table(&tables, 2) && has_table(&tables, newcomer + 1));
+
+        // A list of mappings finds no room: an idle table makes it some.
+        let list = [0; 4096];
+        while tables.arena.write(&list).is_ok() {}
+        for _ in 0..=MIN_IDLE {
+            tables.arena.advance_epoch();
+        }
+        tables.lack(list.len());
+        assert!(!tables.collect().evicted.is_empty());
+        tables.release();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while tables.arena.write(&list).is_err() {
+            assert!(Instant::now() < deadline, "{tables:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 }
