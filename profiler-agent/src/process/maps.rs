@@ -78,7 +78,7 @@ impl MapsLine {
             _ if inode == 0 => Backing::Anonymous,
             path => Backing::File {
                 path: path.into(),
-                identity: Identity::inode(major, minor, inode),
+                identity: Identity::inode(major, minor, inode, 0),
             },
         };
         executable.then_some(Mapping {
