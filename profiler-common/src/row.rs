@@ -147,6 +147,7 @@ impl Rule {
     /// 0 │ base:1 (sp, bp) │ offset / 8: 10 │ saved rbx: 3 │ saved bp: 5 (0 same, n at cfa - 8n)
     /// 1 │ number: 19
     /// ```
+    #[inline(always)]
     pub const fn pack(self) -> Option<u32> {
         match self {
             Self::Cfa { base, offset, bp, bx } => {
