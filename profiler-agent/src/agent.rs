@@ -11,6 +11,7 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
     process::ExitStatus,
     sync::{
         Arc,
@@ -30,7 +31,7 @@ use crate::{
     procfs,
     profile::{Capture, Profile},
     sampling::{self, Sampler, SamplingError, merge, record::Record},
-    symbols::Symbolizer,
+    symbols::{self, Symbolizer},
     target::{LAUNCHER, Running, Scope, Target, TargetError, Waiting},
     telemetry::Loss,
     unwind::Unwinder,
@@ -148,6 +149,8 @@ pub struct Captured {
     pub unfollowed: u64,
     /// What the agent used up to here.
     pub cost: OwnCost,
+    /// How often the symbolizer had to be replaced.
+    pub symbolizer_failures: u32,
     /// How the command ended, if one was run.
     pub command: Option<ExitStatus>,
 }
@@ -239,8 +242,9 @@ impl Run {
     fn new(options: &Options, targets: Option<&[u32]>) -> Result<Self, CaptureError> {
         let system = |what| move |source| CaptureError::System { what, source };
         let mut aggregator = Aggregator::new(Limits::default());
-        let mut symbolizer = Symbolizer::start().map_err(system("start the thread that finds names"))?;
-        // Reading the kernel's symbols takes 50 ms: better now than at the end.
+        let mut symbolizer = Symbolizer::start(Path::new(symbols::SELF))
+            .map_err(system("start the thread that finds names"))?;
+        // Starting the child and reading the kernel's symbols takes 150 ms: better now than at the end.
         let _ = symbolizer.try_request(aggregator.prepare_kernel());
         let mut sampler = Sampler::new(sampling::Config {
             frequency: options.frequency,
@@ -449,7 +453,7 @@ impl Run {
         aggregator.request_names(|request| {
             symbolizer
                 .try_request(request)
-                .map_err(crate::symbols::NotTaken::into_request)
+                .map_err(symbols::NotTaken::into_request)
         });
     }
 
@@ -480,6 +484,7 @@ impl Run {
         duration: u64,
         status: Option<ExitStatus>,
     ) -> Result<Captured, CaptureError> {
+        let symbolizer = self.symbolizer.cost();
         let ring_full = self.sampler.counter(Counter::RingFull)?;
         let losses = [(Loss::RingFull, ring_full), (Loss::TornRecord, self.torn)];
         let capture = Capture {
@@ -499,7 +504,8 @@ impl Run {
             lost_events: self.lost_records.saturating_sub(ring_full),
             unfollowed: self.sampler.counter(Counter::TargetsFull)?,
             profile: self.aggregator.take(capture, &self.clock),
-            cost: OwnCost::now(&self.clock),
+            cost: OwnCost::now(&self.clock, symbolizer),
+            symbolizer_failures: symbolizer.failed,
             command: status,
         })
     }
