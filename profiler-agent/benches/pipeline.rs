@@ -136,7 +136,7 @@ fn main() -> ExitCode {
     // New stacks: the first STACKS samples are all different.
     let new: Vec<f64> = (0..7)
         .map(|_| {
-            let mut aggregator = Aggregator::new(Limits::default());
+            let mut aggregator = Aggregator::new(Limits::default(), Clock::now());
             let before = cpu_time();
             pass(
                 &mut merger,
@@ -154,7 +154,7 @@ fn main() -> ExitCode {
     println!("a sample with a new stack: {} us", figure(median(&new) * 1e6));
 
     let before = IN_USE.load(Ordering::Relaxed);
-    let mut aggregator = Aggregator::new(Limits::default());
+    let mut aggregator = Aggregator::new(Limits::default(), Clock::now());
     pass(
         &mut merger,
         &mut rings,
@@ -195,7 +195,7 @@ fn main() -> ExitCode {
     println!("a sample with a known stack: {} us", figure(known));
 
     outputs(&mut aggregator, &clock, &mut || {
-        let mut filled = Aggregator::new(Limits::default());
+        let mut filled = Aggregator::new(Limits::default(), Clock::now());
         pass(
             &mut merger,
             &mut rings,

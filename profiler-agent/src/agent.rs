@@ -238,7 +238,8 @@ struct Run {
 impl Run {
     fn new(options: &Options, targets: Option<&[u32]>) -> Result<Self, CaptureError> {
         let system = |what| move |source| CaptureError::System { what, source };
-        let mut aggregator = Aggregator::new(Limits::default());
+        let clock = Clock::now();
+        let mut aggregator = Aggregator::new(Limits::default(), clock);
         let mut symbolizer = Symbolizer::start().map_err(system("start the thread that finds names"))?;
         // Reading the kernel's symbols takes 50 ms: better now than at the end.
         let _ = symbolizer.try_request(aggregator.prepare_kernel());
@@ -260,7 +261,7 @@ impl Run {
         let unwinder = Unwinder::new(maps, options.unwind_memory)
             .map_err(system("start the thread that builds unwind tables"))?;
         Ok(Self {
-            clock: Clock::now(),
+            clock,
             sampler,
             kernel_log,
             processes,
@@ -373,6 +374,8 @@ impl Run {
 
     /// Takes in what happened up to a time of `CLOCK_MONOTONIC`.
     fn drain(&mut self, until: u64) {
+        // Before the samples that may fall into what was written.
+        self.aggregator.read_jits(&self.processes, false);
         let lost_before = self.lost_records;
         let (sampler, mut stages) = self.stages();
         sampler.drain(until, |event| stages.take_in(event));
@@ -455,6 +458,7 @@ impl Run {
 
     fn wait_for_names(&mut self) {
         let deadline = Instant::now() + NAMES_DEADLINE;
+        while self.aggregator.read_jits(&self.processes, true) && Instant::now() < deadline {}
         self.take_names();
         self.request_names();
         while self.aggregator.waits_for_names() {

@@ -42,6 +42,7 @@ pub mod aggregate;
 pub mod clock;
 pub mod cpu_time;
 pub mod export;
+pub mod jit;
 pub mod kernel;
 pub mod memory;
 pub mod process;

@@ -21,7 +21,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use profiler_agent::symbols::{NotTaken, Object, QUEUE, Request, Resolver, Response, Symbol, Symbolizer};
+use profiler_agent::profile::Language;
+use profiler_agent::symbols::{
+    NotTaken, Object, Pclntab, Position, QUEUE, Request, Resolver, Response, Symbol, Symbolizer,
+};
 
 // ---- tools -----------------------------------------------------------------------------------------------------
 
@@ -548,6 +551,145 @@ fn plt_stubs_have_the_name_of_their_function() {
             assert_eq!(one(&program, address + 4)[0].name, stub, "{name}");
         }
     }
+}
+
+/// The `go` command.
+fn go() -> Option<PathBuf> {
+    match std::env::var_os("PROFILER_TEST_GO").filter(|go| !go.is_empty()) {
+        Some(go) => Some(go.into()),
+        // It knows no `--version`, but answers it.
+        None => have(&["go"]).then(|| "go".into()),
+    }
+}
+
+/// A program of Go, linked in different ways.
+fn build_go(go: &Path, folder: &Path, source: &str, name: &str, flags: &[&str]) -> PathBuf {
+    let output = folder.join(name);
+    run(Command::new(go)
+        .current_dir(folder)
+        .env("GOTOOLCHAIN", "local")
+        .env("GOCACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("go"))
+        .env("GOFLAGS", "-mod=mod")
+        .arg("build")
+        .args(flags)
+        .arg("-o")
+        .arg(&output)
+        .arg(fixture(source)));
+    output
+}
+
+#[test]
+fn stripped_go_has_the_names_and_lines_of_go_itself() {
+    let Some(go) = go() else { return };
+    if !have(&["nm", "strip"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for (name, flags) in [("plain", &[][..]), ("pie", &["-buildmode=pie"])] {
+        let whole = build_go(&go, folder.path(), "tree.go", name, flags);
+        let stripped = folder.path().join("stripped");
+        run(Command::new("strip").arg("-o").arg(&stripped).arg(&whole));
+        let addresses = addresses(&whole, 5, 3000);
+        let ours = ask(&stripped, &addresses);
+        assert_eq!(ours.error, None);
+
+        let mut theirs = Command::new(&go)
+            .args(["tool", "addr2line"])
+            .arg(&whole)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = theirs.stdin.take().unwrap();
+        let lines: String = addresses.iter().map(|address| format!("{address:x}\n")).collect();
+        let writer = std::thread::spawn(move || input.write_all(lines.as_bytes()));
+        let output = theirs.wait_with_output().unwrap();
+        writer.join().unwrap().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let theirs: Vec<&str> = text.lines().collect();
+        assert_eq!(theirs.len(), 2 * addresses.len());
+        let mut differ = Vec::new();
+        for (symbols, theirs) in ours.symbols.iter().zip(theirs.chunks(2)) {
+            let mine = match symbols.functions.as_slice() {
+                [symbol] => (symbol.name.clone(), format!("{}:{}", symbol.file, symbol.line)),
+                _ => ("?".to_owned(), "?:0".to_owned()),
+            };
+            // Old releases of the tool find no table in programs that can be loaded anywhere.
+            let is_known = theirs[0] != "?" || name == "plain";
+            if is_known && (mine.0.as_str(), mine.1.as_str()) != (theirs[0], theirs[1]) {
+                differ.push(format!("{:#x}: {mine:?}, {theirs:?}", symbols.address));
+            }
+        }
+        eprintln!("{name}: {} addresses, {} differ", addresses.len(), differ.len());
+        assert!(
+            addresses.len() > 1000 && differ.is_empty(),
+            "{name}: {}",
+            differ.join("\n")
+        );
+        assert!(
+            ours.symbols
+                .iter()
+                .all(|symbols| symbols.language == Language::Go)
+        );
+    }
+}
+
+/// Go 1.2 to 1.15 had another layout. Go's own tests keep such a table.
+#[test]
+fn tables_of_old_go_are_read_as_go_reads_them() {
+    let Some(go) = go() else { return };
+    let root = run(Command::new(&go).args(["env", "GOROOT"]));
+    let packed = Path::new(root.trim()).join("src/debug/gosym/testdata/pcln115.gz");
+    let folder = tempfile::tempdir().unwrap();
+    let gosym = build_go(&go, folder.path(), "gosym.go", "gosym", &[]);
+    let theirs = run(Command::new(gosym).arg(&packed));
+
+    let mut bytes = Vec::new();
+    flate2::read::GzDecoder::new(File::open(&packed).unwrap())
+        .read_to_end(&mut bytes)
+        .unwrap();
+    let path = folder.path().join("table");
+    // Not at the beginning of the file, where an offset that is left out does not show.
+    fs::write(&path, [&[0; 100], bytes.as_slice()].concat()).unwrap();
+    let file = File::open(&path).unwrap();
+    let table = Pclntab::parse(&file, (100, bytes.len() as u64), 0).unwrap();
+    let mut compared = 0;
+    for line in theirs.lines() {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let address = fields[0].parse().unwrap();
+        let expected = Position {
+            name: fields[1].to_owned(),
+            file: fields[2].to_owned(),
+            // Of what is no function it makes up a negative one.
+            line: fields[3].parse::<i64>().unwrap().try_into().unwrap_or_default(),
+        };
+        assert_eq!(table.position(&file, address), Some(expected), "{address:#x}");
+        compared += 1;
+    }
+    assert!(compared > 1000, "{compared}");
+}
+
+#[test]
+fn without_any_name_there_is_the_start_of_the_function() {
+    if !have(&["gcc", "nm", "strip"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = build(folder.path(), "inlines.c", "nameless", &["-O2", "-g"]);
+    let table = functions(&program);
+    run(Command::new("strip").arg(&program));
+    for name in ["main", "plain_static", "split"] {
+        let (start, size) = table[name];
+        for address in [start, start + size / 2, start + size - 1] {
+            let answer = ask(&program, &[address]).symbols.remove(0);
+            assert_eq!((answer.functions.len(), answer.start), (0, Some(start)), "{name}");
+        }
+    }
+    let answer = ask(&program, &[0, 16, u64::MAX]);
+    assert!(
+        answer.symbols.iter().all(|symbols| symbols.start.is_none()),
+        "{answer:?}"
+    );
 }
 
 #[test]

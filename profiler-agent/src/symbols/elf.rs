@@ -89,7 +89,7 @@ impl Image {
         if !file.metadata()?.is_file() {
             return Err(Error::NotRegular);
         }
-        let cache = ReadCache::new(Pread { file, at: 0 });
+        let cache = ReadCache::new(Pread::new(file));
         let elf = object::File::parse(&cache)?;
         let mut image = Self::default();
         let mut unpacked = 0_u64;
@@ -167,7 +167,7 @@ pub(super) fn only_root_writes(file: &File) -> bool {
 /// # Errors
 /// As [`Image::read`], and for machines whose stubs are not known: an empty table.
 pub(super) fn plt(file: &File) -> Result<Vec<(u64, String)>, Error> {
-    let cache = ReadCache::new(Pread { file, at: 0 });
+    let cache = ReadCache::new(Pread::new(file));
     let elf = object::File::parse(&cache)?;
     if elf.architecture() != object::Architecture::X86_64 {
         return Ok(Vec::new());
@@ -225,9 +225,15 @@ fn x86_64_slot(address: u64, code: &[u8]) -> Option<u64> {
 }
 
 /// Reads at offsets, without the file's own position, which is shared with whoever else holds the file.
-struct Pread<'a> {
+pub(super) struct Pread<'a> {
     file: &'a File,
     at: u64,
+}
+
+impl<'a> Pread<'a> {
+    pub(super) const fn new(file: &'a File) -> Self {
+        Self { file, at: 0 }
+    }
 }
 
 impl object::read::ReadCacheOps for Pread<'_> {

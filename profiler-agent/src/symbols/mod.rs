@@ -7,18 +7,25 @@
 //! ```text
 //! Request ──▶ symbolizer ──▶ resolver ──▶ kallsyms                          kernel
 //!                               ├──▶ elf, debug_file ──▶ blazesym          DWARF, symbol tables
-//! Response ◀────────────────────┴──▶ elf::plt                              stubs
+//!                               ├──▶ gopclntab                             Go's own table
+//!                               ├──▶ elf::plt                              stubs
+//! Response ◀────────────────────┴──▶ fde                                   functions without a name
 //! ```
 
 mod debug_file;
 mod demangle;
 mod elf;
+mod fde;
+mod gopclntab;
 mod kallsyms;
 mod resolver;
 mod symbolizer;
 
 use std::{fs::File, sync::Arc};
 
+use crate::profile::Language;
+
+pub use gopclntab::{Pclntab, Position};
 pub use resolver::Resolver;
 pub use symbolizer::{NotTaken, QUEUE, Symbolizer};
 
@@ -66,6 +73,10 @@ pub struct Symbols {
     pub address: u64,
     /// Its functions.
     pub functions: Vec<Symbol>,
+    /// What they are written in.
+    pub language: Language,
+    /// Without functions: where the one begins that it is in, as unwind information has it.
+    pub start: Option<u64>,
 }
 
 /// One function at an address.
@@ -81,4 +92,19 @@ pub struct Symbol {
     pub line: u32,
     /// Column, from 1; 0 is unknown.
     pub column: u32,
+}
+
+/// A function by the name that its program gave it, demangled if it is mangled.
+pub fn named(name: &str) -> Symbol {
+    match demangle::demangle(name) {
+        Some(demangled) => Symbol {
+            name: demangled,
+            system_name: name.to_owned(),
+            ..Symbol::default()
+        },
+        None => Symbol {
+            name: name.to_owned(),
+            ..Symbol::default()
+        },
+    }
 }

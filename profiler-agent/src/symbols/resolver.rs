@@ -21,9 +21,11 @@ use super::{
     Object, Request, Response, Symbol, Symbols, debug_file,
     demangle::{bounded, demangle},
     elf::{self, Image},
+    fde::Functions,
+    gopclntab::{Pclntab, Position},
     kallsyms::Kallsyms,
 };
-use crate::memory;
+use crate::{memory, profile::Language};
 
 /// Files held at once; each costs up to four descriptors.
 const MOST_OBJECTS: usize = 128;
@@ -43,7 +45,8 @@ const KERNEL_RELOAD: Duration = Duration::from_secs(10);
 /// The longest that [`KERNEL_RELOAD`] grows to.
 const KERNEL_RELOAD_MOST: Duration = Duration::from_secs(600);
 
-/// Names addresses of the kernel and of ELF files: DWARF with inlined functions, else symbol tables, else PLT stubs.
+/// Names addresses of the kernel and of ELF files: DWARF with inlined functions, else Go's own table, else symbol tables, else PLT stubs;
+/// where there is no name, it tells the start of the function.
 ///
 /// Holds what it parsed until [`Resolver::release`], or until 128 files or 8 MiB of symbols and DWARF are held; then
 /// the ones longest unused go. Nothing is read before it is asked for. Ask for many addresses of an object at once:
@@ -102,6 +105,18 @@ struct Ready {
     broken: Option<String>,
     /// Stubs of the PLT, once one was asked for.
     plt: Option<Vec<(u64, String)>>,
+    /// Go's table, if it is a program of Go.
+    go: Option<Pclntab>,
+    /// Where functions begin, once one had no name.
+    starts: Option<Option<Functions>>,
+}
+
+/// What is known about one address.
+#[derive(Debug, Clone, Default)]
+struct Answer {
+    functions: Vec<Symbol>,
+    language: Language,
+    start: Option<u64>,
 }
 
 impl Default for Resolver {
@@ -126,14 +141,23 @@ impl Resolver {
     ///
     /// A request without addresses prepares its object, so that the first real one finds it warm.
     pub fn resolve(&mut self, request: &Request) -> Response {
-        let (functions, error) = match &request.object {
+        let (answers, error) = match &request.object {
             Object::Kernel => self.kernel(&request.addresses),
             Object::Elf { file, path } => self.elf(request.id, file, path, &request.addresses),
         };
-        let mut functions = functions.into_iter();
-        let symbols = request.addresses.iter().map(|&address| Symbols {
-            address,
-            functions: functions.next().unwrap_or_default(),
+        let mut answers = answers.into_iter();
+        let symbols = request.addresses.iter().map(|&address| {
+            let Answer {
+                functions,
+                language,
+                start,
+            } = answers.next().unwrap_or_default();
+            Symbols {
+                address,
+                functions,
+                language,
+                start,
+            }
         });
         Response {
             id: request.id,
@@ -156,7 +180,7 @@ impl Resolver {
         }
     }
 
-    fn kernel(&mut self, addresses: &[u64]) -> (Vec<Vec<Symbol>>, Option<String>) {
+    fn kernel(&mut self, addresses: &[u64]) -> (Vec<Answer>, Option<String>) {
         let name = |kernel: &Kernel, address: u64| -> Option<Symbol> {
             let (full, bare) = kernel.table.as_ref().ok()?.name(address)?;
             Some(Symbol {
@@ -178,10 +202,11 @@ impl Resolver {
                 kernel.patience = (patience * 2).min(KERNEL_RELOAD_MOST);
             }
         }
-        let functions = addresses
-            .iter()
-            .map(|&address| name(&kernel, address).into_iter().collect());
-        let answer = (functions.collect(), kernel.table.as_ref().err().cloned());
+        let answers = addresses.iter().map(|&address| Answer {
+            functions: name(&kernel, address).into_iter().collect(),
+            ..Answer::default()
+        });
+        let answer = (answers.collect(), kernel.table.as_ref().err().cloned());
         self.kernel = Some(kernel);
         answer
     }
@@ -192,19 +217,19 @@ impl Resolver {
         file: &Arc<File>,
         path: &str,
         addresses: &[u64],
-    ) -> (Vec<Vec<Symbol>>, Option<String>) {
+    ) -> (Vec<Answer>, Option<String>) {
         self.clock += 1;
         let mut held = self.objects.remove(&id).unwrap_or_else(|| Held::open(file, path));
         held.used = self.clock;
         self.make_room(held.weight);
         let mut error = None;
-        let mut functions = Vec::new();
+        let mut answers = Vec::new();
         // Each panic takes one source away: first the DWARF, then the file.
         while let State::Ready(ready) = &mut held.state {
-            let guarded = AssertUnwindSafe(|| ready.functions(&self.blazesym, &held.file, addresses));
+            let guarded = AssertUnwindSafe(|| ready.answers(&self.blazesym, &held.file, addresses));
             match catch_unwind(guarded) {
                 Ok((named, problem)) => {
-                    functions = named;
+                    answers = named;
                     error = problem.map(|problem| format!("{path}: {problem}"));
                     break;
                 }
@@ -224,7 +249,7 @@ impl Resolver {
             error = Some(reason.clone());
         }
         self.objects.insert(id, held);
-        (functions, error)
+        (answers, error)
     }
 
     /// Lets files go, longest unused first, until one of `weight` fits.
@@ -285,6 +310,8 @@ impl Held {
                         dwarf,
                         broken: None,
                         plt: None,
+                        go: Pclntab::read(file),
+                        starts: None,
                     })),
                     weight,
                 )
@@ -324,12 +351,12 @@ impl Ready {
         }
     }
 
-    fn functions(
+    fn answers(
         &mut self,
         blazesym: &Blazesym,
         file: &Arc<File>,
         addresses: &[u64],
-    ) -> (Vec<Vec<Symbol>>, Option<String>) {
+    ) -> (Vec<Answer>, Option<String>) {
         let mut named = Vec::new();
         if let (Some(dwarf), None) = (&self.dwarf, &self.broken) {
             match self.ask(blazesym, dwarf, true, addresses) {
@@ -360,16 +387,43 @@ impl Ready {
             Vec::new()
         });
         let mut symbols = asked.iter().zip(symbols).peekable();
-        for (address, functions) in addresses.iter().zip(&mut named) {
-            if let Some((_, found)) = symbols.next_if(|(asked, _)| *asked == address) {
-                refine(functions, found);
+        let mut answers = Vec::with_capacity(addresses.len());
+        for (&address, mut functions) in addresses.iter().zip(named) {
+            if let Some((_, found)) = symbols.next_if(|(asked, _)| **asked == address) {
+                refine(&mut functions, found);
             }
             functions.retain(|function| !function.name.is_empty());
-            if functions.is_empty() && self.image.in_plt(*address) {
-                functions.extend(self.stub(file, *address));
-            }
+            answers.push(self.complete(file, address, functions));
         }
-        (named, error)
+        (answers, error)
+    }
+
+    /// Adds what the tables of the file itself tell beside DWARF and symbols.
+    fn complete(&mut self, file: &File, address: u64, mut functions: Vec<Symbol>) -> Answer {
+        let position = self.go.as_ref().and_then(|go| go.position(file, address));
+        if let Some(position) = position {
+            // DWARF knows what was inlined; a symbol knows no line.
+            if functions.last().is_none_or(|outermost| outermost.line == 0) {
+                functions = vec![go_symbol(&position)];
+            }
+            return Answer {
+                functions,
+                language: Language::Go,
+                start: None,
+            };
+        }
+        if functions.is_empty() && self.image.in_plt(address) {
+            functions.extend(self.stub(file, address));
+        }
+        let start = functions.is_empty().then(|| {
+            let starts = self.starts.get_or_insert_with(|| Functions::read(file));
+            starts.as_ref()?.start(file, address)
+        });
+        Answer {
+            functions,
+            language: Language::Other,
+            start: start.flatten(),
+        }
     }
 
     /// Asks one file; one answer per address.
@@ -429,6 +483,17 @@ impl Ready {
 fn may_follow(image: &Image, file: &File) -> bool {
     let links = image.has_supplement || image.debug_link.is_some();
     !links || elf::only_root_writes(file)
+}
+
+/// Go's names are the same for its linker and for people.
+fn go_symbol(position: &Position) -> Symbol {
+    let Position { name, file, line } = position;
+    Symbol {
+        name: bounded(name),
+        file: bounded(file),
+        line: *line,
+        ..Symbol::default()
+    }
 }
 
 /// Completes what DWARF said with what the symbol table says of the same address: `recv<T>` is really
