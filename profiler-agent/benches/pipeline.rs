@@ -23,6 +23,7 @@ mod support;
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     collections::BTreeMap,
+    path::Path,
     process::{Command, ExitCode},
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
@@ -40,7 +41,7 @@ use profiler_agent::{
         record::Record,
         ring::Window,
     },
-    symbols::Resolver,
+    symbols::Symbolizer,
 };
 use rustix::time::{ClockId, clock_gettime};
 use support::{Bars, Running, figure, median};
@@ -287,7 +288,8 @@ fn capture() -> Capture {
 
 /// Finds every name, as the symbol thread does.
 fn name(aggregator: &mut Aggregator) {
-    let mut resolver = Resolver::new();
+    let program = Path::new(env!("CARGO_BIN_EXE_profiler-agent"));
+    let mut symbolizer = Symbolizer::start(program).unwrap();
     loop {
         let mut requests = Vec::new();
         aggregator.request_names(|request| {
@@ -298,7 +300,9 @@ fn name(aggregator: &mut Aggregator) {
             return;
         }
         for request in requests {
-            aggregator.name(resolver.resolve(&request));
+            symbolizer.try_request(request).unwrap();
+            let patience = Duration::from_secs(60);
+            aggregator.name(symbolizer.recv_timeout(patience).unwrap());
         }
     }
 }

@@ -11,6 +11,7 @@
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
     process::ExitStatus,
     sync::{
         Arc,
@@ -30,7 +31,7 @@ use crate::{
     procfs,
     profile::{Capture, Profile},
     sampling::{self, Sampler, SamplingError, merge, record::Record},
-    symbols::Symbolizer,
+    symbols::{self, Symbolizer},
     target::{LAUNCHER, Running, Scope, Target, TargetError, Waiting},
     telemetry::Loss,
     unwind::Unwinder,
@@ -240,8 +241,9 @@ impl Run {
         let system = |what| move |source| CaptureError::System { what, source };
         let clock = Clock::now();
         let mut aggregator = Aggregator::new(Limits::default(), clock);
-        let mut symbolizer = Symbolizer::start().map_err(system("start the thread that finds names"))?;
-        // Reading the kernel's symbols takes 50 ms: better now than at the end.
+        let mut symbolizer = Symbolizer::start(Path::new(symbols::SELF))
+            .map_err(system("start the thread that finds names"))?;
+        // Starting the child and reading the kernel's symbols takes 150 ms: better now than at the end.
         let _ = symbolizer.try_request(aggregator.prepare_kernel());
         let mut sampler = Sampler::new(sampling::Config {
             frequency: options.frequency,
@@ -452,7 +454,7 @@ impl Run {
         aggregator.request_names(|request| {
             symbolizer
                 .try_request(request)
-                .map_err(crate::symbols::NotTaken::into_request)
+                .map_err(symbols::NotTaken::into_request)
         });
     }
 

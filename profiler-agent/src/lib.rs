@@ -11,7 +11,7 @@
 //!            process ─▶ unwind      a thread of its own; tables and mappings go back to the user walk
 //!               │ what was mapped at that time
 //!               ▼
-//!            aggregate ◀──names── symbols       a thread of its own; neither waits for the other
+//!            aggregate ◀──names── symbols       a thread of its own and a child without privileges; neither waits for the other
 //!               │
 //!               ▼
 //!            profile ─▶ export (folded, pprof, OTLP) and render (SVG)

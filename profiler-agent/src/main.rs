@@ -25,6 +25,7 @@ use profiler_agent::{
     memory,
     sampling::SamplingError,
     summary::{NoSamples, ProgressLine, Summary, one_line},
+    symbols,
     target::Scope,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,6 +45,9 @@ mod exit {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = symbols::serve() {
+        return code;
+    }
     memory::share_one_heap();
     let request = Cli::read();
     start_log(request.verbosity);

@@ -195,7 +195,9 @@ pub enum FrameKind {
 }
 
 /// What compiled code was written in, where a format asks for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize,
+)]
 pub enum Language {
     /// Not known, or one that no format has a word for that all readers know.
     #[default]

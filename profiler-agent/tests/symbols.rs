@@ -23,7 +23,7 @@ use std::{
 
 use profiler_agent::profile::Language;
 use profiler_agent::symbols::{
-    NotTaken, Object, Pclntab, Position, QUEUE, Request, Resolver, Response, Symbol, Symbolizer,
+    NotTaken, Object, Pclntab, Position, QUEUE, Request, Response, Symbol, Symbolizer,
 };
 
 // ---- tools -----------------------------------------------------------------------------------------------------
@@ -103,13 +103,29 @@ fn object(path: &Path) -> Object {
     }
 }
 
-fn ask(path: &Path, addresses: &[u64]) -> Response {
+/// The stage as the agent runs it: its child is the agent's own program.
+fn symbolizer() -> Symbolizer {
+    Symbolizer::start(Path::new(env!("CARGO_BIN_EXE_profiler-agent"))).unwrap()
+}
+
+/// Asks and waits for the answer.
+fn resolve(symbolizer: &mut Symbolizer, request: Request) -> Response {
+    symbolizer.try_request(request).unwrap();
+    symbolizer.recv_timeout(Duration::from_secs(60)).unwrap()
+}
+
+/// One that asks once.
+fn answer(object: Object, addresses: &[u64]) -> Response {
     let request = Request {
         id: 7,
-        object: object(path),
+        object,
         addresses: addresses.to_vec(),
     };
-    let response = Resolver::new().resolve(&request);
+    resolve(&mut symbolizer(), request)
+}
+
+fn ask(path: &Path, addresses: &[u64]) -> Response {
+    let response = answer(object(path), addresses);
     assert_eq!(response.id, 7);
     let answered: Vec<u64> = response.symbols.iter().map(|symbols| symbols.address).collect();
     assert_eq!(answered, addresses);
@@ -753,11 +769,7 @@ fn kernel_symbols_are_those_of_kallsyms() {
         .collect();
     let names = ["vfs_read", "do_nanosleep", "schedule"];
     let addresses: Vec<u64> = names.iter().map(|name| known[name] + 4).collect();
-    let answer = Resolver::new().resolve(&Request {
-        id: 1,
-        object: Object::Kernel,
-        addresses: addresses.clone(),
-    });
+    let answer = answer(Object::Kernel, &addresses);
     if addresses[0] == 4 {
         assert!(answer.error.unwrap().contains("CAP_SYSLOG"));
         return;
@@ -823,11 +835,7 @@ fn only_regular_files_are_read() {
             file: Arc::new(file),
             path: "pipe".into(),
         };
-        let answer = Resolver::new().resolve(&Request {
-            id: 1,
-            object,
-            addresses: vec![1],
-        });
+        let answer = answer(object, &[1]);
         assert_eq!(answer.error.as_deref(), Some("pipe: not a regular file"));
     }
 }
@@ -892,7 +900,7 @@ fn panicking_parser_costs_the_lines_not_the_thread() {
     let bad = build(folder.path(), "inlines.c", "bad", &["-O2", "-g"]);
     with_bad_line_table(&bad);
     let main = functions(&sound)["main"].0;
-    let mut symbolizer = Symbolizer::start().unwrap();
+    let mut symbolizer = symbolizer();
     for (id, path) in [(1, &sound), (2, &bad), (1, &sound), (2, &bad)] {
         symbolizer
             .try_request(Request {
@@ -938,7 +946,7 @@ fn used_again_descriptor_numbers_do_not_mix_files_up() {
         ),
     ];
     let starts = programs.clone().map(|(path, name)| functions(&path)[name].0);
-    let mut resolver = Resolver::new();
+    let mut symbolizer = symbolizer();
     // More than are held at once; a file of its own each, so that every one is evicted in its turn.
     for id in 0..400_u32 {
         let (path, name) = &programs[id as usize % 2];
@@ -949,26 +957,26 @@ fn used_again_descriptor_numbers_do_not_mix_files_up() {
             object: object(&copy),
             addresses: vec![starts[id as usize % 2]],
         };
-        let answer = resolver.resolve(&request);
+        let answer = resolve(&mut symbolizer, request);
         fs::remove_file(&copy).unwrap();
         assert_eq!(answer.symbols[0].functions.last().unwrap().name, *name, "{id}");
-        if id % 150 == 149 {
-            resolver.release();
-        }
     }
-    let open = fs::read_dir("/proc/self/fd").unwrap().count();
-    assert!(open < 400, "{open} descriptors");
+    for pid in [std::process::id(), symbolizer.cost().pid] {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+        assert!((1..400).contains(&open), "{open} descriptors");
+    }
+    assert_eq!(symbolizer.cost().failed, 0);
 }
 
 // ---- the thread ------------------------------------------------------------------------------------------------
 
 #[test]
 fn full_queue_hands_the_request_back() {
-    let mut symbolizer = Symbolizer::start().unwrap();
-    let kernel = |id| Request {
-        id,
+    let mut symbolizer = symbolizer();
+    let kernel = |address| Request {
+        id: 1,
         object: Object::Kernel,
-        addresses: vec![0],
+        addresses: vec![address],
     };
     let mut taken = 0;
     let refused = loop {
@@ -985,12 +993,13 @@ fn full_queue_hands_the_request_back() {
         }));
     };
     assert!(
-        matches!(&refused, NotTaken::Full(request) if request.id == taken),
+        matches!(&refused, NotTaken::Full(request) if request.addresses == [taken]),
         "{refused}"
     );
     assert_eq!(symbolizer.pending(), taken as usize);
-    for id in 0..taken {
-        assert_eq!(symbolizer.recv_timeout(Duration::from_secs(20)).unwrap().id, id);
+    for address in 0..taken {
+        let response = symbolizer.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(response.symbols[0].address, address);
     }
     assert_eq!(
         symbolizer.recv_timeout(Duration::from_secs(20)),
@@ -1000,107 +1009,4 @@ fn full_queue_hands_the_request_back() {
     symbolizer.try_request(refused.into_request()).unwrap();
     assert!(symbolizer.recv_timeout(Duration::from_secs(20)).is_some());
     assert_eq!(symbolizer.try_recv(), None);
-}
-
-// ---- cost ------------------------------------------------------------------------------------------------------
-
-/// Resident anonymous memory and all resident memory, kB.
-fn resident() -> (u64, u64) {
-    let mut text = String::new();
-    File::open("/proc/self/status")
-        .unwrap()
-        .read_to_string(&mut text)
-        .unwrap();
-    let field = |name: &str| -> u64 {
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
-    (field("RssAnon:"), field("VmRSS:"))
-}
-
-/// What a capture waits for at its end: 1,000 addresses of the C library, of a Rust program with debug information
-/// and of the kernel, cold, within 0.3 s together.
-#[test]
-#[ignore = "measures: run alone and in release mode, `--ignored --nocapture`"]
-fn cost_of_names() {
-    if !have(&["nm"]) {
-        return;
-    }
-    let mut text = String::new();
-    File::open("/proc/self/maps")
-        .unwrap()
-        .read_to_string(&mut text)
-        .unwrap();
-    let libc = text
-        .lines()
-        .filter_map(|line| line.split_whitespace().nth(5))
-        .find(|path| path.contains("/libc.so"));
-    let libc = PathBuf::from(libc.unwrap());
-    let exported = run(Command::new("nm").args(["-D", "--defined-only"]).arg(&libc));
-    let exported = exported.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let of_libc: Vec<u64> = exported
-        .filter(|fields| matches!(fields[1], "T" | "W"))
-        .map(|fields| u64::from_str_radix(fields[0], 16).unwrap() + 8)
-        .take(1000)
-        .collect();
-    let program = std::env::current_exe().unwrap();
-    let of_program = addresses(&program, 16, 1000);
-    let of_kernel: Vec<u64> = (0..1000)
-        .map(|step| 0xffff_ffff_8100_0000 + step * 8192)
-        .collect();
-
-    let mut resolver = Resolver::new();
-    let mut total = Duration::ZERO;
-    let objects = [
-        ("libc", object(&libc), of_libc),
-        ("this program", object(&program), of_program),
-        ("kernel", Object::Kernel, of_kernel),
-    ];
-    for (id, (name, object, addresses)) in objects.into_iter().enumerate() {
-        let request = |addresses: &[u64]| Request {
-            id: id as u32,
-            object: object.clone(),
-            addresses: addresses.to_vec(),
-        };
-        let before = resident();
-        let begun = Instant::now();
-        resolver.resolve(&request(&addresses[..1]));
-        let first = begun.elapsed();
-        let answer = resolver.resolve(&request(&addresses));
-        let cold = begun.elapsed();
-        total += cold;
-        let begun = Instant::now();
-        resolver.resolve(&request(&addresses));
-        let warm = begun.elapsed() / addresses.len() as u32;
-        let after = resident();
-        let named = answer
-            .symbols
-            .iter()
-            .filter(|symbols| !symbols.functions.is_empty())
-            .count();
-        let frames: usize = answer.symbols.iter().map(|symbols| symbols.functions.len()).sum();
-        let lines = answer
-            .symbols
-            .iter()
-            .flat_map(|symbols| &symbols.functions)
-            .filter(|f| f.line > 0)
-            .count();
-        eprintln!(
-            "{name}: first {first:?}, {} addresses cold {cold:?}, warm {warm:?} each; {named} named, {frames} frames, \
-             {lines} with a line; anonymous {} -> {} kB, resident {} -> {} kB; {:?}",
-            addresses.len(),
-            before.0,
-            after.0,
-            before.1,
-            after.1,
-            answer.error,
-        );
-    }
-    resolver.release();
-    eprintln!(
-        "released: anonymous {} kB, resident {} kB",
-        resident().0,
-        resident().1
-    );
-    assert!(total < Duration::from_millis(300), "{total:?}");
 }

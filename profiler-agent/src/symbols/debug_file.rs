@@ -42,7 +42,7 @@ fn by_build_id(image: &Image) -> Option<(File, Image)> {
     name.push_str(".debug");
     FOLDERS.iter().find_map(|folder| {
         let file = open_regular(&Path::new(folder).join(&name)).ok()?;
-        let debug = Image::read(&file).ok()?;
+        let debug = Image::of_stranger(&file).ok()?;
         (debug.build_id == image.build_id).then_some((file, debug))
     })
 }
@@ -66,7 +66,7 @@ fn by_link(image: &Image, path: &Path) -> Option<(File, Image)> {
         .filter(|candidate| candidate.as_path() != path)
         .find_map(|candidate| {
             let file = open_regular(candidate).ok()?;
-            let debug = Image::read(&file).ok()?;
+            let debug = Image::of_stranger(&file).ok()?;
             let same = if debug.build_id.is_empty() || image.build_id.is_empty() {
                 checksum(&file).ok()? == *crc
             } else {

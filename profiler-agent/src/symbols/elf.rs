@@ -10,6 +10,8 @@ use std::{
 
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, ObjectSymbolTable as _, read::ReadCache};
 
+use super::copy;
+
 /// No single section that is read here may be larger; libLLVM's relocations have 12 MB.
 const MOST_BYTES: u64 = 64 << 20;
 
@@ -52,9 +54,9 @@ pub(super) enum Error {
     /// Its compressed sections are a bomb.
     #[error("compressed sections that unpack to {0} bytes are more than the limit of {MOST_UNPACKED}")]
     Bomb(u64),
-    /// Unpacking has no bound, and somebody else than root wrote the file.
-    #[error("the symbols in .gnu_debugdata are not unpacked, as others than root can write the file")]
-    Untrusted,
+    /// It is not copied for reading.
+    #[error(transparent)]
+    Copy(#[from] copy::Error),
 }
 
 /// Facts of one ELF file.
@@ -81,6 +83,17 @@ struct Section {
 }
 
 impl Image {
+    /// Reads the facts of a file that may be anybody's, in the agent itself: from a copy of what they are read from, with bounds on all of it.
+    ///
+    /// # Errors
+    /// As [`Image::read`].
+    pub(super) fn of_stranger(file: &File) -> Result<Self, Error> {
+        if !file.metadata()?.is_file() {
+            return Err(Error::NotRegular);
+        }
+        Self::read(&copy::copy(file, copy::Parts::Facts)?.file)
+    }
+
     /// Reads the facts.
     ///
     /// # Errors
@@ -93,7 +106,6 @@ impl Image {
         let elf = object::File::parse(&cache)?;
         let mut image = Self::default();
         let mut unpacked = 0_u64;
-        let (mut has_symtab, mut has_minidebug) = (false, false);
         for section in elf.sections() {
             let name = section.name_bytes().unwrap_or_default();
             let range = section.compressed_file_range()?;
@@ -105,8 +117,6 @@ impl Image {
             }
             match name {
                 b".debug_info" => image.has_dwarf = true,
-                b".symtab" => has_symtab = true,
-                b".gnu_debugdata" => has_minidebug = true,
                 b".gnu_debugaltlink" | b".debug_sup" => image.has_supplement = true,
                 b".note.gnu.build-id" | b".gnu_debuglink" if range.compressed_size > 4096 => {
                     return Err(Error::TooLarge(range.compressed_size));
@@ -126,9 +136,6 @@ impl Image {
         }
         if unpacked > MOST_UNPACKED {
             return Err(Error::Bomb(unpacked));
-        }
-        if has_minidebug && !has_symtab && !only_root_writes(file) {
-            return Err(Error::Untrusted);
         }
         image.build_id = elf.build_id().ok().flatten().unwrap_or_default().to_vec();
         image.debug_link = elf

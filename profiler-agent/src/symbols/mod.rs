@@ -1,35 +1,57 @@
-//! Names for addresses, behind an interface that only passes messages.
+//! Names for addresses. Whatever parses foreign files runs in a child process without privileges.
 //!
-//! The stage on the other side holds every parser of foreign files. Today it is a thread; since nothing but
-//! [`Request`]s and [`Response`]s crosses, it can move into a process of its own without a change here.
-
+//! A file can kill its reader: one that is truncated while it is mapped by SIGBUS, one that unpacks without end by memory. So the agent
+//! opens files and reads no more of them than a few headers, with bounds; the child gets open descriptors, answers with names, and
+//! is replaced when it dies.
 //!
 //! ```text
-//! Request ──▶ symbolizer ──▶ resolver ──▶ kallsyms                          kernel
-//!                               ├──▶ elf, debug_file ──▶ blazesym          DWARF, symbol tables
-//!                               ├──▶ gopclntab                             Go's own table
-//!                               ├──▶ elf::plt                              stubs
-//! Response ◀────────────────────┴──▶ fde                                   functions without a name
+//!  agent                                                          │  child: no capabilities, no file system, no network
+//!  Request ─▶ symbolizer ─▶ handover ─▶ client ── Question, files ─┼▶ server ─▶ resolver ─▶ elf, blazesym, kallsyms
+//!             (a thread)    finds and    deadline,                │
+//!  Response ◀────┘          copies files restarts ◀─ Answer ───────┼───┘
 //! ```
+//!
+//! | file | |
+//! |---|---|
+//! | `symbolizer` | the handle that the rest of the agent has; queues, what waits, what is given up |
+//! | `handover`, `debug_file`, `copy` | which files an object needs, and how the child gets each |
+//! | `client`, `spawn` | the child as the agent sees it: start, ask, give up, end |
+//! | `message`, `socket` | what crosses; neither side trusts the other's |
+//! | `server`, `confine` | the child, and what it gives up before it reads anything |
+//! | `resolver`, `elf`, `kallsyms`, `gopclntab`, `fde`, `demangle` | the parsers |
 
+mod client;
+mod confine;
+mod copy;
 mod debug_file;
 mod demangle;
 mod elf;
 mod fde;
 mod gopclntab;
+mod handover;
 mod kallsyms;
+mod message;
 mod resolver;
+mod server;
+mod socket;
+mod spawn;
 mod symbolizer;
 
 use std::{fs::File, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use crate::profile::Language;
 
+pub use client::{Client, StartError};
+pub use confine::{Confinement, Layer};
 pub use gopclntab::{Pclntab, Position};
+pub use message::{Malformed, check_answer, check_question};
 pub use resolver::Resolver;
-pub use symbolizer::{NotTaken, QUEUE, Symbolizer};
+pub use server::{ARGUMENT, serve};
+pub use symbolizer::{Cost, NotTaken, QUEUE, SELF, Symbolizer};
 
-/// What an address belongs to.
+/// What an address belongs to, as those know it who ask.
 #[derive(Debug, Clone)]
 pub enum Object {
     /// The running kernel and its modules; addresses are kernel addresses.
@@ -55,8 +77,47 @@ pub struct Request {
     pub addresses: Vec<u64>,
 }
 
+/// All that the parsers get of an object: its files, found and open. `F` is a file, or in a message the place of its descriptor among
+/// those that come along.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source<F = Arc<File>> {
+    /// The kernel.
+    Kernel {
+        /// What `/proc/kallsyms` said.
+        symbols: F,
+    },
+    /// An ELF image.
+    Elf {
+        /// The image, or a copy of those of its sections that names are made from.
+        file: F,
+        /// Its path as the process saw it, for messages.
+        path: String,
+        /// The file with its debug information, where that is another one.
+        debug: Option<F>,
+    },
+}
+
+impl<F> Source<F> {
+    /// The same with other handles on its files.
+    ///
+    /// # Errors
+    /// The first one of `change`.
+    pub fn try_map<G, E>(self, mut change: impl FnMut(F) -> Result<G, E>) -> Result<Source<G>, E> {
+        Ok(match self {
+            Self::Kernel { symbols } => Source::Kernel {
+                symbols: change(symbols)?,
+            },
+            Self::Elf { file, path, debug } => Source::Elf {
+                file: change(file)?,
+                path,
+                debug: debug.map(change).transpose()?,
+            },
+        })
+    }
+}
+
 /// The answer to one [`Request`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {
     /// Of the request.
     pub id: u32,
@@ -67,7 +128,7 @@ pub struct Response {
 }
 
 /// The address of a request with its functions: innermost inlined one first, the one really called last.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Symbols {
     /// The address asked for.
     pub address: u64,
@@ -80,7 +141,7 @@ pub struct Symbols {
 }
 
 /// One function at an address.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Symbol {
     /// Demangled name.
     pub name: String,

@@ -1,4 +1,4 @@
-//! The side with the parsers: a [`Request`] in, its [`Response`] out.
+//! The side with the parsers: addresses in, names out. Runs in the child.
 
 use std::{
     any::Any,
@@ -8,17 +8,16 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
 };
 
 use blazesym::symbolize::{
     CodeInfo, Input, Sym, Symbolized, Symbolizer as Blazesym, evict,
-    source::{Elf, Source},
+    source::{self, Elf},
 };
 use hashbrown::HashMap;
 
 use super::{
-    Object, Request, Response, Symbol, Symbols, debug_file,
+    Response, Source, Symbol, Symbols,
     demangle::{bounded, demangle},
     elf::{self, Image},
     fde::Functions,
@@ -36,14 +35,7 @@ const MOST_OBJECTS: usize = 128;
 const MOST_WEIGHT: u64 = 8 << 20;
 
 /// Inlined functions of one address that are kept, innermost first; real ones reach some 30.
-const MOST_INLINED: usize = 128;
-
-/// The kernel's table is read again for an unknown address (a module loaded since), but not earlier than this, and
-/// twice as long each time it did not help: 60 ms each.
-const KERNEL_RELOAD: Duration = Duration::from_secs(10);
-
-/// The longest that [`KERNEL_RELOAD`] grows to.
-const KERNEL_RELOAD_MOST: Duration = Duration::from_secs(600);
+pub(super) const MOST_INLINED: usize = 128;
 
 /// Names addresses of the kernel and of ELF files: DWARF with inlined functions, else Go's own table, else symbol tables, else PLT stubs;
 /// where there is no name, it tells the start of the function.
@@ -57,25 +49,19 @@ const KERNEL_RELOAD_MOST: Duration = Duration::from_secs(600);
 /// | libc with its debug file, compressed | 23 ms | 42 ms | 1.7 µs | 21 MB |
 /// | Rust program, 15 MB of .debug_info | 5 ms | 82 ms | 9 µs | 27 MB, and the pages of the file |
 ///
-/// blazesym maps files. A file that is truncated meanwhile kills the whole process with SIGBUS; no thread can
-/// prevent that. Panics are caught (blazesym's line tables are known to panic on a bad file index): the file is then
+/// blazesym maps files. A file that is truncated meanwhile kills the process with SIGBUS, hence the child. Panics are caught (blazesym's line tables are known to panic on a bad file index): the file is then
 /// asked for its symbol table only, and after a second panic not at all.
 #[derive(Debug)]
 pub struct Resolver {
     blazesym: Blazesym,
-    /// By [`Request::id`].
+    /// By number.
     objects: HashMap<u32, Held>,
-    kernel: Option<Kernel>,
+    /// The object that is the kernel.
+    kernel: Option<(u32, Result<Kallsyms, String>)>,
+    /// Objects that were let go and not told.
+    let_go: Vec<u32>,
     /// Counts requests, to know what was unused for longest.
     clock: u64,
-}
-
-#[derive(Debug)]
-struct Kernel {
-    table: Result<Kallsyms, String>,
-    read: Instant,
-    /// How old the table must be to be read again.
-    patience: Duration,
 }
 
 #[derive(Debug)]
@@ -83,6 +69,8 @@ struct Held {
     /// Keeps the descriptor's number: blazesym's cache knows files by path, and a number that is used again would
     /// be answered from the former file.
     file: Arc<File>,
+    /// For messages.
+    path: String,
     state: State,
     weight: u64,
     used: u64,
@@ -132,21 +120,32 @@ impl Resolver {
             blazesym: blazesym(),
             objects: HashMap::new(),
             kernel: None,
+            let_go: Vec::new(),
             clock: 0,
         }
     }
 
-    /// Answers a request. Never panics and never fails: what could not be named is empty, and
-    /// [`Response::error`] says why when it is the object as a whole.
+    /// Names addresses of the object `id`. Its `source` is needed the first time, and when it was [let go](Self::take_let_go); that of the
+    /// kernel replaces the one before. Never panics and never fails: what could not be named is empty, and [`Response::error`] says why
+    /// when it is the object as a whole.
     ///
-    /// A request without addresses prepares its object, so that the first real one finds it warm.
-    pub fn resolve(&mut self, request: &Request) -> Response {
-        let (answers, error) = match &request.object {
-            Object::Kernel => self.kernel(&request.addresses),
-            Object::Elf { file, path } => self.elf(request.id, file, path, &request.addresses),
+    /// Without addresses it prepares the object, so that the first real question finds it warm.
+    pub fn resolve(&mut self, id: u32, source: Option<Source>, addresses: &[u64]) -> Response {
+        let elf = match source {
+            Some(Source::Kernel { symbols }) => {
+                let table = Kallsyms::read(BufReader::with_capacity(64 << 10, &*symbols));
+                self.kernel = Some((id, table.map_err(|error| error.to_string())));
+                None
+            }
+            Some(Source::Elf { file, path, debug }) => Some((file, path, debug)),
+            None => None,
+        };
+        let (answers, error) = match &self.kernel {
+            Some((kernel, table)) if *kernel == id => named_by(table, addresses),
+            _ => self.elf(id, elf, addresses),
         };
         let mut answers = answers.into_iter();
-        let symbols = request.addresses.iter().map(|&address| {
+        let symbols = addresses.iter().map(|&address| {
             let Answer {
                 functions,
                 language,
@@ -160,10 +159,15 @@ impl Resolver {
             }
         });
         Response {
-            id: request.id,
+            id,
             symbols: symbols.collect(),
             error,
         }
+    }
+
+    /// The objects that were let go since the last call.
+    pub fn take_let_go(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.let_go)
     }
 
     /// Lets all files go and returns their memory to the system. The kernel's table and what is known about
@@ -180,46 +184,18 @@ impl Resolver {
         }
     }
 
-    fn kernel(&mut self, addresses: &[u64]) -> (Vec<Answer>, Option<String>) {
-        let name = |kernel: &Kernel, address: u64| -> Option<Symbol> {
-            let (full, bare) = kernel.table.as_ref().ok()?.name(address)?;
-            Some(Symbol {
-                system_name: if bare == full {
-                    String::new()
-                } else {
-                    bare.to_owned()
-                },
-                name: full.to_owned(),
-                ..Symbol::default()
-            })
-        };
-        let mut kernel = self.kernel.take().unwrap_or_else(|| Kernel::read(KERNEL_RELOAD));
-        let unknown = |kernel: &Kernel| addresses.iter().any(|&address| name(kernel, address).is_none());
-        if kernel.read.elapsed() > kernel.patience && unknown(&kernel) {
-            let patience = kernel.patience;
-            kernel = Kernel::read(KERNEL_RELOAD);
-            if unknown(&kernel) {
-                kernel.patience = (patience * 2).min(KERNEL_RELOAD_MOST);
-            }
-        }
-        let answers = addresses.iter().map(|&address| Answer {
-            functions: name(&kernel, address).into_iter().collect(),
-            ..Answer::default()
-        });
-        let answer = (answers.collect(), kernel.table.as_ref().err().cloned());
-        self.kernel = Some(kernel);
-        answer
-    }
-
     fn elf(
         &mut self,
         id: u32,
-        file: &Arc<File>,
-        path: &str,
+        source: Option<(Arc<File>, String, Option<Arc<File>>)>,
         addresses: &[u64],
     ) -> (Vec<Answer>, Option<String>) {
         self.clock += 1;
-        let mut held = self.objects.remove(&id).unwrap_or_else(|| Held::open(file, path));
+        let held = self.objects.remove(&id);
+        let Some(mut held) = held.or_else(|| source.map(|(file, path, debug)| Held::open(file, path, debug)))
+        else {
+            return (Vec::new(), Some("its files are not here".into()));
+        };
         held.used = self.clock;
         self.make_room(held.weight);
         let mut error = None;
@@ -230,7 +206,7 @@ impl Resolver {
             match catch_unwind(guarded) {
                 Ok((named, problem)) => {
                     answers = named;
-                    error = problem.map(|problem| format!("{path}: {problem}"));
+                    error = problem.map(|problem| format!("{}: {problem}", held.path));
                     break;
                 }
                 Err(payload) => {
@@ -238,7 +214,7 @@ impl Resolver {
                     self.blazesym = blazesym();
                     let text = format!("parser panicked: {}", panic_text(&*payload));
                     if ready.dwarf.is_none() || ready.broken.is_some() {
-                        held.state = State::Refused(format!("{path}: {text}"));
+                        held.state = State::Refused(format!("{}: {text}", held.path));
                     } else {
                         ready.broken = Some(text);
                     }
@@ -268,9 +244,10 @@ impl Resolver {
                 .iter()
                 .min_by_key(|(_, held)| held.used)
                 .map(|(id, _)| *id);
-            let Some(held) = oldest.and_then(|id| self.objects.remove(&id)) else {
+            let Some((id, held)) = oldest.and_then(|id| self.objects.remove_entry(&id)) else {
                 break;
             };
+            self.let_go.push(id);
             for file in held.files() {
                 // Only an unknown path could fail, and then there is nothing to evict.
                 drop(self.blazesym.evict(&evict::Elf::new(path_of(&file)).into()));
@@ -283,26 +260,32 @@ impl Resolver {
     }
 }
 
-impl Kernel {
-    fn read(patience: Duration) -> Self {
-        let table = File::open("/proc/kallsyms")
-            .map_err(|error| format!("kernel symbols: opening /proc/kallsyms: {error}"))
-            .and_then(|file| {
-                Kallsyms::read(BufReader::with_capacity(64 << 10, file)).map_err(|error| error.to_string())
-            });
-        Self {
-            table,
-            read: Instant::now(),
-            patience,
-        }
-    }
+/// Names by the kernel's table.
+fn named_by(table: &Result<Kallsyms, String>, addresses: &[u64]) -> (Vec<Answer>, Option<String>) {
+    let name = |address: u64| -> Option<Symbol> {
+        let (full, bare) = table.as_ref().ok()?.name(address)?;
+        Some(Symbol {
+            system_name: if bare == full {
+                String::new()
+            } else {
+                bare.to_owned()
+            },
+            name: full.to_owned(),
+            ..Symbol::default()
+        })
+    };
+    let answers = addresses.iter().map(|&address| Answer {
+        functions: name(address).into_iter().collect(),
+        ..Answer::default()
+    });
+    (answers.collect(), table.as_ref().err().cloned())
 }
 
 impl Held {
-    fn open(file: &Arc<File>, path: &str) -> Self {
-        let (state, weight) = match Image::read(file) {
+    fn open(file: Arc<File>, path: String, debug: Option<Arc<File>>) -> Self {
+        let (state, weight) = match Image::read(&file) {
             Ok(image) => {
-                let (dwarf, more) = Ready::dwarf(&image, file, path);
+                let (dwarf, more) = Ready::dwarf(&image, &file, debug);
                 let weight = image.weight.saturating_add(more);
                 (
                     State::Ready(Box::new(Ready {
@@ -310,7 +293,7 @@ impl Held {
                         dwarf,
                         broken: None,
                         plt: None,
-                        go: Pclntab::read(file),
+                        go: Pclntab::read(&file),
                         starts: None,
                     })),
                     weight,
@@ -319,7 +302,8 @@ impl Held {
             Err(error) => (State::Refused(format!("{path}: {error}")), 0),
         };
         Self {
-            file: Arc::clone(file),
+            file,
+            path,
             state,
             weight,
             used: 0,
@@ -338,15 +322,14 @@ impl Held {
 }
 
 impl Ready {
-    /// The file whose DWARF may be used, and its weight where it is another one.
-    fn dwarf(image: &Image, file: &Arc<File>, path: &str) -> (Option<Arc<File>>, u64) {
+    /// The file whose DWARF is used, and its weight where it is another one.
+    fn dwarf(image: &Image, file: &Arc<File>, debug: Option<Arc<File>>) -> (Option<Arc<File>>, u64) {
         if image.has_dwarf {
-            return (may_follow(image, file).then(|| Arc::clone(file)), 0);
+            return (Some(Arc::clone(file)), 0);
         }
-        match debug_file::find(image, path) {
-            Some((debug, facts)) if facts.has_dwarf && may_follow(&facts, &debug) => {
-                (Some(Arc::new(debug)), facts.weight)
-            }
+        let debug = debug.and_then(|debug| Some((Image::read(&debug).ok()?, debug)));
+        match debug {
+            Some((facts, debug)) if facts.has_dwarf => (Some(debug), facts.weight),
             _ => (None, 0),
         }
     }
@@ -437,7 +420,7 @@ impl Ready {
         let mut elf = Elf::new(path_of(file));
         elf.debug_syms = debug_syms;
         let answers = blazesym
-            .symbolize(&Source::Elf(elf), Input::VirtOffset(addresses))
+            .symbolize(&source::Source::Elf(elf), Input::VirtOffset(addresses))
             .map_err(|error| bounded(&error.to_string()))?;
         let mut names = Names::default();
         let functions = answers
@@ -476,13 +459,6 @@ impl Ready {
             ..symbol
         })
     }
-}
-
-/// Whether blazesym may be let loose on the DWARF of this file. It opens what `.gnu_debuglink` and
-/// `.gnu_debugaltlink` name, pipes included, so a file with those must be one that only root can write.
-fn may_follow(image: &Image, file: &File) -> bool {
-    let links = image.has_supplement || image.debug_link.is_some();
-    !links || elf::only_root_writes(file)
 }
 
 /// Go's names are the same for its linker and for people.
