@@ -65,6 +65,8 @@ pub struct Options {
     pub frequency: u32,
     /// Bytes of kernel memory for unwind tables, at most.
     pub unwind_memory: usize,
+    /// Whether inlined functions and lines are wanted.
+    pub inlines: bool,
     /// How long; `None` is until [`Stop::request`] or the end of the targets.
     pub duration: Option<Duration>,
 }
@@ -241,7 +243,7 @@ impl Run {
         let system = |what| move |source| CaptureError::System { what, source };
         let clock = Clock::now();
         let mut aggregator = Aggregator::new(Limits::default(), clock);
-        let mut symbolizer = Symbolizer::start(Path::new(symbols::SELF))
+        let mut symbolizer = Symbolizer::start(Path::new(symbols::SELF), options.inlines)
             .map_err(system("start the thread that finds names"))?;
         // Starting the child and reading the kernel's symbols takes 150 ms: better now than at the end.
         let _ = symbolizer.try_request(aggregator.prepare_kernel());

@@ -74,6 +74,7 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         force,
         endpoint,
         unwind_memory,
+        inlines,
         verbosity,
     } = request;
     capabilities::check()?;
@@ -92,6 +93,7 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         scope,
         frequency,
         unwind_memory,
+        inlines,
         duration,
     };
     let mut capture = tokio::task::spawn_blocking({

@@ -100,12 +100,13 @@ fn object(path: &Path) -> Object {
     Object::Elf {
         file: Arc::new(File::open(path).unwrap()),
         path: path.to_str().unwrap().to_owned(),
+        pid: 0,
     }
 }
 
 /// The stage as the agent runs it: its child is the agent's own program.
 fn symbolizer() -> Symbolizer {
-    Symbolizer::start(Path::new(env!("CARGO_BIN_EXE_profiler-agent"))).unwrap()
+    Symbolizer::start(Path::new(env!("CARGO_BIN_EXE_profiler-agent")), true).unwrap()
 }
 
 /// Asks and waits for the answer.
@@ -752,6 +753,130 @@ fn debug_file_by_link_is_used_if_its_checksum_is_right() {
     assert_eq!(ask(&program, &[main]).symbols[0].functions, []);
 }
 
+/// Separates a program from its debug information, which goes to where it is looked for by build ID, below `root`.
+fn separate(program: &Path, root: &Path) {
+    let notes = run(Command::new("readelf").arg("-n").arg(program));
+    let id = notes
+        .split("Build ID: ")
+        .nth(1)
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap();
+    let folder = root.join(".build-id").join(&id[..2]);
+    fs::create_dir_all(&folder).unwrap();
+    let debug = folder.join(format!("{}.debug", &id[2..]));
+    run(Command::new("objcopy")
+        .arg("--only-keep-debug")
+        .arg(program)
+        .arg(&debug));
+    run(Command::new("strip").arg(program));
+}
+
+#[test]
+fn debug_file_below_the_root_of_the_process_is_found() {
+    if !have(&["gcc", "nm", "strip", "objcopy", "readelf", "unshare"])
+        || !rustix::process::geteuid().is_root()
+    {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = build(
+        folder.path(),
+        "inlines.c",
+        "inside",
+        &["-O2", "-g", "-Wl,--build-id=sha1"],
+    );
+    let main = functions(&program)["main"].0;
+    let root = folder.path().join("debug");
+    separate(&program, &root);
+    assert_eq!(one(&program, main), [], "the agent does not see it");
+    // A process that has that folder where debug files are.
+    let script = "mkdir -p /usr/lib/debug && mount --bind $0 /usr/lib/debug && echo ready && exec sleep 60";
+    let mut process = Command::new("unshare")
+        .args(["-m", "sh", "-c", script])
+        .arg(&root)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    process.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+    let Object::Elf { file, path, .. } = object(&program) else {
+        panic!("no ELF file")
+    };
+    let inside = Object::Elf {
+        file,
+        path,
+        pid: process.id(),
+    };
+    let mut functions = answer(inside, &[main]).symbols.remove(0).functions;
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let function = functions.pop().unwrap();
+    assert!(
+        function.name == "main" && function.file.ends_with("inlines.c"),
+        "{function:?}"
+    );
+}
+
+#[test]
+fn debug_file_that_has_symbols_alone_gives_names() {
+    if !have(&["gcc", "nm", "strip", "objcopy"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = build(folder.path(), "inlines.c", "bare", &["-O2"]);
+    let table = functions(&program);
+    let debug = folder.path().join("bare.debug");
+    run(Command::new("objcopy")
+        .arg("--only-keep-debug")
+        .arg(&program)
+        .arg(&debug));
+    run(Command::new("strip").arg(&program));
+    let mut link = std::ffi::OsString::from("--add-gnu-debuglink=");
+    link.push(&debug);
+    run(Command::new("objcopy").arg(link).arg(&program));
+    for name in ["main", "plain_static"] {
+        assert_eq!(one(&program, table[name].0 + 1)[0].name, name);
+    }
+}
+
+#[test]
+fn without_inlines_there_are_names_alone() {
+    if !have(&["gcc", "nm", "strip"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = build(folder.path(), "inlines.c", "fast", &["-O2", "-g"]);
+    let (start, size) = functions(&program)["plain_static"];
+    let addresses: Vec<u64> = (start..start + size).collect();
+    let path = Path::new(env!("CARGO_BIN_EXE_profiler-agent"));
+    let mut symbolizer = Symbolizer::start(path, false).unwrap();
+    let mut ask = |id, program: &Path| {
+        let request = Request {
+            id,
+            object: object(program),
+            addresses: addresses.clone(),
+        };
+        resolve(&mut symbolizer, request).symbols
+    };
+    for symbols in ask(1, &program) {
+        let names: Vec<_> = symbols
+            .functions
+            .iter()
+            .map(|f| (f.name.as_str(), f.line))
+            .collect();
+        assert_eq!(names, [("plain_static", 0)]);
+    }
+    // Where debug information is all there is, it is used for that.
+    run(Command::new("objcopy")
+        .args(["--remove-section=.symtab", "--remove-section=.strtab"])
+        .arg(&program));
+    for symbols in ask(2, &program) {
+        let names: Vec<_> = symbols.functions.iter().map(|f| f.name.as_str()).collect();
+        assert_eq!(names, ["plain_static"]);
+    }
+}
+
 #[test]
 fn kernel_symbols_are_those_of_kallsyms() {
     let mut text = String::new();
@@ -834,6 +959,7 @@ fn only_regular_files_are_read() {
         let object = Object::Elf {
             file: Arc::new(file),
             path: "pipe".into(),
+            pid: 0,
         };
         let answer = answer(object, &[1]);
         assert_eq!(answer.error.as_deref(), Some("pipe: not a regular file"));

@@ -249,10 +249,12 @@ impl Locations {
                     (ObjectKey::File(..), Some(file)) => Some(Object::Elf {
                         file: Arc::clone(&file.file),
                         path: file.path.clone(),
+                        pid: file.pid,
                     }),
                     (ObjectKey::Vdso, _) => vdso().map(|vdso| Object::Elf {
                         file: Arc::clone(&vdso.file),
                         path: "[vdso]".into(),
+                        pid: 0,
                     }),
                     _ => None,
                 };

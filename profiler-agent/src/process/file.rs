@@ -80,6 +80,8 @@ pub struct File {
     pub id: u32,
     /// Path as the process saw it that led here first.
     pub path: String,
+    /// That process.
+    pub pid: u32,
     /// GNU build ID; empty without one.
     pub build_id: Vec<u8>,
     /// Go's build ID; empty without one.
@@ -161,7 +163,7 @@ impl Files {
             let image = Image::read(&file)?;
             // By the time of this look another program may run there. A build ID can always be compared.
             let certain = certain && matches!(identity, Identity::Inode { .. });
-            (certain || is(&file, &image, identity)).then(|| self.keep(file, image, path))
+            (certain || is(&file, &image, identity)).then(|| self.keep(file, image, path, pid))
         });
         if file.is_none() {
             tracing::debug!(pid, path, "the mapped file cannot be read");
@@ -177,7 +179,7 @@ impl Files {
     }
 
     /// Keeps a file. One that is known by its build ID, from another mapping, is that one.
-    fn keep(&mut self, file: fs::File, image: Image, path: &str) -> Arc<File> {
+    fn keep(&mut self, file: fs::File, image: Image, path: &str, pid: u32) -> Arc<File> {
         let build_id = (!image.build_id.is_empty()).then(|| Identity::build_id_of(&image.build_id));
         let known = build_id.as_ref().and_then(|id| self.known.get(id));
         if let Some(Some(known)) = known {
@@ -188,6 +190,7 @@ impl Files {
         let file = Arc::new(File {
             id,
             path: path.to_owned(),
+            pid,
             build_id: image.build_id,
             go_build_id: image.go_build_id,
             htlhash: htlhash(&file).ok(),

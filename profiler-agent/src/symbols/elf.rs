@@ -70,6 +70,8 @@ pub(super) struct Image {
     pub(super) debug_link: Option<(String, u32)>,
     /// It has DWARF of its own.
     pub(super) has_dwarf: bool,
+    /// It has a full symbol table.
+    pub(super) has_symbols: bool,
     /// Part of its DWARF is in another file (dwz).
     pub(super) has_supplement: bool,
     /// Unpacked bytes of the sections that names are made from.
@@ -117,6 +119,7 @@ impl Image {
             }
             match name {
                 b".debug_info" => image.has_dwarf = true,
+                b".symtab" => image.has_symbols = true,
                 b".gnu_debugaltlink" | b".debug_sup" => image.has_supplement = true,
                 b".note.gnu.build-id" | b".gnu_debuglink" if range.compressed_size > 4096 => {
                     return Err(Error::TooLarge(range.compressed_size));

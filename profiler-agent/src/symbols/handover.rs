@@ -35,11 +35,12 @@ pub(super) struct Handover {
     pub(super) remark: Option<String>,
 }
 
-/// Finds and opens what names of an object are made from. `reopens` says whether the child can open files by their descriptors.
+/// Finds and opens what names of an object are made from. `reopens` says whether the child can open files by their descriptors, `inlines`
+/// whether inlined functions are wanted.
 ///
 /// # Errors
 /// Why the object has no names.
-pub(super) fn hand_over(object: &Object, reopens: bool) -> Result<Handover, String> {
+pub(super) fn hand_over(object: &Object, reopens: bool, inlines: bool) -> Result<Handover, String> {
     match object {
         Object::Kernel => {
             let symbols = File::open("/proc/kallsyms").and_then(|file| copy_all(file, MOST_KERNEL));
@@ -54,11 +55,17 @@ pub(super) fn hand_over(object: &Object, reopens: bool) -> Result<Handover, Stri
                 remark: None,
             })
         }
-        Object::Elf { file, path } => image(file, path, reopens).map_err(|error| format!("{path}: {error}")),
+        Object::Elf { file, path, pid } => {
+            image((file, path, *pid), reopens, inlines).map_err(|error| format!("{path}: {error}"))
+        }
     }
 }
 
-fn image(file: &Arc<File>, path: &str, reopens: bool) -> Result<Handover, elf::Error> {
+fn image(
+    (file, path, pid): (&Arc<File>, &str, u32),
+    reopens: bool,
+    inlines: bool,
+) -> Result<Handover, elf::Error> {
     let image = Image::of_stranger(file)?;
     let mut copied = 0;
     let mut remark = None;
@@ -76,7 +83,7 @@ fn image(file: &Arc<File>, path: &str, reopens: bool) -> Result<Handover, elf::E
     let debug = if image.has_dwarf {
         None
     } else {
-        debug_file::find(&image, path)
+        debug_file::find(&image, path, pid)
             .map(|(debug, _)| give(&Arc::new(debug)))
             .transpose()?
     };
@@ -85,6 +92,7 @@ fn image(file: &Arc<File>, path: &str, reopens: bool) -> Result<Handover, elf::E
             file: main,
             path: path.to_owned(),
             debug,
+            inlines,
         },
         copied,
         remark,

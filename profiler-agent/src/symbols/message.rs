@@ -223,6 +223,7 @@ mod tests {
                 file: 1,
                 path: "/a".into(),
                 debug: Some(0),
+                inlines: true,
             }),
             addresses: vec![1, u64::MAX],
         };

@@ -63,6 +63,8 @@ pub enum Object {
         file: Arc<File>,
         /// Its path as the process saw it.
         path: String,
+        /// A process that has it mapped, below whose root its debug file may be; 0 if there is none to ask.
+        pid: u32,
     },
 }
 
@@ -94,6 +96,8 @@ pub enum Source<F = Arc<File>> {
         path: String,
         /// The file with its debug information, where that is another one.
         debug: Option<F>,
+        /// Whether inlined functions are wanted, and lines: without them it is faster.
+        inlines: bool,
     },
 }
 
@@ -107,10 +111,16 @@ impl<F> Source<F> {
             Self::Kernel { symbols } => Source::Kernel {
                 symbols: change(symbols)?,
             },
-            Self::Elf { file, path, debug } => Source::Elf {
+            Self::Elf {
+                file,
+                path,
+                debug,
+                inlines,
+            } => Source::Elf {
                 file: change(file)?,
                 path,
                 debug: debug.map(change).transpose()?,
+                inlines,
             },
         })
     }

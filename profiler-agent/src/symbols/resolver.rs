@@ -89,6 +89,12 @@ struct Ready {
     image: Image,
     /// File with the debug information, the object itself or another one.
     dwarf: Option<Arc<File>>,
+    /// File with the symbol table, the object itself or another one.
+    symbols: Arc<File>,
+    /// Whether inlined functions are wanted.
+    inlines: bool,
+    /// Whether the symbol table is all that is asked: it is as good for names alone, and read in a thirtieth of the time.
+    symbols_only: bool,
     /// Why its debug information is not used; the file is held all the same, for its descriptor's number.
     broken: Option<String>,
     /// Stubs of the PLT, once one was asked for.
@@ -97,6 +103,14 @@ struct Ready {
     go: Option<Pclntab>,
     /// Where functions begin, once one had no name.
     starts: Option<Option<Functions>>,
+}
+
+/// The files of an object, and what is wanted of them.
+struct Files {
+    file: Arc<File>,
+    path: String,
+    debug: Option<Arc<File>>,
+    inlines: bool,
 }
 
 /// What is known about one address.
@@ -137,7 +151,17 @@ impl Resolver {
                 self.kernel = Some((id, table.map_err(|error| error.to_string())));
                 None
             }
-            Some(Source::Elf { file, path, debug }) => Some((file, path, debug)),
+            Some(Source::Elf {
+                file,
+                path,
+                debug,
+                inlines,
+            }) => Some(Files {
+                file,
+                path,
+                debug,
+                inlines,
+            }),
             None => None,
         };
         let (answers, error) = match &self.kernel {
@@ -184,16 +208,10 @@ impl Resolver {
         }
     }
 
-    fn elf(
-        &mut self,
-        id: u32,
-        source: Option<(Arc<File>, String, Option<Arc<File>>)>,
-        addresses: &[u64],
-    ) -> (Vec<Answer>, Option<String>) {
+    fn elf(&mut self, id: u32, source: Option<Files>, addresses: &[u64]) -> (Vec<Answer>, Option<String>) {
         self.clock += 1;
         let held = self.objects.remove(&id);
-        let Some(mut held) = held.or_else(|| source.map(|(file, path, debug)| Held::open(file, path, debug)))
-        else {
+        let Some(mut held) = held.or_else(|| source.map(Held::open)) else {
             return (Vec::new(), Some("its files are not here".into()));
         };
         held.used = self.clock;
@@ -282,22 +300,19 @@ fn named_by(table: &Result<Kallsyms, String>, addresses: &[u64]) -> (Vec<Answer>
 }
 
 impl Held {
-    fn open(file: Arc<File>, path: String, debug: Option<Arc<File>>) -> Self {
+    fn open(files: Files) -> Self {
+        let Files {
+            file,
+            path,
+            debug,
+            inlines,
+        } = files;
         let (state, weight) = match Image::read(&file) {
             Ok(image) => {
-                let (dwarf, more) = Ready::dwarf(&image, &file, debug);
-                let weight = image.weight.saturating_add(more);
-                (
-                    State::Ready(Box::new(Ready {
-                        image,
-                        dwarf,
-                        broken: None,
-                        plt: None,
-                        go: Pclntab::read(&file),
-                        starts: None,
-                    })),
-                    weight,
-                )
+                let debug = debug.and_then(|debug| Some((Image::read(&debug).ok()?, debug)));
+                let weight = image.weight + debug.as_ref().map_or(0, |(facts, _)| facts.weight);
+                let ready = Ready::new(image, &file, debug, inlines);
+                (State::Ready(Box::new(ready)), weight)
             }
             Err(error) => (State::Refused(format!("{path}: {error}")), 0),
         };
@@ -311,26 +326,38 @@ impl Held {
     }
 
     fn files(&self) -> Vec<Arc<File>> {
-        let dwarf = match &self.state {
-            State::Ready(ready) => ready.dwarf.clone(),
-            State::Refused(_) => None,
-        };
         let mut files = vec![Arc::clone(&self.file)];
-        files.extend(dwarf.filter(|dwarf| !Arc::ptr_eq(dwarf, &self.file)));
+        if let State::Ready(ready) = &self.state {
+            let others = ready.dwarf.iter().chain([&ready.symbols]);
+            files.extend(others.filter(|other| !Arc::ptr_eq(other, &self.file)).cloned());
+            files.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        }
         files
     }
 }
 
 impl Ready {
-    /// The file whose DWARF is used, and its weight where it is another one.
-    fn dwarf(image: &Image, file: &Arc<File>, debug: Option<Arc<File>>) -> (Option<Arc<File>>, u64) {
-        if image.has_dwarf {
-            return (Some(Arc::clone(file)), 0);
-        }
-        let debug = debug.and_then(|debug| Some((Image::read(&debug).ok()?, debug)));
-        match debug {
-            Some((facts, debug)) if facts.has_dwarf => (Some(debug), facts.weight),
-            _ => (None, 0),
+    fn new(image: Image, file: &Arc<File>, debug: Option<(Image, Arc<File>)>, inlines: bool) -> Self {
+        let has_symbols = image.has_symbols || debug.as_ref().is_some_and(|(facts, _)| facts.has_symbols);
+        let (dwarf, symbols) = match debug {
+            _ if image.has_dwarf => (Some(Arc::clone(file)), Arc::clone(file)),
+            Some((facts, debug)) => {
+                let dwarf = facts.has_dwarf.then(|| Arc::clone(&debug));
+                let has_more = facts.has_symbols && !image.has_symbols;
+                (dwarf, if has_more { debug } else { Arc::clone(file) })
+            }
+            None => (None, Arc::clone(file)),
+        };
+        Self {
+            image,
+            dwarf,
+            symbols,
+            inlines,
+            symbols_only: has_symbols && !inlines,
+            broken: None,
+            plt: None,
+            go: Pclntab::read(file),
+            starts: None,
         }
     }
 
@@ -341,7 +368,7 @@ impl Ready {
         addresses: &[u64],
     ) -> (Vec<Answer>, Option<String>) {
         let mut named = Vec::new();
-        if let (Some(dwarf), None) = (&self.dwarf, &self.broken) {
+        if let (Some(dwarf), None, false) = (&self.dwarf, &self.broken, self.symbols_only) {
             match self.ask(blazesym, dwarf, true, addresses) {
                 Ok(functions) => named = functions,
                 Err(problem) => self.broken = Some(problem),
@@ -365,10 +392,12 @@ impl Ready {
             })
             .map(|(address, _)| *address)
             .collect();
-        let symbols = self.ask(blazesym, file, false, &asked).unwrap_or_else(|problem| {
-            error = Some(problem);
-            Vec::new()
-        });
+        let symbols = self
+            .ask(blazesym, &self.symbols, false, &asked)
+            .unwrap_or_else(|problem| {
+                error = Some(problem);
+                Vec::new()
+            });
         let mut symbols = asked.iter().zip(symbols).peekable();
         let mut answers = Vec::with_capacity(addresses.len());
         for (&address, mut functions) in addresses.iter().zip(named) {
@@ -376,6 +405,9 @@ impl Ready {
                 refine(&mut functions, found);
             }
             functions.retain(|function| !function.name.is_empty());
+            if !self.inlines {
+                functions.drain(..functions.len().saturating_sub(1));
+            }
             answers.push(self.complete(file, address, functions));
         }
         (answers, error)
