@@ -4,6 +4,7 @@ use std::{fs::File, hint::black_box, ops::Range, os::unix::fs::FileExt as _};
 
 use profiler_agent::{
     sampling::record,
+    spool::segment,
     unwind::cfi::{self, FileSections, Section, Sections},
 };
 use profiler_common::{
@@ -17,7 +18,13 @@ use profiler_common::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: &[Target] = &[("cfi", cfi), ("elf", elf), ("record", record), ("step", step)];
+pub const TARGETS: &[Target] = &[
+    ("cfi", cfi),
+    ("elf", elf),
+    ("record", record),
+    ("segment", segment),
+    ("step", step),
+];
 
 /// Code that tables are made for.
 const CODE: Range<u64> = 0x1000..0x40_1000;
@@ -236,5 +243,19 @@ impl Thread for Memory<'_> {
 
     fn register(&mut self, number: u8) -> Option<u64> {
         (number < 8).then_some(self.at)
+    }
+}
+
+/// Bytes as a segment of the spool: what is taken for one is, when it is written again, the same bytes.
+pub fn segment(bytes: &[u8]) {
+    let header = segment::Header::read(bytes);
+    match segment::decode(bytes.to_vec()) {
+        Ok(parcel) => {
+            assert_eq!(header.map(|header| header.events), Ok(parcel.events));
+            assert_eq!(segment::encode(&parcel).as_deref(), Some(bytes));
+        }
+        Err(damage) => {
+            black_box(damage.to_string());
+        }
     }
 }

@@ -1,14 +1,22 @@
 //! The command line. Nothing below this module sees clap.
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use clap::{CommandFactory as _, Parser, error::ErrorKind};
 use profiler_agent::{
+    agent::MIN_INTERVAL,
     export::{
         file::Output,
-        otlp::endpoint::{Endpoint, Protocol},
+        otlp::{
+            client, delivery, encode,
+            endpoint::{Endpoint, Protocol},
+            headers::Header,
+            parcel::Compression,
+            tls,
+        },
     },
+    spool,
     target::Scope,
 };
 use profiler_common::arena::{MAX_SEGMENTS, SEGMENT_LEN};
@@ -25,8 +33,10 @@ Examples:
       sudo profiler-agent -- ./bench --size 1000
   The whole host for ten seconds, as folded stacks for other tools:
       sudo profiler-agent -d 10s -o - | grep nginx
-  To an OpenTelemetry Collector:
+  Thirty seconds of it to an OpenTelemetry Collector:
       sudo profiler-agent -d 30s --otlp-endpoint http://localhost:4317
+  The whole host for ever, sent every 10 seconds, kept on the disk while the Collector is away:
+      sudo profiler-agent --otlp-endpoint http://localhost:4317
 
 Exit codes: 0 fine, 1 failed or saw no sample, 2 wrong usage, 3 a privilege is missing,
 4 this kernel cannot, 130 aborted by a second Ctrl-C.";
@@ -59,13 +69,60 @@ pub(crate) struct Cli {
     #[arg(long)]
     force: bool,
 
-    /// Send the profile to this OpenTelemetry Collector, e.g. http://localhost:4317 (gRPC) or http://localhost:4318 (HTTP).
-    #[arg(long, value_name = "URL")]
+    /// Send profiles to this OpenTelemetry Collector, e.g. http://localhost:4317 (gRPC) or https://collector:4318 (HTTP). Without -d and
+    /// --output this goes on until it is ended.
+    #[arg(long, value_name = "URL", help_heading = DELIVERY)]
     otlp_endpoint: Option<String>,
 
-    /// How to send it: grpc or http/protobuf. Default: by the port of the endpoint, 4318 is http/protobuf, any other grpc.
-    #[arg(long, value_name = "PROTOCOL", requires = "otlp_endpoint")]
+    /// How to send: grpc or http/protobuf. Default: by the port of the endpoint, 4318 is http/protobuf, any other grpc.
+    #[arg(long, value_name = "PROTOCOL", help_heading = DELIVERY)]
     otlp_protocol: Option<Protocol>,
+
+    /// gzip, which every receiver takes; zstd, which Collectors take; or none.
+    #[arg(long, value_name = "NAME", default_value_t, help_heading = DELIVERY)]
+    otlp_compression: Compression,
+
+    /// Send this header with every request, e.g. "authorization=Bearer TOKEN"; repeatable. Better set by a variable than here, where every
+    /// user of the host can read it.
+    #[arg(long, value_name = "NAME=VALUE", help_heading = DELIVERY)]
+    otlp_header: Vec<Header>,
+
+    /// Longest time for one request.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = DELIVERY)]
+    otlp_timeout: Duration,
+
+    /// Trust the certificate authorities in this file (PEM) instead of the system's.
+    #[arg(long, value_name = "FILE", help_heading = DELIVERY)]
+    otlp_ca: Option<PathBuf>,
+
+    /// Show this certificate (PEM) to a receiver that asks for one.
+    #[arg(long, value_name = "FILE", requires = "otlp_key", help_heading = DELIVERY)]
+    otlp_cert: Option<PathBuf>,
+
+    /// Its private key (PEM).
+    #[arg(long, value_name = "FILE", requires = "otlp_cert", help_heading = DELIVERY)]
+    otlp_key: Option<PathBuf>,
+
+    /// How often a finished profile is sent.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = interval, help_heading = DELIVERY)]
+    interval: Duration,
+
+    /// Keep in this folder what the receiver does not take, and send it later, also after a restart. Default: the spool folder below
+    /// STATE_DIRECTORY, or else /var/lib/profiler-agent, when the profile has no end; none for one with -d or --output.
+    #[arg(long, value_name = "FOLDER", help_heading = DELIVERY)]
+    spool: Option<PathBuf>,
+
+    /// Most bytes in that folder; the oldest profiles make way. 0 keeps nothing there.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size, help_heading = DELIVERY)]
+    spool_limit: u64,
+
+    /// Most bytes that wait in memory where there is no folder, or its disk is full.
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = size, help_heading = DELIVERY)]
+    queue_limit: u64,
+
+    /// How long the end may take to send what is left, from the last success on. What is not sent by then stays in the folder.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = DELIVERY)]
+    shutdown_timeout: Duration,
 
     /// Kernel memory for unwind tables, e.g. 64MiB. They are built of what is sampled; when they do not fit, those not used lately make
     /// room.
@@ -98,13 +155,27 @@ pub(crate) struct Request {
     pub(crate) outputs: Vec<Output>,
     /// Whether files that exist are overwritten.
     pub(crate) force: bool,
-    /// Where to send.
-    pub(crate) endpoint: Option<Endpoint>,
+    /// Where to send, and how.
+    pub(crate) delivery: Option<Delivery>,
     /// Bytes of kernel memory for unwind tables.
     pub(crate) unwind_memory: usize,
     /// How much to say.
     pub(crate) verbosity: Verbosity,
 }
+
+/// Where to send, and how.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    /// The way.
+    pub(crate) options: delivery::Options,
+    /// How often; `None` is one profile of the whole capture.
+    pub(crate) interval: Option<Duration>,
+    /// How long the end may take.
+    pub(crate) shutdown_timeout: Duration,
+}
+
+/// Heading of the flags about sending.
+const DELIVERY: &str = "Delivery";
 
 /// How much the agent says on the standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,6 +206,17 @@ impl Cli {
             force,
             otlp_endpoint,
             otlp_protocol,
+            otlp_compression,
+            otlp_header,
+            otlp_timeout,
+            otlp_ca,
+            otlp_cert,
+            otlp_key,
+            interval,
+            spool,
+            spool_limit,
+            queue_limit,
+            shutdown_timeout,
             unwind_memory,
             quiet,
             verbose,
@@ -146,6 +228,31 @@ impl Cli {
             .map_err(|error| {
                 Self::command().error(ErrorKind::ValueValidation, format!("--otlp-endpoint: {error}"))
             })?;
+        let is_endless = duration.is_none() && output.is_empty();
+        let folder = spool.or_else(|| is_endless.then(spool::default_folder));
+        let delivery = endpoint.map(|endpoint| Delivery {
+            options: delivery::Options {
+                endpoint,
+                client: client::Options {
+                    timeout: otlp_timeout,
+                    headers: otlp_header,
+                    tls: tls::Files {
+                        authority: otlp_ca,
+                        identity: otlp_cert.zip(otlp_key),
+                    },
+                },
+                compression: otlp_compression,
+                encode: encode::Options::default(),
+                spool: folder.filter(|_| spool_limit > 0).map(|folder| spool::Options {
+                    folder,
+                    limit: spool_limit,
+                }),
+                memory: usize::try_from(queue_limit).unwrap_or(usize::MAX),
+            },
+            // A file is one profile of everything, and what is sent beside it the same one.
+            interval: output.is_empty().then_some(interval),
+            shutdown_timeout,
+        });
         // The second would find the first in its way, after the capture.
         if let Some(twice) = output
             .iter()
@@ -167,7 +274,7 @@ impl Cli {
             duration,
             outputs: output,
             force,
-            endpoint,
+            delivery,
             unwind_memory,
             verbosity: match (quiet, verbose) {
                 (true, _) => Verbosity::Quiet,
@@ -189,6 +296,23 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) => Ok(duration),
         Err(error) => Err(format!("{error}; write it like 30s, 5m or 1h30m")),
     }
+}
+
+/// Reads the time between two slices.
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = duration(text)?;
+    if interval < MIN_INTERVAL {
+        return Err(format!("must be {MIN_INTERVAL:?} or longer"));
+    }
+    Ok(interval)
+}
+
+/// Reads `256MiB`, `1G`.
+fn size(text: &str) -> Result<u64, String> {
+    let bytes: ByteSize = text
+        .parse()
+        .map_err(|error| format!("{error}; write it like 256MiB"))?;
+    Ok(bytes.as_u64())
 }
 
 /// Reads `32MiB`, `16M`, within what the kernel side can hold.
@@ -228,6 +352,24 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_without_an_end_has_a_spool_and_an_interval() {
+        let delivery = |arguments: &[&str]| {
+            let endpoint = ["--otlp-endpoint", "http://localhost:4317"];
+            parse(&[&endpoint, arguments].concat()).unwrap().delivery.unwrap()
+        };
+        let endless = delivery(&[]);
+        assert_eq!(endless.interval, Some(Duration::from_secs(10)));
+        assert!(endless.options.spool.is_some());
+        assert!(delivery(&["--spool-limit", "0"]).options.spool.is_none());
+        let short = delivery(&["-d", "30s"]);
+        assert!(short.interval.is_some() && short.options.spool.is_none());
+        let with_file = delivery(&["-o", "x.svg", "--spool", "/x"]);
+        assert_eq!(with_file.interval, None);
+        assert_eq!(with_file.options.spool.unwrap().folder, PathBuf::from("/x"));
+        assert!(parse(&[]).unwrap().delivery.is_none());
+    }
+
+    #[test]
     fn wrong_usage_names_the_remedy() {
         for (arguments, remedy) in [
             (&["-F", "0"][..], "0 is not in 1.."),
@@ -240,6 +382,12 @@ mod tests {
             (&["-o", "x.svg", "-o", "-", "-o", "x.svg"], "x.svg is given twice"),
             (&["-p", "1", "--", "ls"], "cannot be used with"),
             (&["--otlp-endpoint", "collector"], "http://"),
+            (&["--interval", "10"], "say which unit"),
+            (&["--interval", "500ms"], "1s or longer"),
+            (&["--otlp-compression", "brotli"], "choose gzip, zstd or none"),
+            (&["--otlp-header", "token"], "NAME=VALUE"),
+            (&["--otlp-cert", "x"], "--otlp-key"),
+            (&["--spool-limit", "much"], "256MiB"),
         ] {
             let error = parse(arguments).unwrap_err().to_string();
             assert!(error.contains(remedy), "{arguments:?}: {error}");

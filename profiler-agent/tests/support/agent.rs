@@ -150,6 +150,12 @@ impl Running<'_> {
         send(self.child.id(), signal);
     }
 
+    /// Kills it, as nothing else can.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Waits until it ends.
     pub fn finish(mut self) -> Run {
         let status = loop {
