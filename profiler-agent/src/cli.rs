@@ -1,9 +1,12 @@
-//! The command line. Nothing below this module sees clap.
+//! The command line, and the variables and the file that say what it does not. Nothing outside this module sees clap.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+mod file;
+mod layers;
+
+use std::{ffi::OsString, fmt::Write as _, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
-use clap::{CommandFactory as _, Parser, error::ErrorKind};
+use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use profiler_agent::{
     agent::MIN_INTERVAL,
     export::{
@@ -11,6 +14,7 @@ use profiler_agent::{
         otlp::{
             client, delivery, encode,
             endpoint::{Endpoint, Protocol},
+            environment::Environment,
             headers::Header,
             parcel::Compression,
             tls,
@@ -46,7 +50,7 @@ Exit codes: 0 fine, 1 failed or saw no sample, 2 wrong usage, 3 a privilege is m
 /// Every stack of the target is sampled 99 times a second while it runs on a CPU, by a program in the kernel: no restart, no debug
 /// build, no change of the target. Without a target the whole host is sampled.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(version, after_help = EXAMPLES, max_term_width = 100, subcommand_value_name = "VERB", disable_help_subcommand = true)]
 pub(crate) struct Cli {
     /// Profile these processes with all their threads, and the children they start. Ends when they all have ended.
     #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
@@ -85,7 +89,7 @@ pub(crate) struct Cli {
     /// Send this header with every request, e.g. "authorization=Bearer TOKEN"; repeatable. Better set by a variable than here, where every
     /// user of the host can read it.
     #[arg(long, value_name = "NAME=VALUE", help_heading = DELIVERY)]
-    otlp_header: Vec<Header>,
+    otlp_header: Vec<String>,
 
     /// Longest time for one request.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = DELIVERY)]
@@ -129,6 +133,11 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = unwind_memory)]
     unwind_memory: usize,
 
+    /// Read settings from this TOML file: each key is the name of a flag without its dashes. Every flag is a variable too:
+    /// PROFILER_AGENT_FREQUENCY. A flag beats a variable, a variable beats the file.
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+
     /// Say nothing but errors.
     #[arg(short, long)]
     quiet: bool,
@@ -140,6 +149,37 @@ pub(crate) struct Cli {
     /// Profile this command, which is asked to end (SIGTERM) when the profile ends before it does.
     #[arg(last = true, value_name = "COMMAND", conflicts_with = "pid")]
     command: Vec<OsString>,
+
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+/// What else it can do.
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Look at the settings, and do nothing else.
+    #[command(subcommand)]
+    Config(ConfigVerb),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigVerb {
+    /// Say whether a file is fine; exit code 2 if not.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Show every setting and where it comes from. Values of headers are not shown.
+    Show,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// Profile.
+    Profile(Box<Request>),
+    /// Say this.
+    Tell(String),
 }
 
 /// What the command line asks for.
@@ -157,6 +197,10 @@ pub(crate) struct Request {
     pub(crate) force: bool,
     /// Where to send, and how.
     pub(crate) delivery: Option<Delivery>,
+    /// Whether there is an endpoint, but `OTEL_SDK_DISABLED` says that nothing is to be sent.
+    pub(crate) is_disabled: bool,
+    /// What is wrong with variables, and was passed over.
+    pub(crate) warnings: Vec<String>,
     /// Bytes of kernel memory for unwind tables.
     pub(crate) unwind_memory: usize,
     /// How much to say.
@@ -192,12 +236,36 @@ pub(crate) enum Verbosity {
 
 impl Cli {
     /// Reads the command line of this process. Wrong usage ends it with exit code 2 and the remedy.
-    pub(crate) fn read() -> Request {
-        Self::parse().request().unwrap_or_else(|error| error.exit())
+    pub(crate) fn read() -> Task {
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        Self::task(&arguments, &|name| std::env::var(name).ok()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// What arguments and variables ask for.
+    fn task(arguments: &[OsString], get: &dyn Fn(&str) -> Option<String>) -> Result<Task, clap::Error> {
+        let mut layered = layers::read(arguments, get)?;
+        match layered.cli.verb.take() {
+            None => Ok(Task::Profile(Box::new(layered.cli.request(layered.environment)?))),
+            Some(Verb::Config(ConfigVerb::Show)) => Ok(Task::Tell(shown(&layered))),
+            Some(Verb::Config(ConfigVerb::Check { file })) => {
+                // With nothing but the file, as if it were given in an environment without variables.
+                let arguments = ["profiler-agent".into(), "--config".into(), file.clone().into()];
+                let layered = layers::read(&arguments, &|_| None)?;
+                let settings = layered.settings.values();
+                let count = settings
+                    .filter(|(_, origin)| matches!(origin, layers::Origin::File(..)))
+                    .count();
+                layered.cli.request(layered.environment)?;
+                Ok(Task::Tell(format!(
+                    "{}: {count} settings, all fine",
+                    file.display()
+                )))
+            }
+        }
     }
 
     /// The checked request.
-    fn request(self) -> Result<Request, clap::Error> {
+    fn request(self, environment: Environment) -> Result<Request, clap::Error> {
         let Self {
             mut pid,
             frequency,
@@ -218,16 +286,34 @@ impl Cli {
             queue_limit,
             shutdown_timeout,
             unwind_memory,
+            config: _,
             quiet,
             verbose,
             command,
+            verb: _,
         } = self;
+        let wrong = |message: String| Self::command().error(ErrorKind::ValueValidation, message);
         let endpoint = otlp_endpoint
-            .map(|url| Endpoint::parse(&url, otlp_protocol))
+            .as_ref()
+            .map(|url| Endpoint::parse(url, otlp_protocol))
             .transpose()
-            .map_err(|error| {
-                Self::command().error(ErrorKind::ValueValidation, format!("--otlp-endpoint: {error}"))
-            })?;
+            .map_err(|error| wrong(format!("--otlp-endpoint: {error}")))?;
+        // The same text from the variable of the signal means another thing.
+        let variable = environment
+            .settings
+            .iter()
+            .find(|setting| setting.flag == "otlp-endpoint");
+        let is_variable = variable.is_some_and(|setting| setting.values.first() == otlp_endpoint.as_ref());
+        let endpoint = endpoint.map(|endpoint| match environment.exact_endpoint && is_variable {
+            true => endpoint.exactly(),
+            false => endpoint,
+        });
+        // Here and not by clap, whose message would repeat the value.
+        let headers = otlp_header
+            .iter()
+            .map(|header| header.parse())
+            .collect::<Result<Vec<Header>, _>>()
+            .map_err(|error| wrong(format!("--otlp-header: {error}")))?;
         let is_endless = duration.is_none() && output.is_empty();
         let folder = spool.or_else(|| is_endless.then(spool::default_folder));
         let delivery = endpoint.map(|endpoint| Delivery {
@@ -235,7 +321,7 @@ impl Cli {
                 endpoint,
                 client: client::Options {
                     timeout: otlp_timeout,
-                    headers: otlp_header,
+                    headers,
                     tls: tls::Files {
                         authority: otlp_ca,
                         identity: otlp_cert.zip(otlp_key),
@@ -274,7 +360,9 @@ impl Cli {
             duration,
             outputs: output,
             force,
-            delivery,
+            delivery: delivery.filter(|_| !environment.is_disabled),
+            is_disabled: environment.is_disabled && otlp_endpoint.is_some(),
+            warnings: environment.warnings,
             unwind_memory,
             verbosity: match (quiet, verbose) {
                 (true, _) => Verbosity::Quiet,
@@ -284,6 +372,21 @@ impl Cli {
             },
         })
     }
+}
+
+/// Every setting, its values and where they come from, as a file would have them.
+fn shown(layered: &layers::Layered) -> String {
+    let mut text = String::new();
+    for (flag, (values, origin)) in &layered.settings {
+        let line = match values.as_slice() {
+            [] => format!("# {flag}"),
+            [value] => format!("{flag} = {value:?}"),
+            values => format!("{flag} = {values:?}"),
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{line:<40} # {origin}");
+    }
+    text.trim_end().to_owned()
 }
 
 /// Reads `30s`, `5m`, `1h30m`. A bare number is refused: some tools take it for seconds, others for milliseconds.
@@ -332,7 +435,153 @@ mod tests {
     use super::*;
 
     fn parse(arguments: &[&str]) -> Result<Request, clap::Error> {
-        Cli::try_parse_from([&["profiler-agent"], arguments].concat()).and_then(Cli::request)
+        with(arguments, &[])
+    }
+
+    fn task(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Task, clap::Error> {
+        let arguments: Vec<OsString> = ["profiler-agent"]
+            .iter()
+            .chain(arguments)
+            .map(OsString::from)
+            .collect();
+        Cli::task(&arguments, &|name| {
+            let found = variables.iter().find(|(other, _)| *other == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    fn with(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Request, clap::Error> {
+        match task(arguments, variables)? {
+            Task::Profile(request) => Ok(*request),
+            Task::Tell(text) => panic!("{text}"),
+        }
+    }
+
+    #[test]
+    fn a_flag_beats_a_variable_and_a_variable_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.toml");
+        let file = path.to_str().unwrap();
+        std::fs::write(
+            &path,
+            "frequency = 11\ninterval = \"1m\"\notlp-endpoint = \"http://file:4317\"\notlp-header = [\"a=file\", \"b=file\"]\npid = [7, 8]\nverbose = 1\n",
+        )
+        .unwrap();
+        let config = ["--config", file];
+        let request = with(&config, &[]).unwrap();
+        assert_eq!((request.frequency, request.verbosity), (11, Verbosity::Verbose));
+        assert_eq!(request.scope, Scope::Processes(vec![7, 8]));
+        let delivery = request.delivery.unwrap();
+        assert_eq!(delivery.interval, Some(Duration::from_secs(60)));
+        assert_eq!(delivery.options.client.headers.len(), 2);
+
+        let variables = [
+            ("PROFILER_AGENT_CONFIG", file),
+            ("PROFILER_AGENT_FREQUENCY", "22"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://general:4318"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "1500"),
+        ];
+        let endpoint = |request: Request| request.delivery.unwrap().options.endpoint.url().to_string();
+        let request = with(&["-q", "--", "ls"], &variables).unwrap();
+        assert_eq!((request.frequency, request.verbosity), (22, Verbosity::Quiet));
+        assert_eq!(request.scope, Scope::Command(vec!["ls".into()]));
+        assert_eq!(
+            request.delivery.as_ref().unwrap().options.client.timeout,
+            Duration::from_millis(1500)
+        );
+        assert_eq!(endpoint(request), "http://general:4318/v1development/profiles");
+        let request = with(&["-F", "33"], &variables).unwrap();
+        assert_eq!(request.frequency, 33);
+
+        let signal = [
+            &variables[..],
+            &[("OTEL_EXPORTER_OTLP_PROFILES_ENDPOINT", "http://signal:4318/in")],
+        ]
+        .concat();
+        assert_eq!(endpoint(with(&[], &signal).unwrap()), "http://signal:4318/in");
+        let own = [
+            &signal[..],
+            &[("PROFILER_AGENT_OTLP_ENDPOINT", "http://own:4318")],
+        ]
+        .concat();
+        assert_eq!(
+            endpoint(with(&[], &own).unwrap()),
+            "http://own:4318/v1development/profiles"
+        );
+        assert_eq!(
+            endpoint(with(&["--otlp-endpoint", "http://flag:4318"], &own).unwrap()),
+            "http://flag:4318/v1development/profiles"
+        );
+        let disabled = [&own[..], &[("OTEL_SDK_DISABLED", "true")]].concat();
+        let request = with(&[], &disabled).unwrap();
+        assert!(request.delivery.is_none() && request.is_disabled);
+    }
+
+    #[test]
+    fn a_wrong_value_says_where_it_comes_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.toml");
+        let file = path.to_str().unwrap();
+        for (text, words) in [
+            (
+                "\nfrequency = 0",
+                "agent.toml, line 2: frequency cannot be \"0\": 0 is not in 1..",
+            ),
+            (
+                "interval = 10",
+                "agent.toml, line 1: interval cannot be \"10\": say which unit",
+            ),
+            (
+                "intervall = '10s'",
+                "line 1: there is no key \"intervall\"; is \"interval\" meant?",
+            ),
+            ("force = 1", "agent.toml, line 1: force must be true or false"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = task(&["config", "check", file], &[]).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        let error = with(&[], &[("PROFILER_AGENT_OTLP_HEADER", "secret")]).unwrap_err();
+        assert!(!error.to_string().contains("secret"), "{error}");
+        let error = with(&[], &[("PROFILER_AGENT_DURATION", "soon")])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("PROFILER_AGENT_DURATION: duration cannot be \"soon\""),
+            "{error}"
+        );
+        let missing = with(&["--config", "/no/such/file"], &[]).unwrap_err().to_string();
+        assert!(missing.contains("cannot read /no/such/file"), "{missing}");
+    }
+
+    #[test]
+    fn settings_are_shown_with_their_origin_and_without_secrets() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.toml");
+        std::fs::write(&path, "frequency = 11\notlp-header = 'token=secret'").unwrap();
+        let file = path.to_str().unwrap();
+        let variables = [("PROFILER_AGENT_INTERVAL", "20s")];
+        let show = task(&["--config", file, "--spool", "/x", "config", "show"], &variables).unwrap();
+        let Task::Tell(text) = show else { panic!() };
+        for line in [
+            format!("frequency = \"11\" # {file}, line 1"),
+            format!("otlp-header = \"…\" # {file}, line 2"),
+            "interval = \"20s\" # PROFILER_AGENT_INTERVAL".into(),
+            "spool = \"/x\" # the command line".into(),
+            "unwind-memory = \"32MiB\" # default".into(),
+            "# duration # default".into(),
+        ] {
+            let lines = text
+                .lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+            assert!(
+                lines.into_iter().any(|other| other == line),
+                "{line} is missing:\n{text}"
+            );
+        }
+        assert!(!text.contains("secret"));
+        let check = task(&["config", "check", file], &[]).unwrap();
+        assert!(matches!(check, Task::Tell(text) if text.ends_with("2 settings, all fine")));
     }
 
     #[test]

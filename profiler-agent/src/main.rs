@@ -4,7 +4,7 @@ mod cli;
 
 use std::{
     fmt::Display,
-    io::{IsTerminal as _, Write as _, stderr},
+    io::{IsTerminal as _, Write as _, stderr, stdout},
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
@@ -31,7 +31,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::cli::{Cli, Request, Verbosity};
+use crate::cli::{Cli, Request, Task, Verbosity};
 
 /// Exit codes, as `--help` states them.
 mod exit {
@@ -45,7 +45,14 @@ mod exit {
 
 fn main() -> ExitCode {
     memory::share_one_heap();
-    let request = Cli::read();
+    let request = match Cli::read() {
+        Task::Profile(request) => *request,
+        Task::Tell(text) => {
+            // Nobody may listen: `| head`.
+            let _ = writeln!(stdout(), "{text}");
+            return ExitCode::SUCCESS;
+        }
+    };
     start_log(request.verbosity);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -69,9 +76,20 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         outputs,
         force,
         delivery,
+        is_disabled,
+        warnings,
         unwind_memory,
         verbosity,
     } = request;
+    for warning in warnings {
+        tracing::warn!("{warning}; it is passed over");
+    }
+    if is_disabled {
+        tell(&"OTEL_SDK_DISABLED is true: nothing is sent");
+        if outputs.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
     capabilities::check()?;
     let quiet = verbosity == Verbosity::Quiet;
     // Before the first file is made: a signal must not leave it behind.

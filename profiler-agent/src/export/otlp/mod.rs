@@ -21,6 +21,7 @@ pub mod client;
 pub mod delivery;
 pub mod encode;
 pub mod endpoint;
+pub mod environment;
 pub mod file;
 pub mod headers;
 pub mod parcel;
