@@ -4,9 +4,10 @@ use std::hash::Hash;
 
 use hashbrown::HashMap;
 use profiler_common::record::COMM_LEN;
+use slab::Slab;
 
 use super::{
-    Aggregator, Identity, Stack, Total,
+    Aggregator, Identity, Slice, StackEntry, Total,
     locations::{Locations, ObjectView},
 };
 use crate::{
@@ -18,11 +19,19 @@ use crate::{
     },
 };
 
-/// Takes the samples out of the aggregator; its tables of stacks and names stay for the next profile.
-pub(super) fn take(aggregator: &mut Aggregator, capture: Capture, clock: &Clock) -> Profile {
-    let with_timestamps = aggregator.timestamps < aggregator.limits.timestamps;
-    aggregator.timestamps = 0;
-    let mut totals: Vec<(Identity, Total)> = aggregator.samples.drain().collect();
+/// Makes a profile of a slice; the aggregator's tables of stacks and names stay for the next one.
+pub(super) fn take(aggregator: &Aggregator, slice: Slice, mut capture: Capture, clock: &Clock) -> Profile {
+    let with_timestamps = slice.timestamps < aggregator.limits.timestamps;
+    // Samples that had to wait for unwind tables are older than the slice that they come in.
+    if let Some((first, last)) = slice.span {
+        let end = capture
+            .start
+            .saturating_add(capture.duration)
+            .max(last.saturating_add(1));
+        capture.start = capture.start.min(first);
+        capture.duration = end.saturating_sub(capture.start);
+    }
+    let mut totals: Vec<(Identity, Total)> = slice.samples.into_iter().collect();
     // In the order in which things were first seen, whatever the hash table made of it.
     totals.sort_unstable_by_key(|(identity, total)| {
         (
@@ -35,7 +44,7 @@ pub(super) fn take(aggregator: &mut Aggregator, capture: Capture, clock: &Clock)
     });
 
     let mut builder = Builder::new(aggregator, clock);
-    let samples = totals
+    let samples: Vec<Sample> = totals
         .into_iter()
         .map(|(identity, total)| {
             let Identity {
@@ -68,6 +77,7 @@ pub(super) fn take(aggregator: &mut Aggregator, capture: Capture, clock: &Clock)
             }
         })
         .collect();
+    let samples = merged(samples);
     let Builder {
         strings,
         processes,
@@ -77,7 +87,7 @@ pub(super) fn take(aggregator: &mut Aggregator, capture: Capture, clock: &Clock)
         stacks,
         ..
     } = builder;
-    let profile = Profile {
+    Profile {
         capture,
         strings: strings.rows,
         processes: processes.rows,
@@ -86,10 +96,35 @@ pub(super) fn take(aggregator: &mut Aggregator, capture: Capture, clock: &Clock)
         locations: locations.rows,
         stacks: stacks.rows,
         samples,
-    };
-    // Whoever is sampled again comes again; the others have ended.
-    aggregator.processes.clear();
-    profile
+    }
+}
+
+/// Samples of one identity as one. What was different while it was sampled can be the same in the end: generated code that got its name
+/// in between.
+fn merged(samples: Vec<Sample>) -> Vec<Sample> {
+    let mut rows: Vec<Sample> = Vec::with_capacity(samples.len());
+    let mut places = HashMap::new();
+    for sample in samples {
+        let identity = (
+            sample.kind,
+            sample.process,
+            sample.tid,
+            sample.thread_name,
+            sample.cpu,
+            sample.stack,
+        );
+        let place = *places.entry(identity).or_insert(rows.len());
+        match rows.get_mut(place) {
+            Some(row) => {
+                row.count = row.count.saturating_add(sample.count);
+                row.weight = row.weight.saturating_add(sample.weight);
+                row.timestamps.extend(sample.timestamps);
+                row.timestamps.sort_unstable();
+            }
+            None => rows.push(sample),
+        }
+    }
+    rows
 }
 
 /// A table without equal rows.
@@ -120,7 +155,7 @@ impl<T: Clone + Eq + Hash> Table<T> {
 struct Builder<'a> {
     clock: &'a Clock,
     source: &'a Locations,
-    source_stacks: &'a [Stack],
+    source_stacks: &'a Slab<StackEntry>,
     source_processes: &'a HashMap<Key, super::ProcessInfo>,
     strings: Table<Box<str>>,
     processes: Table<Process>,
@@ -200,7 +235,7 @@ impl<'a> Builder<'a> {
         if let Some(&id) = self.stack_ids.get(&source) {
             return id;
         }
-        let Some(stack) = usize::try_from(source)
+        let Some(StackEntry { stack, .. }) = usize::try_from(source)
             .ok()
             .and_then(|source| self.source_stacks.get(source))
         else {
@@ -222,11 +257,12 @@ impl<'a> Builder<'a> {
         let Some(entry) = self.source.get(source) else {
             return LocationId(0);
         };
-        let Some(ObjectView { frame, mapping }) = self.source.view(entry.object) else {
+        let Some(ObjectView { frame, mapping }) = self.source.view(entry) else {
             return LocationId(0);
         };
         let mapping = mapping.map(|mapping| {
             let path = self.string(mapping.path);
+            let go_build_id = self.string(mapping.go_build_id);
             MappingId(self.mappings.intern(Mapping {
                 kind: mapping.kind,
                 start: mapping.start,
@@ -234,6 +270,8 @@ impl<'a> Builder<'a> {
                 file_offset: mapping.file_offset,
                 path,
                 build_id: mapping.build_id.to_vec(),
+                go_build_id,
+                htlhash: mapping.htlhash,
             }))
         });
         let mut lines: Vec<Line> = entry
@@ -279,6 +317,7 @@ impl<'a> Builder<'a> {
             mapping,
             address: entry.address,
             by_frame_pointer: entry.by_frame_pointer,
+            is_named: !entry.functions.is_empty(),
             lines,
         }));
         self.location_ids.insert(source, id);

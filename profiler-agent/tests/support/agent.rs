@@ -150,6 +150,16 @@ impl Running<'_> {
         send(self.child.id(), signal);
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it, as nothing else can.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Waits until it ends.
     pub fn finish(mut self) -> Run {
         let status = loop {
