@@ -100,7 +100,11 @@ fn each<T>(programs: &[&'static Program], measure: impl Fn(&'static Program) -> 
         .iter()
         .map(|program| {
             eprintln!("{}", program.name);
-            measure(program)
+            // perf fails when a process ends between its being listed and looked at.
+            measure(program).or_else(|error| {
+                eprintln!("{}, again: {error:#}", program.name);
+                measure(program)
+            })
         })
         .collect()
 }
