@@ -531,8 +531,8 @@ fn same_function(name: &str, symbol: &Symbol) -> bool {
     symbol
         .system_name
         .contains(&format!("{}{identifier}", identifier.len()))
-        // Two that are spelt otherwise in mangled names.
-        || (identifier == "closure" && symbol.name.contains("{closure"))
+        // Some are spelt otherwise in mangled names: `{closure_env#0}`, `{async_fn#0}`, `operator()`.
+        || (name.starts_with('{') && symbol.name.contains("{closure"))
         || (identifier == "operator" && symbol.name.contains(name))
 }
 
