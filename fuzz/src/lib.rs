@@ -50,6 +50,7 @@ pub fn cfi(bytes: &[u8]) {
         plt: 0x1000..0x1040,
         jumps: [0x1040..0x1080, 0..0],
         entry: 0,
+        ..Sections::default()
     };
     let code = if whole { 0..0 } else { CODE };
     let Ok(tables) = cfi::tables(&sections, code, 1 << 16) else {

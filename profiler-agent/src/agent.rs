@@ -151,6 +151,8 @@ pub struct Captured {
     pub unfollowed: u64,
     /// What the agent used up to here.
     pub cost: OwnCost,
+    /// How often the symbolizer had to be replaced.
+    pub symbolizer_failures: u32,
     /// How the command ended, if one was run.
     pub command: Option<ExitStatus>,
 }
@@ -488,6 +490,7 @@ impl Run {
         duration: u64,
         status: Option<ExitStatus>,
     ) -> Result<Captured, CaptureError> {
+        let symbolizer = self.symbolizer.cost();
         let ring_full = self.sampler.counter(Counter::RingFull)?;
         let losses = [(Loss::RingFull, ring_full), (Loss::TornRecord, self.torn)];
         let capture = Capture {
@@ -507,7 +510,8 @@ impl Run {
             lost_events: self.lost_records.saturating_sub(ring_full),
             unfollowed: self.sampler.counter(Counter::TargetsFull)?,
             profile: self.aggregator.take(capture, &self.clock),
-            cost: OwnCost::now(&self.clock),
+            cost: OwnCost::now(&self.clock, symbolizer),
+            symbolizer_failures: symbolizer.failed,
             command: status,
         })
     }

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, time::Duration};
 
 use bytesize::ByteSize;
-use clap::{CommandFactory as _, Parser, error::ErrorKind};
+use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use profiler_agent::{
     export::{
         file::Output,
@@ -27,6 +27,8 @@ Examples:
       sudo profiler-agent -d 10s -o - | grep nginx
   To an OpenTelemetry Collector:
       sudo profiler-agent -d 30s --otlp-endpoint http://localhost:4317
+  What does this host allow, and what is missing?
+      sudo profiler-agent doctor
 
 Exit codes: 0 fine, 1 failed or saw no sample, 2 wrong usage, 3 a privilege is missing,
 4 this kernel cannot, 130 aborted by a second Ctrl-C.";
@@ -37,7 +39,16 @@ Exit codes: 0 fine, 1 failed or saw no sample, 2 wrong usage, 3 a privilege is m
 /// build, no change of the target. Without a target the whole host is sampled.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_value_name = "VERB",
+    subcommand_help_heading = "Verbs",
+    disable_help_subcommand = true
+)]
 pub(crate) struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+
     /// Profile these processes with all their threads, and the children they start. Ends when they all have ended.
     #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pid: Vec<u32>,
@@ -90,7 +101,23 @@ pub(crate) struct Cli {
     command: Vec<OsString>,
 }
 
+/// What is done instead of a capture.
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Says what this host allows and what is missing, each with what it means and what to do. Exit code 1 if something is broken.
+    Doctor,
+}
+
 /// What the command line asks for.
+#[derive(Debug)]
+pub(crate) enum Task {
+    /// A capture.
+    Capture(Box<Request>),
+    /// An examination of this host.
+    Doctor,
+}
+
+/// What to capture, and what to do with it.
 #[derive(Debug)]
 pub(crate) struct Request {
     /// What to profile.
@@ -128,13 +155,18 @@ pub(crate) enum Verbosity {
 
 impl Cli {
     /// Reads the command line of this process. Wrong usage ends it with exit code 2 and the remedy.
-    pub(crate) fn read() -> Request {
-        Self::parse().request().unwrap_or_else(|error| error.exit())
+    pub(crate) fn read() -> Task {
+        let cli = Self::parse();
+        match cli.verb {
+            Some(Verb::Doctor) => Task::Doctor,
+            None => Task::Capture(Box::new(cli.request().unwrap_or_else(|error| error.exit()))),
+        }
     }
 
     /// The checked request.
     fn request(self) -> Result<Request, clap::Error> {
         let Self {
+            verb: _,
             mut pid,
             frequency,
             duration,

@@ -29,7 +29,7 @@
 //! 9. [`export`] writes files, whole or not at all, and sends OTLP; [`render`] draws.
 //! 10. [`summary`] tells the person what happened, [`telemetry`] names each kind of loss.
 //!
-//! [`agent`] alone knows all of these and their order. [`cpu_time`] is the independent witness of how many samples there should be,
+//! [`doctor`] tells what this host allows. [`agent`] alone knows all of these and their order. [`cpu_time`] is the independent witness of how many samples there should be,
 //! [`clock`] turns the kernel's time into that on the wall, [`procfs`] reads /proc with bounds.
 //!
 //! # Who may use what
@@ -41,6 +41,7 @@ pub mod agent;
 pub mod aggregate;
 pub mod clock;
 pub mod cpu_time;
+pub mod doctor;
 pub mod export;
 pub mod jit;
 pub mod kernel;

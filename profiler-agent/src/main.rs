@@ -4,7 +4,7 @@ mod cli;
 
 use std::{
     fmt::Display,
-    io::{IsTerminal as _, Write as _, stderr},
+    io::{IsTerminal as _, Write as _, stderr, stdout},
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
@@ -14,6 +14,7 @@ use std::{
 use anyhow::Context as _;
 use profiler_agent::{
     agent::{self, CaptureError, Captured, Options, Stop},
+    doctor::{Diagnosis, Verdict},
     export::{
         file::{CreateError, Output, OutputFile, create_folder},
         otlp::deliver::{Delivered, deliver},
@@ -32,7 +33,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::cli::{Cli, Request, Verbosity};
+use crate::cli::{Cli, Request, Task, Verbosity};
 
 /// Exit codes, as `--help` states them.
 mod exit {
@@ -49,7 +50,10 @@ fn main() -> ExitCode {
         return code;
     }
     memory::share_one_heap();
-    let request = Cli::read();
+    let request = match Cli::read() {
+        Task::Capture(request) => *request,
+        Task::Doctor => return examine(),
+    };
     start_log(request.verbosity);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -62,6 +66,17 @@ fn main() -> ExitCode {
     // A capture that was aborted is not waited for.
     runtime.shutdown_background();
     code
+}
+
+/// Tells on the standard output what this host allows: it is what was asked for.
+fn examine() -> ExitCode {
+    let diagnosis = Diagnosis::make();
+    // Who reads no further (`| head`) has seen enough.
+    let _ = writeln!(stdout(), "{diagnosis}");
+    match diagnosis.verdict() {
+        Verdict::Fine | Verdict::Degraded => ExitCode::SUCCESS,
+        Verdict::Broken => ExitCode::from(exit::FAILED),
+    }
 }
 
 /// One capture from the first check to the last word.

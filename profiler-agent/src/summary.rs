@@ -73,6 +73,7 @@ impl fmt::Display for Summary<'_> {
             lost_events,
             unfollowed,
             cost,
+            symbolizer_failures,
             command,
         } = self.0;
         let capture = &profile.capture;
@@ -149,6 +150,13 @@ impl fmt::Display for Summary<'_> {
                 f,
                 "; {} children were not followed: too many targets",
                 Thousands(*unfollowed)
+            )?;
+        }
+        if *symbolizer_failures > 0 {
+            write!(
+                f,
+                "\nnames: reading files failed {} times; what has no name for that is shown by file and offset, and the log says why",
+                Thousands((*symbolizer_failures).into())
             )?;
         }
         write!(

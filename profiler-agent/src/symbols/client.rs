@@ -3,7 +3,7 @@
 use std::{
     cell::Cell,
     fmt, io,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, BorrowedFd},
     path::Path,
     time::{Duration, Instant},
 };
@@ -16,6 +16,7 @@ use super::{
     message::{Answer, Malformed, Question, check_names},
     socket::Socket,
     spawn::{Ended, Process},
+    trial::Trial,
 };
 
 /// CPU time that a question may take; 100 times what 500 addresses of the largest debug information in the benchmarks take.
@@ -48,7 +49,7 @@ pub enum StartError {
 
 /// Why a question has no answer. The child is gone after it.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Failure {
+pub enum Failure {
     /// It ended.
     Ended(Ended),
     /// It took too long.
@@ -76,6 +77,8 @@ impl fmt::Display for Failure {
     }
 }
 
+impl std::error::Error for Failure {}
+
 impl Client {
     /// Starts a child and waits until it has given up its privileges: some 20 ms. It ends with this value, or with the thread that started
     /// it.
@@ -93,7 +96,7 @@ impl Client {
         };
         match client.answer() {
             Ok(Answer::Ready(confinement)) => client.confinement = confinement,
-            Ok(Answer::Names { .. }) => {
+            Ok(Answer::Names { .. } | Answer::Tried(_)) => {
                 return Err(StartError::NotReady("it answered before it was asked".into()));
             }
             Err(failure) => return Err(StartError::NotReady(failure.to_string())),
@@ -153,16 +156,7 @@ impl Client {
             addresses: addresses.to_vec(),
         };
         let files: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
-        let sent = question
-            .encode()
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
-            .and_then(|question| {
-                let patience = Patience::new(&self.process);
-                self.line.send(&question, &files, || patience.check())
-            });
-        if let Err(error) = sent {
-            return Err(self.failed(&error));
-        }
+        self.send(&question, &files)?;
         match self.answer()? {
             Answer::Names { mut response, let_go } => {
                 if let Err(error) = check_names(&mut response, id, addresses) {
@@ -173,26 +167,42 @@ impl Client {
                 }
                 Ok(response)
             }
-            Answer::Ready(_) => Err(self.malformed(Malformed::UNASKED)),
+            Answer::Ready(_) | Answer::Tried(_) => Err(self.malformed(Malformed::UNASKED)),
+        }
+    }
+
+    /// Has it try what it must not be able to do.
+    ///
+    /// # Errors
+    /// When it did not live to tell.
+    pub fn try_all(&mut self) -> Result<Vec<Trial>, Failure> {
+        self.send(&Question::Try, &[])?;
+        match self.answer()? {
+            Answer::Tried(trials) => Ok(trials),
+            Answer::Ready(_) | Answer::Names { .. } => Err(self.malformed(Malformed::UNASKED)),
         }
     }
 
     /// Has it let all files go, and return their memory.
     pub(super) fn release(&mut self) -> Result<(), Failure> {
         self.held.retain(|id, _| self.kernel == Some(*id));
-        let question = Question::Release.encode();
-        let sent = question
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
-            .and_then(|question| {
-                let patience = Patience::new(&self.process);
-                self.line.send(&question, &[], || patience.check())
-            });
-        sent.map_err(|error| self.failed(&error))
+        self.send(&Question::Release, &[])
     }
 
     /// Ends it.
     pub(super) fn end(mut self) -> Option<Ended> {
         self.process.end().ok()
+    }
+
+    fn send(&mut self, question: &Question, files: &[BorrowedFd<'_>]) -> Result<(), Failure> {
+        let sent = question
+            .encode()
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+            .and_then(|question| {
+                let patience = Patience::new(&self.process);
+                self.line.send(&question, files, || patience.check())
+            });
+        sent.map_err(|error| self.failed(&error))
     }
 
     fn answer(&mut self) -> Result<Answer, Failure> {

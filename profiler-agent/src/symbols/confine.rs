@@ -82,7 +82,7 @@ impl Layer {
             Self::User => ("user 65534", "owns no file and no process"),
             Self::Limits => (
                 "limits",
-                "512 MiB of memory, 600 s of CPU time, 1,024 descriptors, no new files or processes",
+                "has 512 MiB of memory, 600 s of CPU time, 1,024 descriptors, no new files or processes",
             ),
             Self::Capabilities => ("no capabilities", "has no privilege"),
             Self::NoNewPrivileges => ("no_new_privs", "gets no privilege"),

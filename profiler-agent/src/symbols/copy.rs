@@ -38,6 +38,8 @@ const MAX_SECTIONS: usize = 4096;
 const MAX_NAMES: u64 = 1 << 20;
 /// Bytes from the start of notes and links, when only facts are wanted.
 const MAX_FACT: u64 = 64 << 10;
+/// Most bytes of symbol tables alone; those of libLLVM have 28 MB.
+const MAX_SYMBOLS: u64 = 128 << 20;
 /// Bytes that are copied at a time.
 const CHUNK: usize = 256 << 10;
 
@@ -73,7 +75,9 @@ pub(super) enum Error {
 pub(super) enum Parts {
     /// What tells where other files are: notes and links.
     Facts,
-    /// All that names are made from. Debug information is left out when there is more than this many bytes of it all.
+    /// What names are made from, but no debug information.
+    Symbols,
+    /// All that names are made from. Debug information is left out when it would be more than this many bytes.
     Names {
         /// Most bytes.
         most: u64,
@@ -105,38 +109,43 @@ pub(super) fn copy(file: &File, parts: Parts) -> Result<Copy, Error> {
                 && section.sh_size(endian) > 0
                 && is_wanted(name, section, endian, parts)
         });
+        // One that reaches beyond the end of the file is as good as none.
         let ranges: Vec<(usize, Range<u64>)> = sections
-            .map(|(place, section)| {
+            .filter_map(|(place, section)| {
                 let start = section.sh_offset(endian);
                 let size = match parts {
                     Parts::Facts => section.sh_size(endian).min(MAX_FACT),
-                    Parts::Names { .. } => section.sh_size(endian),
+                    Parts::Symbols | Parts::Names { .. } => section.sh_size(endian),
                 };
                 let end = start.checked_add(size).filter(|&end| end <= headers.len);
-                Ok((place, start..end.ok_or(Error::Format)?))
+                Some((place, start..end?))
             })
-            .collect::<Result<_, Error>>()?;
+            .collect();
         let size = ranges
             .iter()
             .map(|(_, range)| range.end - range.start)
             .sum::<u64>();
-        match parts {
-            Parts::Names { most } if bytes + size > most => {
-                if !debug {
-                    return Err(Error::TooLarge(size, most));
-                }
-                cut = true;
+        let most = match parts {
+            Parts::Names { most } => most,
+            Parts::Symbols | Parts::Facts => MAX_SYMBOLS,
+        };
+        if bytes + size > most {
+            if !debug {
+                return Err(Error::TooLarge(size, most));
             }
-            Parts::Names { .. } | Parts::Facts => {
-                bytes += size;
-                wanted.extend(ranges);
-            }
+            cut = true;
+        } else {
+            bytes += size;
+            wanted.extend(ranges);
         }
     }
     if parts != Parts::Facts {
         // What has not come along is not there: a section of zeros would be read as one.
         let kept: Vec<usize> = wanted.iter().map(|(place, _)| *place).collect();
-        headers.forget(|place, name| is_debug(name) && !kept.contains(&place));
+        let len = headers.len;
+        headers.forget(|place, name, range| {
+            !kept.contains(&place) && (is_debug(name) || range.is_none_or(|range| range.end > len))
+        });
     }
 
     let copy = memory_file()?;
@@ -192,14 +201,14 @@ fn is_wanted(name: &[u8], section: &SectionHeader, endian: Endianness, parts: Pa
         SHT_NOTE,
     ]
     .contains(&kind);
-    let debug = is_debug(name) && !UNUSED.contains(&name);
+    let debug = is_debug(name) && !UNUSED.contains(&name) && parts != Parts::Symbols;
     // The index of functions is in call frame information.
     let others: [&[u8]; 5] = [
         b".gnu_debug",
         b".plt",
+        b".eh_frame",
         b".gopclntab",
         b".data.rel.ro.gopclntab",
-        b".eh_frame",
     ];
     tables || relocations || debug || others.iter().any(|other| name.starts_with(other))
 }
@@ -292,15 +301,24 @@ impl Headers {
         rest.split(|&byte| byte == 0).next().unwrap_or_default()
     }
 
-    /// Takes sections out, by their place and name.
-    fn forget(&mut self, which: impl Fn(usize, &[u8]) -> bool) {
-        let places: Vec<usize> = (0..self.sections.len())
-            .filter(|&place| which(place, self.name(place)))
-            .collect();
+    /// Takes sections out, by their place, name and range in the file.
+    fn forget(&mut self, which: impl Fn(usize, &[u8], Option<Range<u64>>) -> bool) {
+        let endian = self.endian;
+        let sections = self.sections.iter().enumerate().filter(|(place, section)| {
+            let start = section.sh_offset(endian);
+            let size = match section.sh_type(endian) {
+                SHT_NOBITS => 0,
+                _ => section.sh_size(endian),
+            };
+            let end = start.checked_add(size);
+            which(*place, self.name(*place), end.map(|end| start..end))
+        });
+        let places: Vec<usize> = sections.map(|(place, _)| place).collect();
         for place in places {
             if let Some(section) = self.sections.get_mut(place) {
                 section.sh_type.set(self.endian, SHT_NULL);
                 section.sh_name.set(self.endian, 0);
+                section.sh_flags.set(self.endian, 0);
                 section.sh_size.set(self.endian, 0);
             }
         }

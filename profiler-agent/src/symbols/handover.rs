@@ -21,6 +21,8 @@ use super::{
 
 /// Most bytes that are copied of one file.
 const MOST_COPIED: u64 = 128 << 20;
+/// Longest file that the child maps; a sparse one may be longer than all memory there is to address.
+const MOST_MAPPED: u64 = 8 << 30;
 /// Most bytes of kernel symbols; a kernel with all its modules has 20 MB.
 const MOST_KERNEL: u64 = 128 << 20;
 
@@ -35,12 +37,22 @@ pub(super) struct Handover {
     pub(super) remark: Option<String>,
 }
 
-/// Finds and opens what names of an object are made from. `reopens` says whether the child can open files by their descriptors, `inlines`
-/// whether inlined functions are wanted.
+/// How the child may get files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// As the module says.
+    Usual,
+    /// As copies only: it cannot open files by their descriptors.
+    Copies,
+    /// As a copy of the symbol tables: one has failed over more.
+    Cautious,
+}
+
+/// Finds and opens what names of an object are made from. `inlines` says whether inlined functions are wanted.
 ///
 /// # Errors
 /// Why the object has no names.
-pub(super) fn hand_over(object: &Object, reopens: bool, inlines: bool) -> Result<Handover, String> {
+pub(super) fn hand_over(object: &Object, manner: Manner, inlines: bool) -> Result<Handover, String> {
     match object {
         Object::Kernel => {
             let symbols = File::open("/proc/kallsyms").and_then(|file| copy_all(file, MOST_KERNEL));
@@ -56,21 +68,34 @@ pub(super) fn hand_over(object: &Object, reopens: bool, inlines: bool) -> Result
             })
         }
         Object::Elf { file, path, pid } => {
-            image((file, path, *pid), reopens, inlines).map_err(|error| format!("{path}: {error}"))
+            image((file, path, *pid), manner, inlines).map_err(|error| format!("{path}: {error}"))
         }
     }
 }
 
 fn image(
     (file, path, pid): (&Arc<File>, &str, u32),
-    reopens: bool,
+    manner: Manner,
     inlines: bool,
 ) -> Result<Handover, elf::Error> {
     let image = Image::of_stranger(file)?;
+    if manner == Manner::Cautious {
+        let copy = copy(file, Parts::Symbols)?;
+        return Ok(Handover {
+            source: Source::Elf {
+                file: Arc::new(copy.file),
+                path: path.to_owned(),
+                debug: None,
+                inlines: false,
+            },
+            copied: copy.bytes,
+            remark: None,
+        });
+    }
     let mut copied = 0;
     let mut remark = None;
     let mut give = |file: &Arc<File>| {
-        let (file, bytes, cut) = give(file, reopens)?;
+        let (file, bytes, cut) = give(file, manner)?;
         copied += bytes;
         if cut {
             remark = Some(format!(
@@ -100,8 +125,9 @@ fn image(
 }
 
 /// A handle for the child; how many bytes were copied for it, and whether debug information was left out.
-fn give(file: &Arc<File>, reopens: bool) -> Result<(Arc<File>, u64, bool), copy::Error> {
-    let readable = reopens && file.metadata()?.mode() & 0o004 != 0;
+fn give(file: &Arc<File>, manner: Manner) -> Result<(Arc<File>, u64, bool), copy::Error> {
+    let metadata = file.metadata()?;
+    let readable = manner == Manner::Usual && metadata.mode() & 0o004 != 0 && metadata.len() <= MOST_MAPPED;
     if readable && only_root_writes(file) {
         return Ok((Arc::clone(file), 0, false));
     }

@@ -12,6 +12,7 @@ use super::{
     confine::Confinement,
     demangle::{NAME_LIMIT, bounded},
     resolver::MOST_INLINED,
+    trial::Trial,
 };
 
 /// Most addresses of one question. What a lying answer can cost is in proportion.
@@ -37,6 +38,8 @@ pub(super) enum Question {
     },
     /// Let all files go. Has no answer.
     Release,
+    /// Try what must not be possible.
+    Try,
 }
 
 /// What the child answers.
@@ -51,6 +54,8 @@ pub(super) enum Answer {
         /// Objects whose files it has let go since the last answer.
         let_go: Vec<u32>,
     },
+    /// What came of it.
+    Tried(Vec<Trial>),
 }
 
 /// A message that says what cannot be.
@@ -157,7 +162,7 @@ fn cut(text: &mut String) {
 /// What is wrong with them.
 pub fn check_answer(bytes: &[u8], id: u32, addresses: &[u64]) -> Result<Option<Response>, Malformed> {
     match Answer::decode(bytes)? {
-        Answer::Ready(_) => Ok(None),
+        Answer::Ready(_) | Answer::Tried(_) => Ok(None),
         Answer::Names {
             mut response,
             let_go: _,
@@ -175,7 +180,7 @@ pub fn check_answer(bytes: &[u8], id: u32, addresses: &[u64]) -> Result<Option<R
 pub fn check_question(bytes: &[u8], files: usize) -> Result<usize, Malformed> {
     Ok(match Question::decode(bytes, files)? {
         Question::Name { addresses, .. } => addresses.len(),
-        Question::Release => 0,
+        Question::Release | Question::Try => 0,
     })
 }
 

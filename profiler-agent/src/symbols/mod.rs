@@ -17,7 +17,7 @@
 //! | `handover`, `debug_file`, `copy` | which files an object needs, and how the child gets each |
 //! | `client`, `spawn` | the child as the agent sees it: start, ask, give up, end |
 //! | `message`, `socket` | what crosses; neither side trusts the other's |
-//! | `server`, `confine` | the child, and what it gives up before it reads anything |
+//! | `server`, `confine`, `trial` | the child, what it gives up before it reads anything, and the proof |
 //! | `resolver`, `elf`, `kallsyms`, `gopclntab`, `fde`, `demangle` | the parsers |
 
 mod client;
@@ -36,6 +36,7 @@ mod server;
 mod socket;
 mod spawn;
 mod symbolizer;
+mod trial;
 
 use std::{fs::File, sync::Arc};
 
@@ -43,13 +44,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::profile::Language;
 
-pub use client::{Client, StartError};
+pub use client::{Client, Failure, StartError};
 pub use confine::{Confinement, Layer};
 pub use gopclntab::{Pclntab, Position};
 pub use message::{Malformed, check_answer, check_question};
 pub use resolver::Resolver;
 pub use server::{ARGUMENT, serve};
+pub use spawn::Ended;
 pub use symbolizer::{Cost, NotTaken, QUEUE, SELF, Symbolizer};
+pub use trial::Trial;
 
 /// What an address belongs to, as those know it who ask.
 #[derive(Debug, Clone)]

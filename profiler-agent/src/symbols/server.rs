@@ -20,6 +20,7 @@ use super::{
     message::{Answer, MOST_BYTES, Malformed, Question},
     resolver::Resolver,
     socket::Socket,
+    trial::try_all,
 };
 
 /// The first argument of a child. None that a person would give.
@@ -82,6 +83,7 @@ fn run() -> io::Result<()> {
                 send(&line, &Answer::Names { response, let_go })?;
             }
             Question::Release => resolver.release(),
+            Question::Try => send(&line, &Answer::Tried(try_all()))?,
         }
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct Process {
 
 /// How a process ended, and what it had used.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Ended {
+pub struct Ended {
     /// As `wait(2)` tells.
     status: libc::c_int,
     /// CPU time.
@@ -46,8 +46,10 @@ impl Ended {
             let signal = libc::WTERMSIG(self.status);
             let name = match signal {
                 libc::SIGBUS => "SIGBUS: a file shrank while it was read",
-                libc::SIGABRT => "SIGABRT: no memory left, or an inner contradiction",
-                libc::SIGSEGV => "SIGSEGV: its stack or memory ran out",
+                // The first process of a pid namespace is not ended by its own abort, and falls over the instruction behind it.
+                libc::SIGABRT | libc::SIGSEGV => {
+                    "its memory or its stack was used up, or it contradicted itself"
+                }
                 libc::SIGXCPU => "SIGXCPU: its CPU time was used up",
                 libc::SIGKILL => "SIGKILL",
                 _ => return format!("signal {signal}"),

@@ -18,11 +18,12 @@ use super::{
     Object, Request, Response, Source, Symbols,
     client::Client,
     confine::Confinement,
-    handover::{Handover, hand_over, is_trusted},
+    demangle::NAME_LIMIT,
+    handover::{Handover, Manner, hand_over, is_trusted},
     message::MOST_ADDRESSES,
     spawn::Ended,
 };
-use crate::procfs;
+use crate::cpu_time::{peak_memory, schedstat};
 
 /// Requests, and as many responses, that wait; beyond this the caller keeps its request.
 pub const QUEUE: usize = 64;
@@ -75,8 +76,8 @@ const KERNEL_RELOAD_MOST: Duration = Duration::from_secs(600);
 /// files that only root can write are served before others, and those that a child has failed over come last. A caller that does not take
 /// its responses stops the thread, then sees [`NotTaken::Full`]; nothing is lost.
 ///
-/// A child that dies, or takes more than 5 s of CPU time for a question, is replaced, and the question is asked once more. If that fails too, the object has no more names, and
-/// [`Response::error`] says why.
+/// A child that dies, or takes more than 5 s of CPU time for a question, is replaced, and the question is asked once more, after all others and without
+/// debug information. If that fails too, the object has no more names. [`Response::error`] says why.
 ///
 /// Dropping it ends the thread after the request that it is working on; drop does not wait for that.
 #[derive(Debug)]
@@ -204,9 +205,8 @@ impl Symbolizer {
     pub fn cost(&self) -> Cost {
         let mut cost = *lock(&self.cost);
         if cost.pid != 0 {
-            let (cpu, memory) = usage(cost.pid);
-            cost.cpu += cpu;
-            cost.peak_memory = cost.peak_memory.max(memory);
+            cost.cpu += Duration::from_nanos(schedstat(cost.pid).unwrap_or_default());
+            cost.peak_memory = cost.peak_memory.max(peak_memory(cost.pid));
         }
         cost
     }
@@ -368,19 +368,28 @@ impl Worker {
             let part = rest.get(..MOST_ADDRESSES).unwrap_or(rest);
             let client = self.child()?;
             let mut files = None;
+            let reopens = client.confinement().reopens_files();
             if !client.holds(id) {
-                let handover = hand_over(object, client.confinement().reopens_files(), self.inlines);
+                let manner = match self.faults.get(&id) {
+                    Some((_, reason)) => {
+                        response.error = Some(format!("debug information not used: {reason}"));
+                        Manner::Cautious
+                    }
+                    None if reopens => Manner::Usual,
+                    None => Manner::Copies,
+                };
+                let handover = hand_over(object, manner, self.inlines);
                 let Handover {
                     source,
                     copied,
                     remark,
                 } = handover.map_err(Trouble::Nameless)?;
-                response.error = response.error.or(remark);
+                add(&mut response.error, remark);
                 files = Some((source, copied));
             }
             let answer = self.question(id, files, part)?;
             response.symbols.extend(answer.symbols);
-            response.error = response.error.or(answer.error);
+            add(&mut response.error, answer.error);
             if response.symbols.len() >= addresses.len() {
                 return Ok(response);
             }
@@ -406,7 +415,7 @@ impl Worker {
             return Ok(());
         }
         let Handover { source, copied, .. } =
-            hand_over(&Object::Kernel, true, false).map_err(Trouble::Nameless)?;
+            hand_over(&Object::Kernel, Manner::Usual, false).map_err(Trouble::Nameless)?;
         let mut files = Some((source, copied));
         let mut found = Vec::new();
         for part in unknown.chunks(MOST_ADDRESSES) {
@@ -540,6 +549,19 @@ impl Worker {
     }
 }
 
+/// Adds what is wrong to what was wrong already, once.
+fn add(error: &mut Option<String>, more: Option<String>) {
+    match (error.as_mut(), more) {
+        (_, None) => {}
+        (None, more) => *error = more,
+        (Some(error), Some(more)) if error.len() < NAME_LIMIT && !error.contains(&more) => {
+            error.push_str("; ");
+            error.push_str(&more);
+        }
+        (Some(_), Some(_)) => {}
+    }
+}
+
 /// The answer to a request that has none.
 fn nameless(request: &Request, reason: String) -> Response {
     let symbols = request.addresses.iter().map(|&address| Symbols {
@@ -551,18 +573,6 @@ fn nameless(request: &Request, reason: String) -> Response {
         symbols: symbols.collect(),
         error: Some(reason),
     }
-}
-
-/// CPU time and peak memory of a process that runs.
-fn usage(pid: u32) -> (Duration, u64) {
-    let ticks = procfs::Stat::of(pid).map_or(0, |stat| stat.cpu);
-    let per_second = rustix::param::clock_ticks_per_second().max(1);
-    let peak = procfs::status(pid, "VmHWM");
-    let kilobytes = peak.and_then(|peak| peak.strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    (
-        Duration::from_millis(ticks.saturating_mul(1000) / per_second),
-        kilobytes.unwrap_or_default() << 10,
-    )
 }
 
 /// A thread that died has left whole numbers behind.

@@ -150,6 +150,10 @@ impl Running<'_> {
         send(self.child.id(), signal);
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until it ends.
     pub fn finish(mut self) -> Run {
         let status = loop {
