@@ -801,6 +801,56 @@ fn debug_file_by_link_is_used_if_its_checksum_is_right() {
     assert_eq!(ask(&program, &[main]).symbols[0].functions, []);
 }
 
+#[test]
+fn debug_information_in_several_files_is_put_together() {
+    if !have(&["gcc", "nm", "addr2line", "dwz", "dwp"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let whole = build(folder.path(), "inlines.c", "whole", &["-O2", "-g", "-gdwarf-4"]);
+    let addresses = addresses(&whole, 1, 1000);
+    // What two files have in common moves to a third.
+    let other = folder.path().join("other");
+    let packed = folder.path().join("packed");
+    fs::copy(&whole, &packed).unwrap();
+    fs::copy(&whole, &other).unwrap();
+    run(Command::new("dwz")
+        .current_dir(folder.path())
+        .args(["-m", "common", "packed", "other"]));
+    // Contents that are not linked, but packed beside the program.
+    let split = build(
+        folder.path(),
+        "inlines.c",
+        "split",
+        &["-O2", "-g", "-gdwarf-4", "-gsplit-dwarf"],
+    );
+    run(Command::new("dwp")
+        .current_dir(folder.path())
+        .args(["-e", "split", "-o", "split.dwp"]));
+    for program in [packed, split] {
+        let ours = ask(&program, &addresses);
+        let differences = compare_with(&ours, &["addr2line"], &whole, &addresses);
+        assert!(
+            differences.other.is_empty() && differences.equal > 200,
+            "{}: {}\n{}",
+            program.display(),
+            differences.summary(),
+            differences.other.join("\n")
+        );
+        assert!(ours.symbols.iter().any(|symbols| symbols.functions.len() == 3));
+    }
+    // Another file at that place, and none, cost what was inlined and nothing else.
+    fs::write(folder.path().join("split.dwp"), b"\x7fELF").unwrap();
+    fs::remove_file(folder.path().join("common")).unwrap();
+    for program in ["packed", "split"] {
+        let start = functions(&folder.path().join(program))["plain_static"].0;
+        assert_eq!(
+            one(&folder.path().join(program), start).last().unwrap().name,
+            "plain_static"
+        );
+    }
+}
+
 /// Separates a program from its debug information, which goes to where it is looked for by build ID, below `root`.
 fn separate(program: &Path, root: &Path) {
     let notes = run(Command::new("readelf").arg("-n").arg(program));
