@@ -143,7 +143,7 @@ pub fn gopclntab(bytes: &[u8]) {
     let Some(table) = Pclntab::parse(&file, (0, bytes.len() as u64), CODE.start) else {
         return;
     };
-    for address in CODE.step_by(0x1003).chain([0, u64::MAX, CODE.start]) {
+    for address in CODE.step_by(0x1_0003).chain([0, u64::MAX, CODE.start]) {
         if let Some(position) = table.position(&file, address) {
             assert!(!position.name.is_empty() && position.name.len() <= 8192 && position.file.len() <= 8192);
         }
@@ -176,8 +176,8 @@ fn follow(bytes: &[u8], format: Format) {
         code.limit(LIMIT);
         for (time, &len) in (1..).zip(lengths) {
             file.write_all_at(bytes.get(..len)?, 0).ok()?;
-            for _ in 0..64 {
-                let mut left = 64 << 10;
+            for _ in 0..2 {
+                let mut left = 4 << 20;
                 follower.read(&mut code, &mut left, time, &clock);
             }
         }

@@ -164,7 +164,7 @@ impl<'a> Sections<'a> {
             CompressionFormat::Zstandard => {
                 zstd::bulk::decompress(&bytes, usize::try_from(size).map_err(invalid)?)?
             }
-            _ => return Err(io::ErrorKind::Unsupported.into()),
+            CompressionFormat::Unknown | _ => return Err(io::ErrorKind::Unsupported.into()),
         };
         Ok(Bytes::new(bytes.into(), LittleEndian))
     }
