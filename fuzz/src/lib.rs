@@ -5,7 +5,9 @@ use std::{fs::File, hint::black_box, ops::Range, os::unix::fs::FileExt as _};
 use profiler_agent::{
     clock::Clock,
     jit::{Code, Follower, Format},
+    process,
     sampling::record,
+    spool::segment,
     symbols::Pclntab,
     unwind::cfi::{self, FileSections, Section, Sections},
 };
@@ -25,8 +27,10 @@ pub const TARGETS: &[Target] = &[
     ("elf", elf),
     ("gopclntab", gopclntab),
     ("jitdump", jitdump),
+    ("maps", maps),
     ("perf_map", perf_map),
     ("record", record),
+    ("segment", segment),
     ("step", step),
 ];
 
@@ -147,6 +151,13 @@ pub fn gopclntab(bytes: &[u8]) {
         if let Some(position) = table.position(&file, address) {
             assert!(!position.name.is_empty() && position.name.len() <= 8192 && position.file.len() <= 8192);
         }
+    }
+}
+
+/// Bytes as /proc/PID/maps.
+pub fn maps(bytes: &[u8]) {
+    for mapping in process::executable(bytes) {
+        black_box(format!("{mapping:?}"));
     }
 }
 
@@ -312,5 +323,19 @@ impl Thread for Memory<'_> {
 
     fn register(&mut self, number: u8) -> Option<u64> {
         (number < 8).then_some(self.at)
+    }
+}
+
+/// Bytes as a segment of the spool: what is taken for one is, when it is written again, the same bytes.
+pub fn segment(bytes: &[u8]) {
+    let header = segment::Header::read(bytes);
+    match segment::decode(bytes.to_vec()) {
+        Ok(parcel) => {
+            assert_eq!(header.map(|header| header.events), Ok(parcel.events));
+            assert_eq!(segment::encode(&parcel).as_deref(), Some(bytes));
+        }
+        Err(damage) => {
+            black_box(damage.to_string());
+        }
     }
 }
