@@ -17,6 +17,7 @@ pub(crate) const TARGETS: &[&str] = &[
     "elf",
     "gopclntab",
     "jitdump",
+    "maps",
     "perf_map",
     "record",
     "segment",

@@ -20,6 +20,7 @@ pub(crate) use self::file::open_mapped;
 use self::{file::Identity, maps::MapsLine};
 pub use self::{
     file::{File, Segment},
+    maps::executable,
     vdso::{Vdso, vdso},
 };
 use crate::{
