@@ -4,6 +4,7 @@ use std::{fs::File, hint::black_box, ops::Range, os::unix::fs::FileExt as _};
 
 use profiler_agent::{
     sampling::record,
+    symbols::{self, Kallsyms, Parts},
     unwind::cfi::{self, FileSections, Section, Sections},
 };
 use profiler_common::{
@@ -17,7 +18,15 @@ use profiler_common::{
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: &[Target] = &[("cfi", cfi), ("elf", elf), ("record", record), ("step", step)];
+pub const TARGETS: &[Target] = &[
+    ("cfi", cfi),
+    ("copy", copy),
+    ("elf", elf),
+    ("kallsyms", kallsyms),
+    ("message", message),
+    ("record", record),
+    ("step", step),
+];
 
 /// Code that tables are made for.
 const CODE: Range<u64> = 0x1000..0x40_1000;
@@ -108,15 +117,63 @@ fn compare(sections: &Sections<'_>, tables: &cfi::Tables) {
     }
 }
 
+/// Bytes as a file whose symbols are asked for: its copy holds nothing else, and is no longer.
+pub fn copy(bytes: &[u8]) {
+    let Some(file) = file_of(bytes) else { return };
+    for parts in [Parts::Facts, Parts::Symbols, Parts::Names { most: 1 << 12 }] {
+        let Ok(copy) = symbols::copy(&file, parts) else {
+            continue;
+        };
+        let mut copied = vec![0; bytes.len()];
+        let len = copy.file.metadata().map_or(0, |metadata| metadata.len());
+        assert!(len <= bytes.len() as u64);
+        copied.truncate(usize::try_from(len).unwrap_or_default());
+        assert!(copy.file.read_exact_at(&mut copied, 0).is_ok());
+        assert!(copied.get(..64) == bytes.get(..64));
+        assert!(copy.file.write_all_at(b"x", 0).is_err() && copy.file.set_len(0).is_err());
+    }
+}
+
+/// Bytes as what /proc/kallsyms says.
+pub fn kallsyms(bytes: &[u8]) {
+    let Ok(table) = Kallsyms::read(bytes) else { return };
+    for address in [0, 0xffff_ffff_8100_0000, u64::MAX] {
+        if let Some((full, bare)) = table.name(address) {
+            assert!(full.starts_with(bare));
+        }
+    }
+}
+
+/// Bytes as a message, either way: what is taken fits what was asked, and names are short.
+pub fn message(bytes: &[u8]) {
+    let asked = [0x1000, 0x2000, u64::MAX];
+    if let Ok(Some(response)) = symbols::check_answer(bytes, 7, &asked) {
+        assert!(response.id == 7 && (1..=asked.len()).contains(&response.symbols.len()));
+        for (symbols, address) in response.symbols.iter().zip(asked) {
+            assert_eq!(symbols.address, address);
+            assert!(symbols.functions.len() < 1000);
+            assert!(
+                symbols
+                    .functions
+                    .iter()
+                    .all(|function| function.name.len() <= 4096)
+            );
+        }
+    }
+    for files in [0, 3] {
+        assert!(symbols::check_question(bytes, files).unwrap_or_default() <= 512);
+    }
+}
+
+fn file_of(bytes: &[u8]) -> Option<File> {
+    let file = File::from(rustix::fs::memfd_create("file", rustix::fs::MemfdFlags::CLOEXEC).ok()?);
+    file.write_all_at(bytes, 0).ok()?;
+    Some(file)
+}
+
 /// Bytes as a file.
 pub fn elf(bytes: &[u8]) {
-    let Ok(file) = rustix::fs::memfd_create("elf", rustix::fs::MemfdFlags::CLOEXEC) else {
-        return;
-    };
-    let file = File::from(file);
-    if file.write_all_at(bytes, 0).is_err() {
-        return;
-    }
+    let Some(file) = file_of(bytes) else { return };
     if let Ok(sections) = FileSections::read(&file) {
         let _ = black_box(cfi::tables(&sections.borrow(), 0..0, 1 << 16));
     }
