@@ -137,7 +137,7 @@ fn main() -> ExitCode {
     // New stacks: the first STACKS samples are all different.
     let new: Vec<f64> = (0..7)
         .map(|_| {
-            let mut aggregator = Aggregator::new(Limits::default());
+            let mut aggregator = Aggregator::new(Limits::default(), Clock::now());
             let before = cpu_time();
             pass(
                 &mut merger,
@@ -155,7 +155,7 @@ fn main() -> ExitCode {
     println!("a sample with a new stack: {} us", figure(median(&new) * 1e6));
 
     let before = IN_USE.load(Ordering::Relaxed);
-    let mut aggregator = Aggregator::new(Limits::default());
+    let mut aggregator = Aggregator::new(Limits::default(), Clock::now());
     pass(
         &mut merger,
         &mut rings,
@@ -196,7 +196,7 @@ fn main() -> ExitCode {
     println!("a sample with a known stack: {} us", figure(known));
 
     outputs(&mut aggregator, &clock, &mut || {
-        let mut filled = Aggregator::new(Limits::default());
+        let mut filled = Aggregator::new(Limits::default(), Clock::now());
         pass(
             &mut merger,
             &mut rings,
@@ -289,7 +289,7 @@ fn capture() -> Capture {
 /// Finds every name, as the symbol thread does.
 fn name(aggregator: &mut Aggregator) {
     let program = Path::new(env!("CARGO_BIN_EXE_profiler-agent"));
-    let mut symbolizer = Symbolizer::start(program).unwrap();
+    let mut symbolizer = Symbolizer::start(program, true).unwrap();
     loop {
         let mut requests = Vec::new();
         aggregator.request_names(|request| {

@@ -65,6 +65,8 @@ pub struct Options {
     pub frequency: u32,
     /// Bytes of kernel memory for unwind tables, at most.
     pub unwind_memory: usize,
+    /// Whether inlined functions and lines are wanted.
+    pub inlines: bool,
     /// How long; `None` is until [`Stop::request`] or the end of the targets.
     pub duration: Option<Duration>,
 }
@@ -241,8 +243,9 @@ struct Run {
 impl Run {
     fn new(options: &Options, targets: Option<&[u32]>) -> Result<Self, CaptureError> {
         let system = |what| move |source| CaptureError::System { what, source };
-        let mut aggregator = Aggregator::new(Limits::default());
-        let mut symbolizer = Symbolizer::start(Path::new(symbols::SELF))
+        let clock = Clock::now();
+        let mut aggregator = Aggregator::new(Limits::default(), clock);
+        let mut symbolizer = Symbolizer::start(Path::new(symbols::SELF), options.inlines)
             .map_err(system("start the thread that finds names"))?;
         // Starting the child and reading the kernel's symbols takes 150 ms: better now than at the end.
         let _ = symbolizer.try_request(aggregator.prepare_kernel());
@@ -264,7 +267,7 @@ impl Run {
         let unwinder = Unwinder::new(maps, options.unwind_memory)
             .map_err(system("start the thread that builds unwind tables"))?;
         Ok(Self {
-            clock: Clock::now(),
+            clock,
             sampler,
             kernel_log,
             processes,
@@ -377,6 +380,8 @@ impl Run {
 
     /// Takes in what happened up to a time of `CLOCK_MONOTONIC`.
     fn drain(&mut self, until: u64) {
+        // Before the samples that may fall into what was written.
+        self.aggregator.read_jits(&self.processes, false);
         let lost_before = self.lost_records;
         let (sampler, mut stages) = self.stages();
         sampler.drain(until, |event| stages.take_in(event));
@@ -459,6 +464,7 @@ impl Run {
 
     fn wait_for_names(&mut self) {
         let deadline = Instant::now() + NAMES_DEADLINE;
+        while self.aggregator.read_jits(&self.processes, true) && Instant::now() < deadline {}
         self.take_names();
         self.request_names();
         while self.aggregator.waits_for_names() {

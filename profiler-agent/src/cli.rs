@@ -83,6 +83,11 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = unwind_memory)]
     unwind_memory: usize,
 
+    /// No inlined functions and no source lines: names come from symbol tables alone, which takes a small part of the time when
+    /// there is much debug information.
+    #[arg(long)]
+    no_inlines: bool,
+
     /// Say nothing but errors.
     #[arg(short, long)]
     quiet: bool,
@@ -129,6 +134,8 @@ pub(crate) struct Request {
     pub(crate) endpoint: Option<Endpoint>,
     /// Bytes of kernel memory for unwind tables.
     pub(crate) unwind_memory: usize,
+    /// Whether inlined functions and lines are wanted.
+    pub(crate) inlines: bool,
     /// How much to say.
     pub(crate) verbosity: Verbosity,
 }
@@ -168,6 +175,7 @@ impl Cli {
             otlp_endpoint,
             otlp_protocol,
             unwind_memory,
+            no_inlines,
             quiet,
             verbose,
             command,
@@ -201,6 +209,7 @@ impl Cli {
             force,
             endpoint,
             unwind_memory,
+            inlines: !no_inlines,
             verbosity: match (quiet, verbose) {
                 (true, _) => Verbosity::Quiet,
                 (false, 0) => Verbosity::Normal,

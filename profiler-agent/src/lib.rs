@@ -43,6 +43,7 @@ pub mod clock;
 pub mod cpu_time;
 pub mod doctor;
 pub mod export;
+pub mod jit;
 pub mod kernel;
 pub mod memory;
 pub mod process;

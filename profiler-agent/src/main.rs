@@ -89,6 +89,7 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         force,
         endpoint,
         unwind_memory,
+        inlines,
         verbosity,
     } = request;
     capabilities::check()?;
@@ -107,6 +108,7 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         scope,
         frequency,
         unwind_memory,
+        inlines,
         duration,
     };
     let mut capture = tokio::task::spawn_blocking({

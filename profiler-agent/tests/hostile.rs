@@ -62,7 +62,7 @@ fn resident(pid: u32) -> u64 {
 }
 
 fn symbolizer() -> Symbolizer {
-    Symbolizer::start(Path::new(PROGRAM)).unwrap()
+    Symbolizer::start(Path::new(PROGRAM), true).unwrap()
 }
 
 fn request(id: u32, path: &Path, addresses: &[u64]) -> Request {
@@ -71,6 +71,7 @@ fn request(id: u32, path: &Path, addresses: &[u64]) -> Request {
         object: Object::Elf {
             file: Arc::new(File::open(path).unwrap()),
             path: path.to_str().unwrap().to_owned(),
+            pid: std::process::id(),
         },
         addresses: addresses.to_vec(),
     }
@@ -632,6 +633,7 @@ fn a_pipe_in_place_of_a_program_is_not_waited_for() {
     let object = Object::Elf {
         file: Arc::new(file),
         path: "pipe".into(),
+        pid: std::process::id(),
     };
     let request = Request {
         id: 1,

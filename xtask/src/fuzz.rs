@@ -12,7 +12,18 @@ use crate::command;
 use crate::workspace::Workspace;
 
 /// The targets: the functions of fuzz/src/lib.rs.
-pub(crate) const TARGETS: &[&str] = &["cfi", "copy", "elf", "kallsyms", "message", "record", "step"];
+pub(crate) const TARGETS: &[&str] = &[
+    "cfi",
+    "copy",
+    "elf",
+    "gopclntab",
+    "jitdump",
+    "kallsyms",
+    "message",
+    "perf_map",
+    "record",
+    "step",
+];
 
 const RUSTFLAGS: &str = "--cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \

@@ -35,7 +35,7 @@ pub(super) fn take(aggregator: &mut Aggregator, capture: Capture, clock: &Clock)
     });
 
     let mut builder = Builder::new(aggregator, clock);
-    let samples = totals
+    let samples: Vec<Sample> = totals
         .into_iter()
         .map(|(identity, total)| {
             let Identity {
@@ -68,6 +68,7 @@ pub(super) fn take(aggregator: &mut Aggregator, capture: Capture, clock: &Clock)
             }
         })
         .collect();
+    let samples = merged(samples);
     let Builder {
         strings,
         processes,
@@ -90,6 +91,34 @@ pub(super) fn take(aggregator: &mut Aggregator, capture: Capture, clock: &Clock)
     // Whoever is sampled again comes again; the others have ended.
     aggregator.processes.clear();
     profile
+}
+
+/// Samples of one identity as one. What was different while it was sampled can be the same in the end: generated code that got its name
+/// in between.
+fn merged(samples: Vec<Sample>) -> Vec<Sample> {
+    let mut rows: Vec<Sample> = Vec::with_capacity(samples.len());
+    let mut places = HashMap::new();
+    for sample in samples {
+        let identity = (
+            sample.kind,
+            sample.process,
+            sample.tid,
+            sample.thread_name,
+            sample.cpu,
+            sample.stack,
+        );
+        let place = *places.entry(identity).or_insert(rows.len());
+        match rows.get_mut(place) {
+            Some(row) => {
+                row.count = row.count.saturating_add(sample.count);
+                row.weight = row.weight.saturating_add(sample.weight);
+                row.timestamps.extend(sample.timestamps);
+                row.timestamps.sort_unstable();
+            }
+            None => rows.push(sample),
+        }
+    }
+    rows
 }
 
 /// A table without equal rows.
@@ -222,11 +251,12 @@ impl<'a> Builder<'a> {
         let Some(entry) = self.source.get(source) else {
             return LocationId(0);
         };
-        let Some(ObjectView { frame, mapping }) = self.source.view(entry.object) else {
+        let Some(ObjectView { frame, mapping }) = self.source.view(entry) else {
             return LocationId(0);
         };
         let mapping = mapping.map(|mapping| {
             let path = self.string(mapping.path);
+            let go_build_id = self.string(mapping.go_build_id);
             MappingId(self.mappings.intern(Mapping {
                 kind: mapping.kind,
                 start: mapping.start,
@@ -234,6 +264,8 @@ impl<'a> Builder<'a> {
                 file_offset: mapping.file_offset,
                 path,
                 build_id: mapping.build_id.to_vec(),
+                go_build_id,
+                htlhash: mapping.htlhash,
             }))
         });
         let mut lines: Vec<Line> = entry
@@ -279,6 +311,7 @@ impl<'a> Builder<'a> {
             mapping,
             address: entry.address,
             by_frame_pointer: entry.by_frame_pointer,
+            is_named: !entry.functions.is_empty(),
             lines,
         }));
         self.location_ids.insert(source, id);

@@ -205,6 +205,7 @@ fn is_wanted(name: &[u8], section: &SectionHeader, endian: Endianness, parts: Pa
     ]
     .contains(&kind);
     let debug = is_debug(name) && !UNUSED.contains(&name) && parts != Parts::Symbols;
+    // The index of functions is in call frame information.
     let others: [&[u8]; 5] = [
         b".gnu_debug",
         b".plt",

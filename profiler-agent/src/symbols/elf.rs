@@ -70,6 +70,8 @@ pub(super) struct Image {
     pub(super) debug_link: Option<(String, u32)>,
     /// It has DWARF of its own.
     pub(super) has_dwarf: bool,
+    /// It has a full symbol table.
+    pub(super) has_symbols: bool,
     /// Part of its DWARF is in another file (dwz).
     pub(super) has_supplement: bool,
     /// Unpacked bytes of the sections that names are made from.
@@ -102,7 +104,7 @@ impl Image {
         if !file.metadata()?.is_file() {
             return Err(Error::NotRegular);
         }
-        let cache = ReadCache::new(Pread { file, at: 0 });
+        let cache = ReadCache::new(Pread::new(file));
         let elf = object::File::parse(&cache)?;
         let mut image = Self::default();
         let mut unpacked = 0_u64;
@@ -117,6 +119,7 @@ impl Image {
             }
             match name {
                 b".debug_info" => image.has_dwarf = true,
+                b".symtab" => image.has_symbols = true,
                 b".gnu_debugaltlink" | b".debug_sup" => image.has_supplement = true,
                 b".note.gnu.build-id" | b".gnu_debuglink" if range.compressed_size > 4096 => {
                     return Err(Error::TooLarge(range.compressed_size));
@@ -174,7 +177,7 @@ pub(super) fn only_root_writes(file: &File) -> bool {
 /// # Errors
 /// As [`Image::read`], and for machines whose stubs are not known: an empty table.
 pub(super) fn plt(file: &File) -> Result<Vec<(u64, String)>, Error> {
-    let cache = ReadCache::new(Pread { file, at: 0 });
+    let cache = ReadCache::new(Pread::new(file));
     let elf = object::File::parse(&cache)?;
     if elf.architecture() != object::Architecture::X86_64 {
         return Ok(Vec::new());
@@ -232,9 +235,15 @@ fn x86_64_slot(address: u64, code: &[u8]) -> Option<u64> {
 }
 
 /// Reads at offsets, without the file's own position, which is shared with whoever else holds the file.
-struct Pread<'a> {
+pub(super) struct Pread<'a> {
     file: &'a File,
     at: u64,
+}
+
+impl<'a> Pread<'a> {
+    pub(super) const fn new(file: &'a File) -> Self {
+        Self { file, at: 0 }
+    }
 }
 
 impl object::read::ReadCacheOps for Pread<'_> {

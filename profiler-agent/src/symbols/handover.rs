@@ -48,11 +48,11 @@ pub(super) enum Manner {
     Cautious,
 }
 
-/// Finds and opens what names of an object are made from.
+/// Finds and opens what names of an object are made from. `inlines` says whether inlined functions are wanted.
 ///
 /// # Errors
 /// Why the object has no names.
-pub(super) fn hand_over(object: &Object, manner: Manner) -> Result<Handover, String> {
+pub(super) fn hand_over(object: &Object, manner: Manner, inlines: bool) -> Result<Handover, String> {
     match object {
         Object::Kernel => {
             let symbols = File::open("/proc/kallsyms").and_then(|file| copy_all(file, MOST_KERNEL));
@@ -67,11 +67,17 @@ pub(super) fn hand_over(object: &Object, manner: Manner) -> Result<Handover, Str
                 remark: None,
             })
         }
-        Object::Elf { file, path } => image(file, path, manner).map_err(|error| format!("{path}: {error}")),
+        Object::Elf { file, path, pid } => {
+            image((file, path, *pid), manner, inlines).map_err(|error| format!("{path}: {error}"))
+        }
     }
 }
 
-fn image(file: &Arc<File>, path: &str, manner: Manner) -> Result<Handover, elf::Error> {
+fn image(
+    (file, path, pid): (&Arc<File>, &str, u32),
+    manner: Manner,
+    inlines: bool,
+) -> Result<Handover, elf::Error> {
     let image = Image::of_stranger(file)?;
     if manner == Manner::Cautious {
         let copy = copy(file, Parts::Symbols)?;
@@ -80,6 +86,7 @@ fn image(file: &Arc<File>, path: &str, manner: Manner) -> Result<Handover, elf::
                 file: Arc::new(copy.file),
                 path: path.to_owned(),
                 debug: None,
+                inlines: false,
             },
             copied: copy.bytes,
             remark: None,
@@ -101,15 +108,15 @@ fn image(file: &Arc<File>, path: &str, manner: Manner) -> Result<Handover, elf::
     let debug = if image.has_dwarf {
         None
     } else {
-        debug_file::find(&image, path)
-            .map(|(debug, _)| give(&Arc::new(debug)))
-            .transpose()?
+        // One that cannot be had leaves the symbols of the file itself.
+        debug_file::find(&image, path, pid).and_then(|(debug, _)| give(&Arc::new(debug)).ok())
     };
     Ok(Handover {
         source: Source::Elf {
             file: main,
             path: path.to_owned(),
             debug,
+            inlines,
         },
         copied,
         remark,

@@ -211,6 +211,7 @@ mod tests {
                 name: "f".into(),
                 ..Symbol::default()
             }],
+            ..Symbols::default()
         });
         Response {
             id: 7,
@@ -227,6 +228,7 @@ mod tests {
                 file: 1,
                 path: "/a".into(),
                 debug: Some(0),
+                inlines: true,
             }),
             addresses: vec![1, u64::MAX],
         };

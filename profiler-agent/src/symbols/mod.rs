@@ -18,7 +18,7 @@
 //! | `client`, `spawn` | the child as the agent sees it: start, ask, give up, end |
 //! | `message`, `socket` | what crosses; neither side trusts the other's |
 //! | `server`, `confine`, `trial` | the child, what it gives up before it reads anything, and the proof |
-//! | `resolver`, `elf`, `kallsyms`, `demangle` | the parsers |
+//! | `resolver`, `elf`, `kallsyms`, `gopclntab`, `fde`, `demangle` | the parsers |
 
 mod client;
 mod confine;
@@ -26,6 +26,8 @@ mod copy;
 mod debug_file;
 mod demangle;
 mod elf;
+mod fde;
+mod gopclntab;
 mod handover;
 mod kallsyms;
 mod message;
@@ -40,9 +42,12 @@ use std::{fs::File, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use crate::profile::Language;
+
 pub use client::{Client, Failure, StartError};
 pub use confine::{Confinement, Layer};
 pub use copy::{Copy, Error as CopyError, Parts, copy};
+pub use gopclntab::{Pclntab, Position};
 pub use kallsyms::{Error as KallsymsError, Kallsyms};
 pub use message::{Malformed, check_answer, check_question};
 pub use resolver::Resolver;
@@ -63,6 +68,8 @@ pub enum Object {
         file: Arc<File>,
         /// Its path as the process saw it.
         path: String,
+        /// A process that has it mapped, below whose root its debug file may be; 0 if there is none to ask.
+        pid: u32,
     },
 }
 
@@ -94,6 +101,8 @@ pub enum Source<F = Arc<File>> {
         path: String,
         /// The file with its debug information, where that is another one.
         debug: Option<F>,
+        /// Whether inlined functions are wanted, and lines: without them it is faster.
+        inlines: bool,
     },
 }
 
@@ -107,10 +116,16 @@ impl<F> Source<F> {
             Self::Kernel { symbols } => Source::Kernel {
                 symbols: change(symbols)?,
             },
-            Self::Elf { file, path, debug } => Source::Elf {
+            Self::Elf {
+                file,
+                path,
+                debug,
+                inlines,
+            } => Source::Elf {
                 file: change(file)?,
                 path,
                 debug: debug.map(change).transpose()?,
+                inlines,
             },
         })
     }
@@ -128,12 +143,16 @@ pub struct Response {
 }
 
 /// The address of a request with its functions: innermost inlined one first, the one really called last.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Symbols {
     /// The address asked for.
     pub address: u64,
     /// Its functions.
     pub functions: Vec<Symbol>,
+    /// What they are written in.
+    pub language: Language,
+    /// Without functions: where the one begins that it is in, as unwind information has it.
+    pub start: Option<u64>,
 }
 
 /// One function at an address.
@@ -149,4 +168,19 @@ pub struct Symbol {
     pub line: u32,
     /// Column, from 1; 0 is unknown.
     pub column: u32,
+}
+
+/// A function by the name that its program gave it, demangled if it is mangled.
+pub fn named(name: &str) -> Symbol {
+    match demangle::demangle(name) {
+        Some(demangled) => Symbol {
+            name: demangled,
+            system_name: name.to_owned(),
+            ..Symbol::default()
+        },
+        None => Symbol {
+            name: name.to_owned(),
+            ..Symbol::default()
+        },
+    }
 }

@@ -20,9 +20,11 @@ use super::{
     Response, Source, Symbol, Symbols,
     demangle::{bounded, demangle},
     elf::{self, Image},
+    fde::Functions,
+    gopclntab::{Pclntab, Position},
     kallsyms::Kallsyms,
 };
-use crate::memory;
+use crate::{memory, profile::Language};
 
 /// Files held at once; each costs up to four descriptors.
 const MOST_OBJECTS: usize = 128;
@@ -35,7 +37,8 @@ const MOST_WEIGHT: u64 = 8 << 20;
 /// Inlined functions of one address that are kept, innermost first; real ones reach some 30.
 pub(super) const MOST_INLINED: usize = 128;
 
-/// Names addresses of the kernel and of ELF files: DWARF with inlined functions, else symbol tables, else PLT stubs.
+/// Names addresses of the kernel and of ELF files: DWARF with inlined functions, else Go's own table, else symbol tables, else PLT stubs;
+/// where there is no name, it tells the start of the function.
 ///
 /// Holds what it parsed until [`Resolver::release`], or until 128 files or 8 MiB of symbols and DWARF are held; then
 /// the ones longest unused go. Nothing is read before it is asked for. Ask for many addresses of an object at once:
@@ -86,10 +89,36 @@ struct Ready {
     image: Image,
     /// File with the debug information, the object itself or another one.
     dwarf: Option<Arc<File>>,
+    /// File with the symbol table, the object itself or another one.
+    symbols: Arc<File>,
+    /// Whether inlined functions are wanted.
+    inlines: bool,
+    /// Whether the symbol table is all that is asked: it is as good for names alone, and read in a thirtieth of the time.
+    symbols_only: bool,
     /// Why its debug information is not used; the file is held all the same, for its descriptor's number.
     broken: Option<String>,
     /// Stubs of the PLT, once one was asked for.
     plt: Option<Vec<(u64, String)>>,
+    /// Go's table, if it is a program of Go.
+    go: Option<Pclntab>,
+    /// Where functions begin, once one had no name.
+    starts: Option<Option<Functions>>,
+}
+
+/// The files of an object, and what is wanted of them.
+struct Files {
+    file: Arc<File>,
+    path: String,
+    debug: Option<Arc<File>>,
+    inlines: bool,
+}
+
+/// What is known about one address.
+#[derive(Debug, Clone, Default)]
+struct Answer {
+    functions: Vec<Symbol>,
+    language: Language,
+    start: Option<u64>,
 }
 
 impl Default for Resolver {
@@ -122,17 +151,36 @@ impl Resolver {
                 self.kernel = Some((id, table.map_err(|error| error.to_string())));
                 None
             }
-            Some(Source::Elf { file, path, debug }) => Some((file, path, debug)),
+            Some(Source::Elf {
+                file,
+                path,
+                debug,
+                inlines,
+            }) => Some(Files {
+                file,
+                path,
+                debug,
+                inlines,
+            }),
             None => None,
         };
-        let (functions, error) = match &self.kernel {
+        let (answers, error) = match &self.kernel {
             Some((kernel, table)) if *kernel == id => named_by(table, addresses),
             _ => self.elf(id, elf, addresses),
         };
-        let mut functions = functions.into_iter();
-        let symbols = addresses.iter().map(|&address| Symbols {
-            address,
-            functions: functions.next().unwrap_or_default(),
+        let mut answers = answers.into_iter();
+        let symbols = addresses.iter().map(|&address| {
+            let Answer {
+                functions,
+                language,
+                start,
+            } = answers.next().unwrap_or_default();
+            Symbols {
+                address,
+                functions,
+                language,
+                start,
+            }
         });
         Response {
             id,
@@ -160,28 +208,22 @@ impl Resolver {
         }
     }
 
-    fn elf(
-        &mut self,
-        id: u32,
-        source: Option<(Arc<File>, String, Option<Arc<File>>)>,
-        addresses: &[u64],
-    ) -> (Vec<Vec<Symbol>>, Option<String>) {
+    fn elf(&mut self, id: u32, source: Option<Files>, addresses: &[u64]) -> (Vec<Answer>, Option<String>) {
         self.clock += 1;
         let held = self.objects.remove(&id);
-        let Some(mut held) = held.or_else(|| source.map(|(file, path, debug)| Held::open(file, path, debug)))
-        else {
+        let Some(mut held) = held.or_else(|| source.map(Held::open)) else {
             return (Vec::new(), Some("its files are not here".into()));
         };
         held.used = self.clock;
         self.make_room(held.weight);
         let mut error = None;
-        let mut functions = Vec::new();
+        let mut answers = Vec::new();
         // Each panic takes one source away: first the DWARF, then the file.
         while let State::Ready(ready) = &mut held.state {
-            let guarded = AssertUnwindSafe(|| ready.functions(&self.blazesym, &held.file, addresses));
+            let guarded = AssertUnwindSafe(|| ready.answers(&self.blazesym, &held.file, addresses));
             match catch_unwind(guarded) {
                 Ok((named, problem)) => {
-                    functions = named;
+                    answers = named;
                     error = problem.map(|problem| format!("{}: {problem}", held.path));
                     break;
                 }
@@ -201,7 +243,7 @@ impl Resolver {
             error = Some(reason.clone());
         }
         self.objects.insert(id, held);
-        (functions, error)
+        (answers, error)
     }
 
     /// Lets files go, longest unused first, until one of `weight` fits.
@@ -237,7 +279,7 @@ impl Resolver {
 }
 
 /// Names by the kernel's table.
-fn named_by(table: &Result<Kallsyms, String>, addresses: &[u64]) -> (Vec<Vec<Symbol>>, Option<String>) {
+fn named_by(table: &Result<Kallsyms, String>, addresses: &[u64]) -> (Vec<Answer>, Option<String>) {
     let name = |address: u64| -> Option<Symbol> {
         let (full, bare) = table.as_ref().ok()?.name(address)?;
         Some(Symbol {
@@ -250,27 +292,27 @@ fn named_by(table: &Result<Kallsyms, String>, addresses: &[u64]) -> (Vec<Vec<Sym
             ..Symbol::default()
         })
     };
-    let functions = addresses
-        .iter()
-        .map(|&address| name(address).into_iter().collect());
-    (functions.collect(), table.as_ref().err().cloned())
+    let answers = addresses.iter().map(|&address| Answer {
+        functions: name(address).into_iter().collect(),
+        ..Answer::default()
+    });
+    (answers.collect(), table.as_ref().err().cloned())
 }
 
 impl Held {
-    fn open(file: Arc<File>, path: String, debug: Option<Arc<File>>) -> Self {
+    fn open(files: Files) -> Self {
+        let Files {
+            file,
+            path,
+            debug,
+            inlines,
+        } = files;
         let (state, weight) = match Image::read(&file) {
             Ok(image) => {
-                let (dwarf, more) = Ready::dwarf(&image, &file, debug);
-                let weight = image.weight.saturating_add(more);
-                (
-                    State::Ready(Box::new(Ready {
-                        image,
-                        dwarf,
-                        broken: None,
-                        plt: None,
-                    })),
-                    weight,
-                )
+                let debug = debug.and_then(|debug| Some((Image::read(&debug).ok()?, debug)));
+                let weight = image.weight + debug.as_ref().map_or(0, |(facts, _)| facts.weight);
+                let ready = Ready::new(image, &file, debug, inlines);
+                (State::Ready(Box::new(ready)), weight)
             }
             Err(error) => (State::Refused(format!("{path}: {error}")), 0),
         };
@@ -284,37 +326,49 @@ impl Held {
     }
 
     fn files(&self) -> Vec<Arc<File>> {
-        let dwarf = match &self.state {
-            State::Ready(ready) => ready.dwarf.clone(),
-            State::Refused(_) => None,
-        };
         let mut files = vec![Arc::clone(&self.file)];
-        files.extend(dwarf.filter(|dwarf| !Arc::ptr_eq(dwarf, &self.file)));
+        if let State::Ready(ready) = &self.state {
+            let others = ready.dwarf.iter().chain([&ready.symbols]);
+            files.extend(others.filter(|other| !Arc::ptr_eq(other, &self.file)).cloned());
+            files.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        }
         files
     }
 }
 
 impl Ready {
-    /// The file whose DWARF is used, and its weight where it is another one.
-    fn dwarf(image: &Image, file: &Arc<File>, debug: Option<Arc<File>>) -> (Option<Arc<File>>, u64) {
-        if image.has_dwarf {
-            return (Some(Arc::clone(file)), 0);
-        }
-        let debug = debug.and_then(|debug| Some((Image::read(&debug).ok()?, debug)));
-        match debug {
-            Some((facts, debug)) if facts.has_dwarf => (Some(debug), facts.weight),
-            _ => (None, 0),
+    fn new(image: Image, file: &Arc<File>, debug: Option<(Image, Arc<File>)>, inlines: bool) -> Self {
+        let has_symbols = image.has_symbols || debug.as_ref().is_some_and(|(facts, _)| facts.has_symbols);
+        let (dwarf, symbols) = match debug {
+            _ if image.has_dwarf => (Some(Arc::clone(file)), Arc::clone(file)),
+            Some((facts, debug)) => {
+                let dwarf = facts.has_dwarf.then(|| Arc::clone(&debug));
+                let has_more = facts.has_symbols && !image.has_symbols;
+                (dwarf, if has_more { debug } else { Arc::clone(file) })
+            }
+            None => (None, Arc::clone(file)),
+        };
+        Self {
+            image,
+            dwarf,
+            symbols,
+            inlines,
+            symbols_only: has_symbols && !inlines,
+            broken: None,
+            plt: None,
+            go: Pclntab::read(file),
+            starts: None,
         }
     }
 
-    fn functions(
+    fn answers(
         &mut self,
         blazesym: &Blazesym,
         file: &Arc<File>,
         addresses: &[u64],
-    ) -> (Vec<Vec<Symbol>>, Option<String>) {
+    ) -> (Vec<Answer>, Option<String>) {
         let mut named = Vec::new();
-        if let (Some(dwarf), None) = (&self.dwarf, &self.broken) {
+        if let (Some(dwarf), None, false) = (&self.dwarf, &self.broken, self.symbols_only) {
             match self.ask(blazesym, dwarf, true, addresses) {
                 Ok(functions) => named = functions,
                 Err(problem) => self.broken = Some(problem),
@@ -338,21 +392,53 @@ impl Ready {
             })
             .map(|(address, _)| *address)
             .collect();
-        let symbols = self.ask(blazesym, file, false, &asked).unwrap_or_else(|problem| {
-            error = Some(problem);
-            Vec::new()
-        });
+        let symbols = self
+            .ask(blazesym, &self.symbols, false, &asked)
+            .unwrap_or_else(|problem| {
+                error = Some(problem);
+                Vec::new()
+            });
         let mut symbols = asked.iter().zip(symbols).peekable();
-        for (address, functions) in addresses.iter().zip(&mut named) {
-            if let Some((_, found)) = symbols.next_if(|(asked, _)| *asked == address) {
-                refine(functions, found);
+        let mut answers = Vec::with_capacity(addresses.len());
+        for (&address, mut functions) in addresses.iter().zip(named) {
+            if let Some((_, found)) = symbols.next_if(|(asked, _)| **asked == address) {
+                refine(&mut functions, found);
             }
             functions.retain(|function| !function.name.is_empty());
-            if functions.is_empty() && self.image.in_plt(*address) {
-                functions.extend(self.stub(file, *address));
+            if !self.inlines {
+                functions.drain(..functions.len().saturating_sub(1));
             }
+            answers.push(self.complete(file, address, functions));
         }
-        (named, error)
+        (answers, error)
+    }
+
+    /// Adds what the tables of the file itself tell beside DWARF and symbols.
+    fn complete(&mut self, file: &File, address: u64, mut functions: Vec<Symbol>) -> Answer {
+        let position = self.go.as_ref().and_then(|go| go.position(file, address));
+        if let Some(position) = position {
+            // DWARF knows what was inlined; a symbol knows no line.
+            if functions.last().is_none_or(|outermost| outermost.line == 0) {
+                functions = vec![go_symbol(&position)];
+            }
+            return Answer {
+                functions,
+                language: Language::Go,
+                start: None,
+            };
+        }
+        if functions.is_empty() && self.image.in_plt(address) {
+            functions.extend(self.stub(file, address));
+        }
+        let start = functions.is_empty().then(|| {
+            let starts = self.starts.get_or_insert_with(|| Functions::read(file));
+            starts.as_ref()?.start(file, address)
+        });
+        Answer {
+            functions,
+            language: Language::Other,
+            start: start.flatten(),
+        }
     }
 
     /// Asks one file; one answer per address.
@@ -404,6 +490,17 @@ impl Ready {
             system_name,
             ..symbol
         })
+    }
+}
+
+/// Go's names are the same for its linker and for people.
+fn go_symbol(position: &Position) -> Symbol {
+    let Position { name, file, line } = position;
+    Symbol {
+        name: bounded(name),
+        file: bounded(file),
+        line: *line,
+        ..Symbol::default()
     }
 }
 

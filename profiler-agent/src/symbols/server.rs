@@ -116,18 +116,23 @@ fn encoded_len(symbols: &Symbols) -> usize {
     let Symbols {
         address: _,
         functions,
+        language: _,
+        start: _,
     } = symbols;
     let functions = functions.iter().map(|function| {
         // Ten bytes for each number and length, at most.
         function.name.len() + function.system_name.len() + function.file.len() + 5 * 10
     });
-    20 + functions.sum::<usize>()
+    40 + functions.sum::<usize>()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::symbols::{Symbol, demangle::NAME_LIMIT, resolver::MOST_INLINED};
+    use crate::{
+        profile::Language,
+        symbols::{Symbol, demangle::NAME_LIMIT, resolver::MOST_INLINED},
+    };
 
     #[test]
     fn the_longest_answers_fit() {
@@ -144,6 +149,8 @@ mod tests {
                 };
                 MOST_INLINED + 1
             ],
+            language: Language::Go,
+            start: Some(u64::MAX),
         };
         let mut response = Response {
             id: u32::MAX,

@@ -132,16 +132,17 @@ impl std::error::Error for NotTaken {}
 
 impl Symbolizer {
     /// Starts the thread; the child is started at the first request. `program` is one that calls [`serve`](super::serve): [`SELF`] in the
-    /// agent.
+    /// agent. `inlines` says whether inlined functions and lines are wanted.
     ///
     /// # Errors
     /// When the system has no thread to give.
-    pub fn start(program: &Path) -> std::io::Result<Self> {
+    pub fn start(program: &Path, inlines: bool) -> std::io::Result<Self> {
         let (requests, inbox) = sync_channel(QUEUE);
         let (outbox, responses) = sync_channel(QUEUE);
         let cost = Arc::new(Mutex::new(Cost::default()));
         let worker = Worker {
             program: program.to_owned(),
+            inlines,
             client: None,
             faults: HashMap::new(),
             failures: 0,
@@ -224,6 +225,8 @@ impl Symbolizer {
 /// The thread.
 struct Worker {
     program: PathBuf,
+    /// Whether inlined functions are wanted.
+    inlines: bool,
     client: Option<Client>,
     /// How often a child has failed over an object, and why.
     faults: HashMap<u32, (u32, String)>,
@@ -375,7 +378,7 @@ impl Worker {
                     None if reopens => Manner::Usual,
                     None => Manner::Copies,
                 };
-                let handover = hand_over(object, manner);
+                let handover = hand_over(object, manner, self.inlines);
                 let Handover {
                     source,
                     copied,
@@ -412,7 +415,7 @@ impl Worker {
             return Ok(());
         }
         let Handover { source, copied, .. } =
-            hand_over(&Object::Kernel, Manner::Usual).map_err(Trouble::Nameless)?;
+            hand_over(&Object::Kernel, Manner::Usual, false).map_err(Trouble::Nameless)?;
         let mut files = Some((source, copied));
         let mut found = Vec::new();
         for part in unknown.chunks(MOST_ADDRESSES) {
@@ -563,7 +566,7 @@ fn add(error: &mut Option<String>, more: Option<String>) {
 fn nameless(request: &Request, reason: String) -> Response {
     let symbols = request.addresses.iter().map(|&address| Symbols {
         address,
-        functions: Vec::new(),
+        ..Symbols::default()
     });
     Response {
         id: request.id,
