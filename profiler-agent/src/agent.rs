@@ -24,7 +24,7 @@ use profiler_common::record::Counter;
 use rustix::event::EventfdFlags;
 
 use crate::{
-    aggregate::{Aggregator, Counts, Limits},
+    aggregate::{Aggregator, Counts, Limits, LocationCounts},
     clock::{self, Clock},
     cpu_time::{CpuTime, OwnCost},
     process::Processes,
@@ -491,6 +491,17 @@ impl Run {
         status: Option<ExitStatus>,
     ) -> Result<Captured, CaptureError> {
         let symbolizer = self.symbolizer.cost();
+        let LocationCounts {
+            looked_up,
+            known,
+            over_budget,
+        } = self.aggregator.location_counts();
+        tracing::info!(
+            looked_up,
+            known,
+            over_budget,
+            "addresses looked up in the cache of locations"
+        );
         let ring_full = self.sampler.counter(Counter::RingFull)?;
         let losses = [(Loss::RingFull, ring_full), (Loss::TornRecord, self.torn)];
         let capture = Capture {

@@ -192,8 +192,7 @@ fn a_library_that_was_deleted_has_its_names() {
         .arg(source("spin.c")));
     let workload = Workload::start(&compiled("loader"), [&library]);
     wait_for("the library", || {
-        let maps = fs::read(format!("/proc/{}/maps", workload.pid())).unwrap();
-        String::from_utf8_lossy(&maps).contains("spin.so")
+        support::workload::text(Path::new(&format!("/proc/{}/maps", workload.pid()))).contains("spin.so")
     });
     fs::remove_file(&library).unwrap();
     let picture = capture(&Agent::new(), workload.pid());

@@ -19,6 +19,9 @@ const MAX_REQUEST: usize = 4096;
 /// Most locations that are kept, some 100 bytes each with a name. Code is smaller than that; what makes more is a JIT, or wants to.
 const MAX_LOCATIONS: usize = 1_000_000;
 
+/// Most bytes of names that are kept; 300,000 locations of a large C++ program. Beyond, locations are shown by file and offset.
+const MAX_NAME_BYTES: usize = 96 << 20;
+
 /// A frame that is none of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Marker {
@@ -75,6 +78,17 @@ pub(super) struct LocationEntry {
     pub(super) function_start: Option<u64>,
 }
 
+/// What the cache of locations counts about itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LocationCounts {
+    /// Addresses looked up.
+    pub looked_up: u64,
+    /// Those that were known, with their names or the question for them.
+    pub known: u64,
+    /// Locations whose names were beyond the budget.
+    pub over_budget: u64,
+}
+
 /// What tells locations apart: the object, the address, whether its caller was looked for by frame pointer, and the number of the function that
 /// was generated there, since others may be later; 0 for all other code.
 type LocationKey = (u32, u64, bool, u32);
@@ -87,6 +101,10 @@ pub(super) struct Locations {
     ids: HashMap<LocationKey, LocationId>,
     /// Locations without an answer.
     unanswered: usize,
+    /// Bytes of names.
+    name_bytes: usize,
+    /// How it went so far.
+    counts: LocationCounts,
     /// Locations in generated code that had no name when they were sampled.
     nameless: Vec<(Key, LocationId)>,
 }
@@ -218,6 +236,10 @@ impl Locations {
         });
     }
 
+    pub(super) const fn counts(&self) -> LocationCounts {
+        self.counts
+    }
+
     pub(super) fn get(&self, id: LocationId) -> Option<&LocationEntry> {
         self.locations.get(id.index())
     }
@@ -293,7 +315,18 @@ impl Locations {
         self.unanswered = self.unanswered.saturating_sub(answered);
         for (location, symbols) in entry.asked.drain(..answered).zip(symbols) {
             if let Some(location) = self.locations.get_mut(location.index()) {
-                location.functions = symbols.functions.into();
+                let bytes: usize = symbols.functions.iter().map(bytes).sum();
+                if self.name_bytes + bytes <= MAX_NAME_BYTES {
+                    self.name_bytes += bytes;
+                    location.functions = symbols.functions.into();
+                } else {
+                    if self.counts.over_budget == 0 {
+                        tracing::warn!(
+                            "the memory for names is used up; further code is shown by file and offset"
+                        );
+                    }
+                    self.counts.over_budget += 1;
+                }
                 location.language = symbols.language;
                 location.function_start = symbols.start;
             }
@@ -411,7 +444,9 @@ impl Locations {
     }
 
     fn location(&mut self, key: LocationKey, has_names: bool) -> LocationId {
+        self.counts.looked_up += 1;
         if let Some(&id) = self.ids.get(&key) {
+            self.counts.known += 1;
             return id;
         }
         let (key, has_names) = if self.locations.len() < MAX_LOCATIONS {
@@ -439,5 +474,62 @@ impl Locations {
             }
             id
         })
+    }
+}
+
+/// What a function of a location takes.
+fn bytes(function: &Symbol) -> usize {
+    let Symbol {
+        name,
+        system_name,
+        file,
+        line: _,
+        column: _,
+    } = function;
+    size_of::<Symbol>() + name.len() + system_name.len() + file.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::symbols::Symbols;
+
+    #[test]
+    fn names_have_a_budget() {
+        let mut locations = Locations::default();
+        const LONG: usize = 4096;
+        let count = MAX_NAME_BYTES / LONG + 100;
+        for address in 0..count as u64 {
+            locations.kernel(address);
+            locations.kernel(address);
+        }
+        let mut requests = Vec::new();
+        locations.request_names(|request| {
+            requests.push(request);
+            Ok(())
+        });
+        for Request { id, addresses, .. } in requests {
+            let symbols = addresses.iter().map(|&address| Symbols {
+                address,
+                functions: vec![named(&"x".repeat(LONG))],
+                language: Language::Other,
+                start: None,
+            });
+            locations.name(Response {
+                id,
+                symbols: symbols.collect(),
+                error: None,
+            });
+        }
+        let counts = locations.counts();
+        assert_eq!((counts.looked_up, counts.known), (2 * count as u64, count as u64));
+        let named = locations
+            .locations
+            .iter()
+            .filter(|location| !location.functions.is_empty())
+            .count();
+        assert_eq!(named + usize::try_from(counts.over_budget).unwrap(), count);
+        assert!(named * LONG < MAX_NAME_BYTES && counts.over_budget > 100);
+        assert!(!locations.waiting());
     }
 }

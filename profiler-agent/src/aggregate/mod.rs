@@ -20,6 +20,7 @@ use profiler_common::{
     record::{BY_FRAME_POINTER, COMM_LEN, INTERRUPTED},
 };
 
+pub use self::locations::LocationCounts;
 use self::locations::{Generated, Locations, Marker};
 use crate::{
     clock::Clock,
@@ -224,6 +225,11 @@ impl Aggregator {
     /// What happened so far.
     pub const fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// How the cache of locations did so far.
+    pub const fn location_counts(&self) -> LocationCounts {
+        self.locations.counts()
     }
 
     /// Everything since the last call as a profile, with the names known by now.

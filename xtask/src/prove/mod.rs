@@ -10,6 +10,7 @@
 
 mod completeness;
 mod equality;
+mod hostile;
 mod load;
 mod programs;
 
@@ -34,12 +35,18 @@ pub(crate) enum Proof {
     Completeness,
     /// perf and gdb see the same callers
     Equality,
+    /// Files that change while they are read, or lie, cost their own names at most
+    Hostile,
 }
 
 /// Proves it for the programs called `names`, or all of them, whose figures are then written down.
 pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Result<()> {
     if !command::is_root()? {
         bail!("profiling and changing users need root; run `sudo -E cargo xtask prove`");
+    }
+    if proof == Proof::Hostile {
+        // It makes its own programs.
+        return hostile::run(workspace);
     }
     if let Some(name) = names
         .iter()
@@ -80,6 +87,7 @@ pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Resu
                 .collect();
             ("equality", equality::table(&figures), short)
         }
+        Proof::Hostile => return hostile::run(workspace),
     };
     println!("{table}");
     if names.is_empty() {
