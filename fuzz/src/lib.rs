@@ -8,7 +8,7 @@ use profiler_agent::{
     process,
     sampling::record,
     spool::segment,
-    symbols::Pclntab,
+    symbols::{self, Kallsyms, Parts, Pclntab},
     unwind::cfi::{self, FileSections, Section, Sections},
 };
 use profiler_common::{
@@ -24,10 +24,13 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All of them.
 pub const TARGETS: &[Target] = &[
     ("cfi", cfi),
+    ("copy", copy),
     ("elf", elf),
     ("gopclntab", gopclntab),
     ("jitdump", jitdump),
+    ("kallsyms", kallsyms),
     ("maps", maps),
+    ("message", message),
     ("perf_map", perf_map),
     ("record", record),
     ("segment", segment),
@@ -121,6 +124,54 @@ fn compare(sections: &Sections<'_>, tables: &cfi::Tables) {
             };
             assert_eq!(tables.rule(address), expected, "{address:#x}");
         }
+    }
+}
+
+/// Bytes as a file whose symbols are asked for: its copy holds nothing else, and is no longer.
+pub fn copy(bytes: &[u8]) {
+    let Some(file) = file("copy", bytes) else { return };
+    for parts in [Parts::Facts, Parts::Symbols, Parts::Names { most: 1 << 12 }] {
+        let Ok(copy) = symbols::copy(&file, parts) else {
+            continue;
+        };
+        let mut copied = vec![0; bytes.len()];
+        let len = copy.file.metadata().map_or(0, |metadata| metadata.len());
+        assert!(len <= bytes.len() as u64);
+        copied.truncate(usize::try_from(len).unwrap_or_default());
+        assert!(copy.file.read_exact_at(&mut copied, 0).is_ok());
+        assert!(copied.get(..64) == bytes.get(..64));
+        assert!(copy.file.write_all_at(b"x", 0).is_err() && copy.file.set_len(0).is_err());
+    }
+}
+
+/// Bytes as what /proc/kallsyms says.
+pub fn kallsyms(bytes: &[u8]) {
+    let Ok(table) = Kallsyms::read(bytes) else { return };
+    for address in [0, 0xffff_ffff_8100_0000, u64::MAX] {
+        if let Some((full, bare)) = table.name(address) {
+            assert!(full.starts_with(bare));
+        }
+    }
+}
+
+/// Bytes as a message, either way: what is taken fits what was asked, and names are short.
+pub fn message(bytes: &[u8]) {
+    let asked = [0x1000, 0x2000, u64::MAX];
+    if let Ok(Some(response)) = symbols::check_answer(bytes, 7, &asked) {
+        assert!(response.id == 7 && (1..=asked.len()).contains(&response.symbols.len()));
+        for (symbols, address) in response.symbols.iter().zip(asked) {
+            assert_eq!(symbols.address, address);
+            assert!(symbols.functions.len() < 1000);
+            assert!(
+                symbols
+                    .functions
+                    .iter()
+                    .all(|function| function.name.len() <= 4096)
+            );
+        }
+    }
+    for files in [0, 3] {
+        assert!(symbols::check_question(bytes, files).unwrap_or_default() <= 512);
     }
 }
 

@@ -20,6 +20,9 @@ const MAX_REQUEST: usize = 4096;
 /// Most locations that are kept, some 100 bytes each with a name. Code is smaller than that; what makes more is a JIT, or wants to.
 pub(super) const MAX_LOCATIONS: usize = 1_000_000;
 
+/// Most bytes of names that are kept; 300,000 locations of a large C++ program. Beyond, locations are shown by file and offset.
+const MAX_NAME_BYTES: usize = 96 << 20;
+
 /// A frame that is none of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Marker {
@@ -86,6 +89,17 @@ pub(super) struct LocationEntry {
     used: u32,
 }
 
+/// What the cache of locations counts about itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LocationCounts {
+    /// Addresses looked up.
+    pub looked_up: u64,
+    /// Those that were known, with their names or the question for them.
+    pub known: u64,
+    /// Locations whose names were beyond the budget.
+    pub over_budget: u64,
+}
+
 /// What tells locations apart: the object, the address, whether its caller was looked for by frame pointer, and the number of the function that
 /// was generated there, since others may be later; 0 for all other code.
 type LocationKey = (u32, u64, bool, u32);
@@ -96,6 +110,10 @@ pub(super) struct Locations {
     object_ids: HashMap<ObjectKey, u32>,
     locations: Slab<LocationEntry>,
     ids: HashMap<LocationKey, LocationId>,
+    /// Bytes of names.
+    name_bytes: usize,
+    /// How it went so far.
+    counts: LocationCounts,
     /// Locations in generated code that had no name when they were sampled.
     nameless: Vec<(Key, LocationId)>,
     /// Locations without an answer.
@@ -233,6 +251,10 @@ impl Locations {
         });
     }
 
+    pub(super) const fn counts(&self) -> LocationCounts {
+        self.counts
+    }
+
     pub(super) fn get(&self, id: LocationId) -> Option<&LocationEntry> {
         self.locations.get(id.index())
     }
@@ -322,7 +344,18 @@ impl Locations {
                 &mut self.unanswered_before,
             );
             if let Some(location) = location {
-                location.functions = symbols.functions.into();
+                let bytes: usize = symbols.functions.iter().map(bytes).sum();
+                if self.name_bytes + bytes <= MAX_NAME_BYTES {
+                    self.name_bytes += bytes;
+                    location.functions = symbols.functions.into();
+                } else {
+                    if self.counts.over_budget == 0 {
+                        tracing::warn!(
+                            "the memory for names is used up; further code is shown by file and offset"
+                        );
+                    }
+                    self.counts.over_budget += 1;
+                }
                 location.language = symbols.language;
                 location.function_start = symbols.start;
             }
@@ -361,12 +394,19 @@ impl Locations {
             locations,
             ids,
             nameless,
+            name_bytes,
             slice,
             ..
         } = self;
         locations.retain(|_, location| {
             let stays = location.is_awaited || slice.wrapping_sub(location.used) <= keep;
             if !stays {
+                *name_bytes -= location
+                    .functions
+                    .iter()
+                    .map(bytes)
+                    .sum::<usize>()
+                    .min(*name_bytes);
                 let object = usize::try_from(location.object).ok();
                 if let Some(object) = object.and_then(|object| objects.get_mut(object)) {
                     object.locations = object.locations.saturating_sub(1);
@@ -499,7 +539,9 @@ impl Locations {
     }
 
     fn location(&mut self, key: LocationKey, has_names: bool) -> LocationId {
+        self.counts.looked_up += 1;
         if let Some(&id) = self.ids.get(&key) {
+            self.counts.known += 1;
             return id;
         }
         let (key, has_names) = if self.locations.len() < MAX_LOCATIONS {
@@ -548,4 +590,61 @@ fn answered<'a>(
         *unanswered_before = unanswered_before.saturating_sub(1);
     }
     Some(location)
+}
+
+/// What a function of a location takes.
+fn bytes(function: &Symbol) -> usize {
+    let Symbol {
+        name,
+        system_name,
+        file,
+        line: _,
+        column: _,
+    } = function;
+    size_of::<Symbol>() + name.len() + system_name.len() + file.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::symbols::Symbols;
+
+    #[test]
+    fn names_have_a_budget() {
+        let mut locations = Locations::default();
+        const LONG: usize = 4096;
+        let count = MAX_NAME_BYTES / LONG + 100;
+        for address in 0..count as u64 {
+            locations.kernel(address);
+            locations.kernel(address);
+        }
+        let mut requests = Vec::new();
+        locations.request_names(|request| {
+            requests.push(request);
+            Ok(())
+        });
+        for Request { id, addresses, .. } in requests {
+            let symbols = addresses.iter().map(|&address| Symbols {
+                address,
+                functions: vec![named(&"x".repeat(LONG))],
+                language: Language::Other,
+                start: None,
+            });
+            locations.name(Response {
+                id,
+                symbols: symbols.collect(),
+                error: None,
+            });
+        }
+        let counts = locations.counts();
+        assert_eq!((counts.looked_up, counts.known), (2 * count as u64, count as u64));
+        let named = locations
+            .locations
+            .iter()
+            .filter(|(_, location)| !location.functions.is_empty())
+            .count();
+        assert_eq!(named + usize::try_from(counts.over_budget).unwrap(), count);
+        assert!(named * LONG < MAX_NAME_BYTES && counts.over_budget > 100);
+        assert!(!locations.waiting());
+    }
 }

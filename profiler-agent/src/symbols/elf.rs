@@ -10,7 +10,7 @@ use std::{
 
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, ObjectSymbolTable as _, read::ReadCache};
 
-use super::copy;
+use super::copy::{self, copy};
 
 /// No single section that is read here may be larger; libLLVM's relocations have 12 MB.
 const MOST_BYTES: u64 = 64 << 20;
@@ -93,7 +93,7 @@ impl Image {
         if !file.metadata()?.is_file() {
             return Err(Error::NotRegular);
         }
-        Self::read(&copy::copy(file, copy::Parts::Facts)?.file)
+        Self::read(&copy(file, copy::Parts::Facts)?.file)
     }
 
     /// Reads the facts.

@@ -115,8 +115,9 @@ fn image(
         supplement = debug_file::find_supplement(&found.image, &found.path, pid);
         debug = Some(found.file);
     }
-    let mut give = |file: Option<File>| file.map(|file| give(&Arc::new(file))).transpose();
-    let [debug, supplement, package] = [give(debug)?, give(supplement)?, give(package)?];
+    // One that cannot be had leaves what the others say.
+    let mut give = |file: Option<File>| file.and_then(|file| give(&Arc::new(file)).ok());
+    let [debug, supplement, package] = [give(debug), give(supplement), give(package)];
     Ok(Handover {
         source: Source::Elf {
             file: main,

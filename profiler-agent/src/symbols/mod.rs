@@ -47,7 +47,9 @@ use crate::profile::Language;
 
 pub use client::{Client, Failure, StartError};
 pub use confine::{Confinement, Layer};
+pub use copy::{Copy, Error as CopyError, Parts, copy};
 pub use gopclntab::{Pclntab, Position};
+pub use kallsyms::{Error as KallsymsError, Kallsyms};
 pub use message::{Malformed, check_answer, check_question};
 pub use resolver::Resolver;
 pub use server::{ARGUMENT, serve};

@@ -12,6 +12,7 @@
 
 mod completeness;
 mod equality;
+mod hostile;
 mod load;
 mod names;
 mod programs;
@@ -41,6 +42,8 @@ pub(crate) enum Proof {
     Equality,
     /// Binutils and LLVM tell the same functions and lines
     Names,
+    /// Files that change while they are read, or lie, cost their own names at most
+    Hostile,
 }
 
 /// Proves it for the programs called `names`, or all of them, whose figures are then written down.
@@ -50,6 +53,10 @@ pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Resu
     }
     if proof == Proof::Names {
         return prove_names(workspace);
+    }
+    if proof == Proof::Hostile {
+        // It makes its own programs.
+        return hostile::run(workspace);
     }
     if let Some(name) = names
         .iter()
@@ -91,6 +98,7 @@ pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Resu
             ("equality", equality::table(&figures), short)
         }
         Proof::Names => return prove_names(workspace),
+        Proof::Hostile => return hostile::run(workspace),
     };
     println!("{table}");
     if names.is_empty() {
