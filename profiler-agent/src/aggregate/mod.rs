@@ -31,7 +31,7 @@ use slab::Slab;
 
 use self::locations::{Locations, Marker};
 use crate::{
-    process::{Key, Process, Processes},
+    process::{Key, Origin, Process, Processes},
     profile::{Capture, Kind, LocationId, Profile},
     sampling::record::Sample,
     symbols::{Request, Response},
@@ -149,6 +149,7 @@ struct ProcessInfo {
     start_ticks: u64,
     name: String,
     executable: String,
+    origin: Origin,
     /// The last slice that it was part of.
     used: u32,
 }
@@ -257,6 +258,7 @@ impl Aggregator {
                 start_ticks: process.start_ticks,
                 name: process.name.clone(),
                 executable: process.executable.clone(),
+                origin: Origin::of(process.pid),
                 used: self.slice,
             };
             self.processes.insert(process.key, info);
@@ -268,6 +270,7 @@ impl Aggregator {
             start_ticks: 0,
             name: "[too many processes]".into(),
             executable: String::new(),
+            origin: Origin::default(),
             used: 0,
         });
         others.used = self.slice;

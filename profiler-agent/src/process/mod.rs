@@ -6,6 +6,7 @@
 
 mod file;
 mod maps;
+mod origin;
 mod vdso;
 
 use std::{
@@ -19,6 +20,7 @@ use hashbrown::{HashMap, hash_map::Entry};
 use self::{file::Identity, maps::MapsLine};
 pub use self::{
     file::{File, Segment},
+    origin::Origin,
     vdso::image as vdso_image,
 };
 use crate::{
