@@ -151,7 +151,8 @@ fn server() {
     );
 
     // Written by hand, but as prost would write it.
-    let resource = data.resource_profiles[0].resource.as_ref().unwrap();
+    // Ordered by program; the worker comes first.
+    let resource = data.resource_profiles[1].resource.as_ref().unwrap();
     let keys: Vec<_> = resource.attributes.iter().map(|pair| pair.key.as_str()).collect();
     assert_eq!(
         keys,
@@ -267,7 +268,7 @@ print("unknown", unknown, "total", total, "tcp_sendmsg" in names)
     );
     assert_eq!(
         String::from_utf8(output.stdout).unwrap(),
-        "4242 samples cpu 10101010 2200\n4243 samples cpu 10101010 600\nunknown 0 total 2800 True\n"
+        "4243 samples cpu 10101010 600\n4242 samples cpu 10101010 2200\nunknown 0 total 2800 True\n"
     );
 }
 

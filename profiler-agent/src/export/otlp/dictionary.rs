@@ -144,6 +144,13 @@ impl<'p, 'a> Dictionary<'p, 'a> {
         self.rewind([(0, 2); 6]);
     }
 
+    /// Adds locations before any stack has them, in this order. All of them must come to be referred to.
+    pub(super) fn add_locations(&mut self, ids: &[u32]) {
+        for &id in ids {
+            self.location(id);
+        }
+    }
+
     /// Every table but the links, by field.
     const fn tables(&self) -> [&Table; 6] {
         [

@@ -128,15 +128,21 @@ pub struct Request {
 /// Encodes a profile. A profile without samples gives no request: the specification wants no empty ones.
 pub fn encode(profile: &Profile, options: &Options) -> Vec<Request> {
     let prepared = Prepared::new(profile, options);
-    let mut encoder = Encoder::new(&prepared, options);
-    let mut rest = prepared.items.as_slice();
-    while let Some(first) = rest.first() {
-        let same = rest.iter().take_while(|item| item.is_same(first)).count();
-        let (items, others) = rest.split_at(same);
-        encoder.add(items);
-        rest = others;
-    }
-    encoder.finish_request();
+    // One request is the rule; then its locations can stand in the order of their addresses.
+    let in_one = {
+        let mut encoder = Encoder::new(&prepared, options);
+        encoder.dictionary.add_locations(&prepared.locations_by_address());
+        encoder.add_all();
+        encoder
+    };
+    // Each request has what its own samples need.
+    let encoder = if in_one.requests.len() > 1 {
+        let mut encoder = Encoder::new(&prepared, options);
+        encoder.add_all();
+        encoder
+    } else {
+        in_one
+    };
     encoder.requests
 }
 
@@ -205,6 +211,18 @@ impl<'p, 'a> Encoder<'p, 'a> {
             requests: Vec::new(),
             body: Vec::new(),
         }
+    }
+
+    /// Adds all samples, and hands out the last request.
+    fn add_all(&mut self) {
+        let mut rest = self.prepared.items.as_slice();
+        while let Some(first) = rest.first() {
+            let same = rest.iter().take_while(|item| item.is_same(first)).count();
+            let (items, others) = rest.split_at(same);
+            self.add(items);
+            rest = others;
+        }
+        self.finish_request();
     }
 
     /// Adds one sample of the wire, in a request of its own if need be, in several if it has too many timestamps.

@@ -167,6 +167,31 @@ impl<'a> Prepared<'a> {
         }
     }
 
+    /// The locations of all samples, by mapping and address: neighbours in a file have names, lines and addresses alike, which compresses by a
+    /// tenth better than the order in which they were met.
+    pub(super) fn locations_by_address(&self) -> Vec<u32> {
+        let mut is_used = vec![false; self.profile.locations.len()];
+        let stacks = self
+            .items
+            .iter()
+            .filter_map(|item| self.profile.stacks.get(item.stack as usize));
+        for frame in stacks.flat_map(|stack| &stack.frames) {
+            let stands_for_it = self.locations.get(frame.index());
+            if let Some(slot) = stands_for_it.and_then(|&id| is_used.get_mut(id as usize)) {
+                *slot = true;
+            }
+        }
+        let mut ids: Vec<u32> = (0..)
+            .zip(is_used)
+            .filter_map(|(id, is_used)| is_used.then_some(id))
+            .collect();
+        ids.sort_by_key(|&id| {
+            let location = self.profile.locations.get(id as usize);
+            location.map(|location| (location.mapping, location.address))
+        });
+        ids
+    }
+
     /// The sample of an item.
     pub(super) fn sample(&self, item: &Item) -> Option<&'a Sample> {
         self.profile.samples.get(item.sample as usize)
@@ -310,6 +335,19 @@ fn items<'a>(
     times: Times,
     attributes: &mut Attributes<'a>,
 ) -> Vec<Item> {
+    // Processes of one program stand next to each other: they resemble each other.
+    let mut processes: Vec<u32> = (0..).zip(&profile.processes).map(|(id, _)| id).collect();
+    let executable = |id: u32| {
+        let process = profile.processes.get(id as usize);
+        process.map(|process| profile.string(process.executable))
+    };
+    processes.sort_by_key(|&id| (executable(id), id));
+    let mut ranks = vec![u32::MAX; processes.len()];
+    for (rank, &id) in (0..).zip(&processes) {
+        if let Some(slot) = ranks.get_mut(id as usize) {
+            *slot = rank;
+        }
+    }
     // Sorted before attributes get their numbers, so that the order of the profile's samples changes nothing.
     let mut order: Vec<_> = (0..)
         .zip(&profile.samples)
@@ -331,6 +369,7 @@ fn items<'a>(
             // The highest number stands for no frames at all.
             let stack = stacks.get(stack.index()).copied().flatten().unwrap_or(u32::MAX);
             (
+                ranks.get(process.index()).copied().unwrap_or(u32::MAX),
                 process.0,
                 kind,
                 stack,
@@ -348,7 +387,7 @@ fn items<'a>(
     order
         .into_iter()
         .map(
-            |(process, kind, stack, tid, thread_name, cpu, outcome, unwinding, sample)| Item {
+            |(_, process, kind, stack, tid, thread_name, cpu, outcome, unwinding, sample)| Item {
                 process,
                 kind,
                 stack,
