@@ -3,8 +3,11 @@
 use std::{fs::File, hint::black_box, ops::Range, os::unix::fs::FileExt as _};
 
 use profiler_agent::{
+    clock::Clock,
+    jit::{Code, Follower, Format},
     sampling::record,
     spool::segment,
+    symbols::Pclntab,
     unwind::cfi::{self, FileSections, Section, Sections},
 };
 use profiler_common::{
@@ -21,6 +24,9 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("cfi", cfi),
     ("elf", elf),
+    ("gopclntab", gopclntab),
+    ("jitdump", jitdump),
+    ("perf_map", perf_map),
     ("record", record),
     ("segment", segment),
     ("step", step),
@@ -46,6 +52,7 @@ pub fn cfi(bytes: &[u8]) {
         plt: 0x1000..0x1040,
         jumps: [0x1040..0x1080, 0..0],
         entry: 0,
+        ..Sections::default()
     };
     let code = if whole { 0..0 } else { CODE };
     let Ok(tables) = cfi::tables(&sections, code, 1 << 16) else {
@@ -117,16 +124,80 @@ fn compare(sections: &Sections<'_>, tables: &cfi::Tables) {
 
 /// Bytes as a file.
 pub fn elf(bytes: &[u8]) {
-    let Ok(file) = rustix::fs::memfd_create("elf", rustix::fs::MemfdFlags::CLOEXEC) else {
-        return;
-    };
-    let file = File::from(file);
-    if file.write_all_at(bytes, 0).is_err() {
-        return;
-    }
+    let Some(file) = file("elf", bytes) else { return };
     if let Ok(sections) = FileSections::read(&file) {
         let _ = black_box(cfi::tables(&sections.borrow(), 0..0, 1 << 16));
     }
+}
+
+/// Bytes as a file.
+fn file(name: &str, bytes: &[u8]) -> Option<File> {
+    let file = File::from(rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC).ok()?);
+    file.write_all_at(bytes, 0).ok()?;
+    Some(file)
+}
+
+/// Bytes as Go's table of functions.
+pub fn gopclntab(bytes: &[u8]) {
+    let Some(file) = file("gopclntab", bytes) else {
+        return;
+    };
+    let Some(table) = Pclntab::parse(&file, (0, bytes.len() as u64), CODE.start) else {
+        return;
+    };
+    for address in CODE.step_by(0x1003).chain([0, u64::MAX, CODE.start]) {
+        if let Some(position) = table.position(&file, address) {
+            assert!(!position.name.is_empty() && position.name.len() <= 8192 && position.file.len() <= 8192);
+        }
+    }
+}
+
+/// Bytes as a perf map.
+pub fn perf_map(bytes: &[u8]) {
+    follow(bytes, Format::PerfMap);
+}
+
+/// Bytes as a jitdump.
+pub fn jitdump(bytes: &[u8]) {
+    follow(bytes, Format::Dump);
+}
+
+/// Reads a file at once, and another time as it grows: the same comes of it.
+fn follow(bytes: &[u8], format: Format) {
+    const LIMIT: usize = 1 << 20;
+    let clock = Clock::now();
+    let pieces: Vec<Vec<(u64, u64, String)>> = [
+        &[bytes.len()][..],
+        &[bytes.len() / 3, bytes.len() / 2, bytes.len()],
+    ]
+    .into_iter()
+    .filter_map(|lengths| {
+        let file = file("jit", &[])?;
+        let mut follower = Follower::new(file.try_clone().ok()?, format);
+        let mut code = Code::default();
+        code.limit(LIMIT);
+        for (time, &len) in (1..).zip(lengths) {
+            file.write_all_at(bytes.get(..len)?, 0).ok()?;
+            for _ in 0..64 {
+                let mut left = 64 << 10;
+                follower.read(&mut code, &mut left, time, &clock);
+            }
+        }
+        assert!(code.bytes() <= LIMIT, "{}", code.bytes());
+        let pieces = code
+            .pieces()
+            .map(|(start, end, name)| (start, end, name.to_owned()));
+        Some(pieces.collect())
+    })
+    .collect();
+    for pieces in &pieces {
+        let mut behind = 0;
+        for (start, end, name) in pieces {
+            assert!(behind <= *start && start < end && !name.is_empty());
+            behind = *end;
+        }
+    }
+    assert_eq!(pieces.first(), pieces.last());
 }
 
 /// Bytes as what lies in a ring.

@@ -36,7 +36,7 @@ use profiler_agent::procfs;
 use support::{
     Bars, Running, figure, median,
     sampled::Sampled,
-    target::{self, Frames},
+    target::{self, Frames, Work},
 };
 
 const FREQUENCY: u32 = 99;
@@ -83,7 +83,7 @@ fn main() -> ExitCode {
     wait("the Collector", || TcpStream::connect(address).is_ok());
 
     let sleeper = Running::start(Command::new("sleep").arg("1200"));
-    let target = target::deep(folder.path(), Frames::Tables, FRAME, CALLS);
+    let target = target::deep(folder.path(), Frames::Tables, FRAME, CALLS, Work::Writing);
     let dropped = Sampled::new(sleeper.pid(), FREQUENCY).run(SPAN);
     let dropped = dropped.time / dropped.runs as f64;
     let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());

@@ -23,6 +23,7 @@ mod support;
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     collections::BTreeMap,
+    path::Path,
     process::{Command, ExitCode},
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
@@ -40,7 +41,7 @@ use profiler_agent::{
         record::Record,
         ring::Window,
     },
-    symbols::Resolver,
+    symbols::Symbolizer,
 };
 use rustix::time::{ClockId, clock_gettime};
 use support::{Bars, Running, figure, median};
@@ -136,7 +137,7 @@ fn main() -> ExitCode {
     // New stacks: the first STACKS samples are all different.
     let new: Vec<f64> = (0..7)
         .map(|_| {
-            let mut aggregator = Aggregator::new(Limits::default());
+            let mut aggregator = Aggregator::new(Limits::default(), Clock::now());
             let before = cpu_time();
             pass(
                 &mut merger,
@@ -154,7 +155,7 @@ fn main() -> ExitCode {
     println!("a sample with a new stack: {} us", figure(median(&new) * 1e6));
 
     let before = IN_USE.load(Ordering::Relaxed);
-    let mut aggregator = Aggregator::new(Limits::default());
+    let mut aggregator = Aggregator::new(Limits::default(), Clock::now());
     pass(
         &mut merger,
         &mut rings,
@@ -195,7 +196,7 @@ fn main() -> ExitCode {
     println!("a sample with a known stack: {} us", figure(known));
 
     outputs(&mut aggregator, &clock, &mut || {
-        let mut filled = Aggregator::new(Limits::default());
+        let mut filled = Aggregator::new(Limits::default(), Clock::now());
         pass(
             &mut merger,
             &mut rings,
@@ -287,7 +288,8 @@ fn capture() -> Capture {
 
 /// Finds every name, as the symbol thread does.
 fn name(aggregator: &mut Aggregator) {
-    let mut resolver = Resolver::new();
+    let program = Path::new(env!("CARGO_BIN_EXE_profiler-agent"));
+    let mut symbolizer = Symbolizer::start(program, true).unwrap();
     loop {
         let mut requests = Vec::new();
         aggregator.request_names(|request| {
@@ -298,7 +300,9 @@ fn name(aggregator: &mut Aggregator) {
             return;
         }
         for request in requests {
-            aggregator.name(resolver.resolve(&request));
+            symbolizer.try_request(request).unwrap();
+            let patience = Duration::from_secs(60);
+            aggregator.name(symbolizer.recv_timeout(patience).unwrap());
         }
     }
 }

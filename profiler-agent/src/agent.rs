@@ -14,6 +14,7 @@ mod slices;
 use std::{
     collections::BTreeMap,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
     process::ExitStatus,
     sync::{
         Arc,
@@ -33,7 +34,7 @@ use crate::{
     procfs,
     profile::{Capture, Profile},
     sampling::{self, Sampler, SamplingError, merge, record::Record},
-    symbols::Symbolizer,
+    symbols::{self, Symbolizer},
     target::{LAUNCHER, Running, Scope, Target, TargetError, Waiting},
     unwind::Unwinder,
 };
@@ -71,6 +72,8 @@ pub struct Options {
     pub frequency: u32,
     /// Bytes of kernel memory for unwind tables, at most.
     pub unwind_memory: usize,
+    /// Whether inlined functions and lines are wanted.
+    pub inlines: bool,
     /// How long; `None` is until [`Stop::request`] or the end of the targets.
     pub duration: Option<Duration>,
     /// How often a finished slice is handed out; `None` makes one of the whole capture.
@@ -161,6 +164,8 @@ pub struct Captured {
     pub unfollowed: u64,
     /// What the agent used up to here.
     pub cost: OwnCost,
+    /// How often the symbolizer had to be replaced.
+    pub symbolizer_failures: u32,
     /// How the command ended, if one was run.
     pub command: Option<ExitStatus>,
 }
@@ -255,9 +260,11 @@ struct Run {
 impl Run {
     fn new(options: &Options, targets: Option<&[u32]>) -> Result<Self, CaptureError> {
         let system = |what| move |source| CaptureError::System { what, source };
-        let mut aggregator = Aggregator::new(Limits::default());
-        let mut symbolizer = Symbolizer::start().map_err(system("start the thread that finds names"))?;
-        // Reading the kernel's symbols takes 50 ms: better now than at the end.
+        let clock = Clock::now();
+        let mut aggregator = Aggregator::new(Limits::default(), clock);
+        let mut symbolizer = Symbolizer::start(Path::new(symbols::SELF), options.inlines)
+            .map_err(system("start the thread that finds names"))?;
+        // Starting the child and reading the kernel's symbols takes 150 ms: better now than at the end.
         let _ = symbolizer.try_request(aggregator.prepare_kernel());
         let mut sampler = Sampler::new(sampling::Config {
             frequency: options.frequency,
@@ -288,7 +295,7 @@ impl Run {
             lost: BTreeMap::new(),
         };
         Ok(Self {
-            clock: Clock::now(),
+            clock,
             slices: Slices::new(options.interval, capture),
             sampler,
             kernel_log,
@@ -410,6 +417,8 @@ impl Run {
 
     /// Takes in what happened up to a time of `CLOCK_MONOTONIC`.
     fn drain(&mut self, until: u64) {
+        // Before the samples that may fall into what was written.
+        self.aggregator.read_jits(&self.processes, false);
         let lost_before = self.lost_records;
         let (sampler, mut stages) = self.stages();
         sampler.drain(until, |event| stages.take_in(event));
@@ -486,12 +495,13 @@ impl Run {
         aggregator.request_names(|request| {
             symbolizer
                 .try_request(request)
-                .map_err(crate::symbols::NotTaken::into_request)
+                .map_err(symbols::NotTaken::into_request)
         });
     }
 
     fn wait_for_names(&mut self) {
         let deadline = Instant::now() + NAMES_DEADLINE;
+        while self.aggregator.read_jits(&self.processes, true) && Instant::now() < deadline {}
         self.take_names();
         self.request_names();
         while self.aggregator.waits_for_names() {
@@ -513,6 +523,7 @@ impl Run {
     fn finish(mut self, end: u64, status: Option<ExitStatus>) -> Result<Captured, CaptureError> {
         let start = self.clock.wall(self.start_time);
         let profile = self.last_slice(end)?;
+        let symbolizer = self.symbolizer.cost();
         let ring_full = self.sampler.counter(Counter::RingFull)?;
         Ok(Captured {
             counts: self.aggregator.counts(),
@@ -523,7 +534,8 @@ impl Run {
             whole: self.slices.whole(start, end.saturating_sub(self.start_time)),
             totals: self.slices.take_totals(),
             profile,
-            cost: OwnCost::now(&self.clock),
+            cost: OwnCost::now(&self.clock, symbolizer),
+            symbolizer_failures: symbolizer.failed,
             command: status,
         })
     }

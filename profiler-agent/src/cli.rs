@@ -42,6 +42,8 @@ Examples:
       sudo profiler-agent -d 30s --otlp-endpoint http://localhost:4317
   The whole host for ever, sent every 10 seconds, kept on the disk while the Collector is away:
       sudo profiler-agent --otlp-endpoint http://localhost:4317
+  What does this host allow, and what is missing?
+      sudo profiler-agent doctor
 
 Exit codes: 0 fine, 1 failed or saw no sample, 2 wrong usage, 3 a privilege is missing,
 4 this kernel cannot, 130 aborted by a second Ctrl-C.";
@@ -51,8 +53,16 @@ Exit codes: 0 fine, 1 failed or saw no sample, 2 wrong usage, 3 a privilege is m
 /// Every stack of the target is sampled 99 times a second while it runs on a CPU, by a program in the kernel: no restart, no debug
 /// build, no change of the target. Without a target the whole host is sampled.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES, max_term_width = 100, subcommand_value_name = "VERB", disable_help_subcommand = true)]
+#[command(version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(
+    subcommand_value_name = "VERB",
+    subcommand_help_heading = "Verbs",
+    disable_help_subcommand = true
+)]
 pub(crate) struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+
     /// Profile these processes with all their threads, and the children they start. Ends when they all have ended.
     #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pid: Vec<u32>,
@@ -142,6 +152,10 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = unwind_memory)]
     unwind_memory: usize,
 
+    /// No inlined functions and no source lines: names come from symbol tables alone, which takes a small part of the time when
+    /// there is much debug information.
+    #[arg(long)]
+    no_inlines: bool,
     /// Read settings from this TOML file: each key is the name of a flag without its dashes. Every flag is a variable too:
     /// PROFILER_AGENT_FREQUENCY. A flag beats a variable, a variable beats the file.
     #[arg(long, value_name = "FILE", global = true)]
@@ -158,14 +172,13 @@ pub(crate) struct Cli {
     /// Profile this command, which is asked to end (SIGTERM) when the profile ends before it does.
     #[arg(last = true, value_name = "COMMAND", conflicts_with = "pid")]
     command: Vec<OsString>,
-
-    #[command(subcommand)]
-    verb: Option<Verb>,
 }
 
-/// What else it can do.
+/// What is done instead of a capture.
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Says what this host allows and what is missing, each with what it means and what to do. Exit code 1 if something is broken.
+    Doctor,
     /// Look at the settings, and do nothing else.
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -182,16 +195,18 @@ enum ConfigVerb {
     Show,
 }
 
-/// What is to be done.
+/// What the command line asks for.
 #[derive(Debug)]
 pub(crate) enum Task {
-    /// Profile.
-    Profile(Box<Request>),
-    /// Say this.
+    /// A capture.
+    Capture(Box<Request>),
+    /// An examination of this host.
+    Doctor,
+    /// A text.
     Tell(String),
 }
 
-/// What the command line asks for.
+/// What to capture, and what to do with it.
 #[derive(Debug)]
 pub(crate) struct Request {
     /// What to profile.
@@ -212,6 +227,8 @@ pub(crate) struct Request {
     pub(crate) warnings: Vec<String>,
     /// Bytes of kernel memory for unwind tables.
     pub(crate) unwind_memory: usize,
+    /// Whether inlined functions and lines are wanted.
+    pub(crate) inlines: bool,
     /// How much to say.
     pub(crate) verbosity: Verbosity,
 }
@@ -254,7 +271,8 @@ impl Cli {
     fn task(arguments: &[OsString], get: &dyn Fn(&str) -> Option<String>) -> Result<Task, clap::Error> {
         let mut layered = layers::read(arguments, get)?;
         match layered.cli.verb.take() {
-            None => Ok(Task::Profile(Box::new(layered.cli.request(layered.environment)?))),
+            None => Ok(Task::Capture(Box::new(layered.cli.request(layered.environment)?))),
+            Some(Verb::Doctor) => Ok(Task::Doctor),
             Some(Verb::Config(ConfigVerb::Show)) => Ok(Task::Tell(shown(&layered))),
             Some(Verb::Config(ConfigVerb::Check { file })) => {
                 // With nothing but the file, as if it were given in an environment without variables.
@@ -276,6 +294,7 @@ impl Cli {
     /// The checked request.
     fn request(self, environment: Environment) -> Result<Request, clap::Error> {
         let Self {
+            verb: _,
             mut pid,
             frequency,
             duration,
@@ -297,11 +316,11 @@ impl Cli {
             queue_limit,
             shutdown_timeout,
             unwind_memory,
+            no_inlines,
             config: _,
             quiet,
             verbose,
             command,
-            verb: _,
         } = self;
         let wrong = |message: String| Self::command().error(ErrorKind::ValueValidation, message);
         let endpoint = otlp_endpoint
@@ -380,6 +399,7 @@ impl Cli {
             is_disabled: environment.is_disabled && otlp_endpoint.is_some(),
             warnings: environment.warnings,
             unwind_memory,
+            inlines: !no_inlines,
             verbosity: match (quiet, verbose) {
                 (true, _) => Verbosity::Quiet,
                 (false, 0) => Verbosity::Normal,
@@ -468,8 +488,8 @@ mod tests {
 
     fn with(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Request, clap::Error> {
         match task(arguments, variables)? {
-            Task::Profile(request) => Ok(*request),
-            Task::Tell(text) => panic!("{text}"),
+            Task::Capture(request) => Ok(*request),
+            other @ (Task::Doctor | Task::Tell(_)) => panic!("{other:?}"),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use hashbrown::{HashMap, HashSet};
 
-use crate::{clock::Clock, process::Processes, procfs};
+use crate::{clock::Clock, process::Processes, procfs, symbols};
 
 /// CPU time that the targets of a capture burn while it runs, from the accounting in /proc: in clock ticks of 10 ms, each process
 /// with what it inherited from children that ended.
@@ -112,32 +112,39 @@ fn host_ticks() -> Option<u64> {
     }
 }
 
-/// What the agent itself has used.
+/// What the agent itself has used, its child included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OwnCost {
     /// CPU time in nanoseconds, all threads.
     pub cpu: u64,
-    /// Most memory it had at one time, bytes.
+    /// Most memory it had at one time, bytes; of two processes the sum of both peaks, which may not have been at one time.
     pub peak_memory: u64,
 }
 
 impl OwnCost {
-    /// So far.
-    pub fn now(clock: &Clock) -> Self {
+    /// So far, with what the [symbolizer](crate::symbols)'s children used.
+    pub fn now(clock: &Clock, children: symbols::Cost) -> Self {
         let pid = std::process::id();
-        let peak = procfs::status(pid, "VmHWM");
-        let kilobytes = peak.and_then(|peak| peak.strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        let own = schedstat(pid)
+            .unwrap_or_else(|| clock.nanoseconds(procfs::Stat::of(pid).map_or(0, |stat| stat.cpu)));
+        let of_children = u64::try_from(children.cpu.as_nanos()).unwrap_or(u64::MAX);
         Self {
-            cpu: schedstat()
-                .unwrap_or_else(|| clock.nanoseconds(procfs::Stat::of(pid).map_or(0, |stat| stat.cpu))),
-            peak_memory: kilobytes.unwrap_or_default() * 1024,
+            cpu: own.saturating_add(of_children),
+            peak_memory: peak_memory(pid) + children.peak_memory,
         }
     }
 }
 
-/// CPU time of this process's threads that still run, to the nanosecond; /proc/PID/stat counts in steps of 10 ms.
-fn schedstat() -> Option<u64> {
-    std::fs::read_dir("/proc/self/task")
+/// Most memory that a process that runs had at one time, bytes.
+pub(crate) fn peak_memory(pid: u32) -> u64 {
+    let peak = procfs::status(pid, "VmHWM");
+    let kilobytes = peak.and_then(|peak| peak.strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kilobytes.unwrap_or_default() * 1024
+}
+
+/// CPU time of the threads of a process that still run, to the nanosecond; /proc/PID/stat counts in steps of 10 ms.
+pub(crate) fn schedstat(pid: u32) -> Option<u64> {
+    std::fs::read_dir(format!("/proc/{pid}/task"))
         .ok()?
         .map(|task| {
             let schedstat = procfs::read(task.ok()?.path().join("schedstat"), 256).ok()?;
@@ -162,9 +169,9 @@ mod tests {
         let mut processes = Processes::new(Some(&[pid]));
         processes.find(pid);
         let mut time = CpuTime::start(Some(&[pid]));
-        let own = OwnCost::now(&clock);
+        let own = OwnCost::now(&clock, symbols::Cost::default());
         let mut x = 1_u64;
-        while OwnCost::now(&clock).cpu < own.cpu + 100_000_000 {
+        while OwnCost::now(&clock, symbols::Cost::default()).cpu < own.cpu + 100_000_000 {
             x = std::hint::black_box(x.wrapping_mul(3));
         }
         time.update(&processes);
@@ -173,7 +180,7 @@ mod tests {
             "{} ns",
             time.nanoseconds(&clock)
         );
-        assert!(OwnCost::now(&clock).peak_memory > 1 << 20);
+        assert!(OwnCost::now(&clock, symbols::Cost::default()).peak_memory > 1 << 20);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //!            process ─▶ unwind      a thread of its own; tables and mappings go back to the user walk
 //!               │ what was mapped at that time
 //!               ▼
-//!            aggregate ◀──names── symbols       a thread of its own; neither waits for the other
+//!            aggregate ◀──names── symbols       a thread of its own and a child without privileges; neither waits for the other
 //!               │
 //!               ▼
 //!            profile ─▶ export (folded, pprof, OTLP) and render (SVG)
@@ -29,7 +29,7 @@
 //! 9. [`export`] writes files, whole or not at all, and sends OTLP, by way of the [`spool`] when nobody takes it; [`render`] draws.
 //! 10. [`summary`] tells the person what happened, [`telemetry`] names each kind of loss, the [`ledger`] knows where each sample is.
 //!
-//! [`agent`] alone knows all of these and their order. [`cpu_time`] is the independent witness of how many samples there should be,
+//! [`doctor`] tells what this host allows. [`agent`] alone knows all of these and their order. [`cpu_time`] is the independent witness of how many samples there should be,
 //! [`clock`] turns the kernel's time into that on the wall, [`procfs`] reads /proc with bounds.
 //!
 //! # Who may use what
@@ -41,7 +41,9 @@ pub mod agent;
 pub mod aggregate;
 pub mod clock;
 pub mod cpu_time;
+pub mod doctor;
 pub mod export;
+pub mod jit;
 pub mod kernel;
 pub mod ledger;
 pub mod memory;

@@ -14,6 +14,7 @@ use std::{
 use anyhow::Context as _;
 use profiler_agent::{
     agent::{self, CaptureError, Captured, Options, Stop},
+    doctor::{Diagnosis, Verdict},
     export::{
         file::{CreateError, Output, OutputFile, create_folder},
         otlp::delivery::{Delivery, Report},
@@ -25,6 +26,7 @@ use profiler_agent::{
     memory,
     sampling::SamplingError,
     summary::{NoSamples, ProgressLine, Summary, one_line},
+    symbols,
     target::Scope,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,9 +46,13 @@ mod exit {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = symbols::serve() {
+        return code;
+    }
     memory::share_one_heap();
     let request = match Cli::read() {
-        Task::Profile(request) => *request,
+        Task::Capture(request) => *request,
+        Task::Doctor => return examine(),
         Task::Tell(text) => {
             // Nobody may listen: `| head`.
             let _ = writeln!(stdout(), "{text}");
@@ -67,6 +73,17 @@ fn main() -> ExitCode {
     code
 }
 
+/// Tells on the standard output what this host allows: it is what was asked for.
+fn examine() -> ExitCode {
+    let diagnosis = Diagnosis::make();
+    // Who reads no further (`| head`) has seen enough.
+    let _ = writeln!(stdout(), "{diagnosis}");
+    match diagnosis.verdict() {
+        Verdict::Fine | Verdict::Degraded => ExitCode::SUCCESS,
+        Verdict::Broken => ExitCode::from(exit::FAILED),
+    }
+}
+
 /// One capture from the first check to the last word.
 async fn run(request: Request) -> anyhow::Result<ExitCode> {
     let Request {
@@ -79,6 +96,7 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         is_disabled,
         warnings,
         unwind_memory,
+        inlines,
         verbosity,
     } = request;
     for warning in warnings {
@@ -107,6 +125,7 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         scope,
         frequency,
         unwind_memory,
+        inlines,
         duration,
         interval,
     };

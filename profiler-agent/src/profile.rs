@@ -179,19 +179,57 @@ pub struct Mapping {
     pub path: StringId,
     /// GNU build ID, raw bytes; empty where the file has none.
     pub build_id: Vec<u8>,
+    /// Go's build ID; empty where the file has none.
+    pub go_build_id: StringId,
+    /// What OpenTelemetry knows files by that have no build ID: a hash of their head, tail and length. `None` for what is no file.
+    pub htlhash: Option<[u8; 16]>,
 }
 
 /// What ran in a frame; it decides the mark in folded stacks and the colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FrameKind {
     /// Compiled code of a file.
-    Native,
+    Native(Language),
     /// The kernel.
     Kernel,
     /// Code generated at run time.
-    Jit,
+    Jit(Runtime),
     /// Not a frame of the program: says that and why a stack is incomplete.
     Marker,
+}
+
+/// What compiled code was written in, where a format asks for it.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize,
+)]
+pub enum Language {
+    /// Not known, or one that no format has a word for that all readers know.
+    #[default]
+    Other,
+    /// Go.
+    Go,
+}
+
+/// What generates code at run time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum Runtime {
+    /// Not known.
+    #[default]
+    Unknown,
+    /// Erlang's.
+    Beam,
+    /// Python's, with its trampolines for perf.
+    Cpython,
+    /// .NET's.
+    Dotnet,
+    /// Java's.
+    Jvm,
+    /// PHP's.
+    Php,
+    /// Ruby's.
+    Ruby,
+    /// JavaScript's in node and others.
+    V8,
 }
 
 /// One address, and the functions it stands for.
@@ -205,8 +243,10 @@ pub struct Location {
     pub address: u64,
     /// Whether its caller was looked for by frame pointer, for want of unwind information about this address.
     pub by_frame_pointer: bool,
+    /// Whether a name was found. Without one its line is called by what is known, its function's start or its file.
+    pub is_named: bool,
     /// Innermost inlined function first, the function that was really called last. Never empty: a location
-    /// without a symbol has one line whose function is called `module+0xoffset`.
+    /// without a name has one line.
     pub lines: Vec<Line>,
 }
 
@@ -330,7 +370,7 @@ impl Profile {
         frames
             .iter()
             .filter_map(|id| self.locations.get(id.index()))
-            .filter(|location| matches!(location.kind, FrameKind::Native | FrameKind::Jit))
+            .filter(|location| matches!(location.kind, FrameKind::Native(_) | FrameKind::Jit(_)))
             .map(|location| {
                 if location.by_frame_pointer {
                     Unwinding::FramePointers

@@ -75,6 +75,7 @@ impl fmt::Display for Summary<'_> {
             lost_events,
             unfollowed,
             cost,
+            symbolizer_failures,
             command,
         } = self.0;
         let seconds = Duration::from_nanos(capture.duration).as_secs_f64();
@@ -139,6 +140,13 @@ impl fmt::Display for Summary<'_> {
                 f,
                 "; {} children were not followed: too many targets",
                 Thousands(*unfollowed)
+            )?;
+        }
+        if *symbolizer_failures > 0 {
+            write!(
+                f,
+                "\nnames: reading files failed {} times; what has no name for that is shown by file and offset, and the log says why",
+                Thousands((*symbolizer_failures).into())
             )?;
         }
         write!(

@@ -10,7 +10,7 @@ use std::{path::Path, time::Instant};
 use gimli::{BaseAddresses, CieOrFde, EhFrame, LittleEndian, UnwindContext, UnwindSection as _};
 use object::{Object as _, ObjectSection as _, ObjectSegment as _};
 use profiler_agent::unwind::cfi::{self, FileSections, Section, Sections};
-use profiler_common::row::Rule;
+use profiler_common::row::{Base, Rule, SavedBp, SavedBx};
 
 /// The sections of a file that unwinding needs, and where its code is.
 fn sections<'a>(file: &object::File<'a>) -> (Sections<'a>, std::ops::Range<u64>) {
@@ -43,6 +43,7 @@ fn sections<'a>(file: &object::File<'a>) -> (Sections<'a>, std::ops::Range<u64>)
         plt: range(".plt"),
         jumps: [range(".plt.sec"), range(".plt.got")],
         entry: file.entry(),
+        ..Sections::default()
     };
     (sections, code)
 }
@@ -158,4 +159,73 @@ fn tables_say_what_gimli_says_at_every_row_and_nothing_between_functions() {
         checked += 1;
     }
     assert!(checked >= 5, "only {checked} binaries to check on");
+}
+
+/// What begins every function's frame, and what is in force after so many further bytes were pushed.
+fn pushed(bytes: i32) -> Rule {
+    Rule::Cfa {
+        base: Base::Sp,
+        offset: 8 + bytes,
+        bp: SavedBp::Same,
+        bx: SavedBx::Same,
+    }
+}
+
+/// Nothing is said of these in any section.
+#[test]
+fn functions_that_the_c_compiler_adds_are_known() {
+    let mut checked = 0;
+    for path in binaries().into_iter().filter(|path| path.starts_with('/')) {
+        let bytes = std::fs::read(path).unwrap();
+        let file = object::File::parse(bytes.as_slice()).unwrap();
+        let read = FileSections::read(&std::fs::File::open(path).unwrap()).unwrap();
+        let tables = cfi::tables(&read.borrow(), sections(&file).1, PIECES[0]).unwrap();
+        for name in [".init", ".fini"] {
+            let Some(section) = file.section_by_name(name) else {
+                continue;
+            };
+            let code = section.data().unwrap();
+            let endbr = if code.starts_with(&[0xf3, 0x0f, 0x1e, 0xfa]) {
+                4
+            } else {
+                0
+            };
+            if !code[endbr..].starts_with(&[0x48, 0x83, 0xec, 8]) {
+                continue; // by another compiler
+            }
+            let body = section.address() + endbr as u64;
+            let end = section.address() + code.len() as u64;
+            assert_eq!(tables.rule(body), pushed(0), "{path} {name}");
+            assert_eq!(tables.rule(body + 4), pushed(8), "{path} {name}");
+            assert_eq!(tables.rule(end - 2), pushed(8), "{path} {name}");
+            assert_eq!(tables.rule(end - 1), pushed(0), "{path} {name}: its return");
+            checked += 1;
+        }
+        // mov eax, 435; syscall; test rax, rax
+        let clone3 = [0xb8, 0xb3, 0x01, 0, 0, 0x0f, 0x05, 0x48, 0x85, 0xc0];
+        if path.ends_with("/libc.so.6") {
+            let text = file.section_by_name(".text").unwrap();
+            let found = text
+                .data()
+                .unwrap()
+                .windows(clone3.len())
+                .position(|bytes| bytes == clone3);
+            let call = text.address() + found.unwrap() as u64 + 5;
+            assert!(
+                (call..call + 10).all(|address| tables.rule(address) == pushed(0)),
+                "{call:#x}"
+            );
+            checked += 1;
+        }
+        // The first of these is `__do_global_dtors_aux`, or a function that is described.
+        let Some(last) = file.section_by_name(".fini_array") else {
+            continue;
+        };
+        let last = u64::from_le_bytes(*last.data().unwrap().first_chunk().unwrap());
+        if last != 0 {
+            assert_eq!(tables.rule(last), pushed(0), "{path}: {last:#x}");
+            checked += 1;
+        }
+    }
+    assert!(checked >= 10, "only {checked} functions");
 }

@@ -63,6 +63,8 @@ pub struct MappingList {
     pub count: u32,
     /// Not 0: what is not in the list is no code, and a walk that comes there has gone astray. Otherwise the list may lag behind.
     pub settled: u32,
+    /// Tells it from every other list there was; 0 is none. What has been found with its help holds as long as the list does.
+    pub serial: u32,
 }
 
 /// A mapping as a walk uses it.

@@ -147,6 +147,7 @@ impl Rule {
     /// 0 │ base:1 (sp, bp) │ offset / 8: 10 │ saved rbx: 3 │ saved bp: 5 (0 same, n at cfa - 8n)
     /// 1 │ number: 19
     /// ```
+    #[inline(always)]
     pub const fn pack(self) -> Option<u32> {
         match self {
             Self::Cfa { base, offset, bp, bx } => {
@@ -179,15 +180,8 @@ impl Rule {
     /// The rule of the lower 20 bits of a row.
     #[inline(always)]
     pub const fn unpack(bits: u32) -> Packed {
-        if bits & ELSEWHERE == 0 {
-            let base = if bits >> 18 & 1 == 0 { Base::Sp } else { Base::Bp };
-            let offset = ((bits >> 8 & 0x3ff) * 8) as i32;
-            let bp = match bits & 0x1f {
-                0 => SavedBp::Same,
-                words => SavedBp::AtCfa(-((words * 8) as i16)),
-            };
-            let bx = SavedBx::unpack(bits >> 5);
-            return Packed::Rule(Self::Cfa { base, offset, bp, bx });
+        if Self::fits_into_row(bits) {
+            return Packed::Rule(Self::unpack_row(bits));
         }
         Packed::Rule(match bits & (ELSEWHERE - 1) {
             END => Self::End,
@@ -199,6 +193,26 @@ impl Rule {
             number @ FIRST_ENTRY.. => return Packed::Entry(number - FIRST_ENTRY),
             _ => Self::Unsupported,
         })
+    }
+
+    /// Whether these are the bits of a [`Rule::Cfa`] without an entry of its own, as nearly all are.
+    #[inline(always)]
+    pub const fn fits_into_row(bits: u32) -> bool {
+        bits < ELSEWHERE
+    }
+
+    /// The rule of bits that [fit into a row](Self::fits_into_row).
+    #[inline(always)]
+    pub const fn unpack_row(bits: u32) -> Self {
+        Self::Cfa {
+            base: if bits >> 18 & 1 == 0 { Base::Sp } else { Base::Bp },
+            offset: ((bits >> 8 & 0x3ff) * 8) as i32,
+            bp: match bits & 0x1f {
+                0 => SavedBp::Same,
+                words => SavedBp::AtCfa(-((words * 8) as i16)),
+            },
+            bx: SavedBx::unpack(bits >> 5),
+        }
     }
 
     /// The bits of a rule, or those of [`Self::FramePointer`] where it says that there is none.

@@ -14,7 +14,7 @@ pub trait Thread {
     /// The word at `address`, a multiple of 8; `None` where it cannot be read.
     fn word(&mut self, address: u64) -> Option<u64>;
 
-    /// The register of a DWARF number, as it was in the innermost frame; asked for that frame only.
+    /// The register of a DWARF number, as it was in the innermost frame.
     fn register(&mut self, number: u8) -> Option<u64>;
 }
 
@@ -30,7 +30,7 @@ impl Origin {
     /// The innermost frame: all its registers are known, and it is right where it was interrupted.
     pub const INNERMOST: Self = Self(INNERMOST | INTERRUPTED);
     /// It was interrupted right where it is by a signal, whose handler is below it.
-    pub const INTERRUPTED: Self = Self(INTERRUPTED);
+    pub const INTERRUPTED: Self = Self(INTERRUPTED | SIGNALLED);
     /// A function below it was called.
     pub const CALLED: Self = Self(0);
     /// The same, found by frame pointer.
@@ -38,7 +38,7 @@ impl Origin {
 
     /// The origin of these bits; unknown ones are passed over.
     pub const fn from_bits(bits: u32) -> Self {
-        Self(bits & (INNERMOST | INTERRUPTED | CHAINED))
+        Self(bits & (INNERMOST | INTERRUPTED | CHAINED | SIGNALLED))
     }
 
     /// Its bits, to be stored.
@@ -69,6 +69,24 @@ impl Origin {
         Self(self.0 | INTERRUPTED)
     }
 
+    /// That of the frame above, which called this one.
+    #[inline(always)]
+    const fn caller(self) -> Self {
+        Self(Self::CALLED.0 | self.0 & SIGNALLED)
+    }
+
+    /// The same, found by frame pointer.
+    #[inline(always)]
+    const fn chained(self) -> Self {
+        Self(Self::CHAINED.0 | self.0 & SIGNALLED)
+    }
+
+    /// Whether a signal handler is below it.
+    #[inline(always)]
+    const fn is_signalled(self) -> bool {
+        self.0 & SIGNALLED != 0
+    }
+
     /// Whether a frame pointer led to it.
     pub const fn is_chained(self) -> bool {
         self.0 & CHAINED != 0
@@ -78,6 +96,7 @@ impl Origin {
 const INNERMOST: u32 = 1;
 const INTERRUPTED: u32 = 2;
 const CHAINED: u32 = 4;
+const SIGNALLED: u32 = 8;
 
 /// A frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,12 +141,12 @@ pub fn step(frame: Frame, rule: Rule, thread: &mut impl Thread) -> Result<Frame,
     match rule {
         Rule::Cfa { base, offset, bp, bx } => {
             let cfa = cfa(frame, base, thread)?.wrapping_add_signed(i64::from(offset));
-            above(registers, cfa, bp, bx, thread)
+            above(frame, cfa, bp, bx, thread)
         }
         Rule::Plt(from) => {
             let pushed = registers.ip & 15 >= u64::from(from);
             let cfa = registers.sp.wrapping_add(WORD + WORD * u64::from(pushed));
-            above(registers, cfa, SavedBp::Same, SavedBx::Same, thread)
+            above(frame, cfa, SavedBp::Same, SavedBx::Same, thread)
         }
         Rule::ReturnIn(number) => {
             let return_address = register(frame, number, thread)?;
@@ -136,7 +155,7 @@ pub fn step(frame: Frame, rule: Rule, thread: &mut impl Thread) -> Result<Frame,
                     ip: return_address,
                     ..registers
                 },
-                Origin::CALLED,
+                origin.caller(),
             )
         }
         Rule::FramePointer => frame_pointer(registers, origin, thread),
@@ -161,16 +180,21 @@ fn cfa(frame: Frame, base: Base, thread: &mut impl Thread) -> Result<u64, Outcom
     word(at, thread)
 }
 
-/// A register: any one of the innermost frame, `rbx` of the others.
+/// A register: any one of the innermost frame; `rbx` of the others, or what the innermost frame has in it. A rule by such a register says that
+/// the functions called here leave it alone, and between two of one hand-written routine that is so: OpenSSL's `aesni_gcm_encrypt` keeps
+/// the stack pointer of its caller in `rax` while `_aesni_ctr32_ghash_6x` runs. A signal handler keeps to nothing.
 #[inline(always)]
 fn register(frame: Frame, number: u8, thread: &mut impl Thread) -> Result<u64, Outcome> {
-    if frame.origin.is_innermost() {
-        thread.register(number).ok_or(Outcome::UnsupportedRule)
-    } else if number == RBX && frame.registers.bx != 0 {
-        Ok(frame.registers.bx)
-    } else {
-        Err(Outcome::UnsupportedRule)
+    if number == RBX && !frame.origin.is_innermost() {
+        return match frame.registers.bx {
+            0 => Err(Outcome::UnsupportedRule),
+            bx => Ok(bx),
+        };
     }
+    if frame.origin.is_signalled() {
+        return Err(Outcome::UnsupportedRule);
+    }
+    thread.register(number).ok_or(Outcome::UnsupportedRule)
 }
 
 /// The caller whose frame begins at the canonical frame address.
@@ -183,28 +207,28 @@ fn register(frame: Frame, number: u8, thread: &mut impl Thread) -> Result<u64, O
 /// ```
 #[inline(always)]
 fn above(
-    frame: Registers,
+    Frame { registers, origin }: Frame,
     cfa: u64,
     bp: SavedBp,
     bx: SavedBx,
     thread: &mut impl Thread,
 ) -> Result<Frame, Outcome> {
     // The return address lies between the two.
-    if cfa <= frame.sp || !cfa.is_multiple_of(WORD) || cfa >= USER_LIMIT {
+    if cfa <= registers.sp || !cfa.is_multiple_of(WORD) || cfa >= USER_LIMIT {
         return Err(Outcome::BadRule);
     }
     let bp = match bp {
-        SavedBp::Same => frame.bp,
+        SavedBp::Same => registers.bp,
         SavedBp::AtCfa(at) => word(cfa.wrapping_add_signed(i64::from(at)), thread)?,
-        SavedBp::AtBp(at) => word(frame.bp.wrapping_add_signed(i64::from(at)), thread)?,
+        SavedBp::AtBp(at) => word(registers.bp.wrapping_add_signed(i64::from(at)), thread)?,
     };
     let bx = match bx {
-        SavedBx::Same => frame.bx,
+        SavedBx::Same => registers.bx,
         SavedBx::Below(words) => word(cfa.wrapping_sub(u64::from(words) * WORD), thread)?,
         SavedBx::Lost => 0,
     };
     let ip = word(cfa.wrapping_sub(WORD), thread)?;
-    returned(Registers { ip, sp: cfa, bp, bx }, Origin::CALLED)
+    returned(Registers { ip, sp: cfa, bp, bx }, origin.caller())
 }
 
 /// ```text
@@ -243,7 +267,7 @@ fn frame_pointer(frame: Registers, origin: Origin, thread: &mut impl Thread) -> 
         bp: saved_bp,
         bx: 0, // nobody says what this code did with it
     };
-    returned(caller, Origin::CHAINED)
+    returned(caller, origin.chained())
 }
 
 /// Linux puts a `struct rt_sigframe` on the stack, arch/x86/include/asm/sigframe.h: a `ucontext` begins where the handler's return

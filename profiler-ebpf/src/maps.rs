@@ -15,7 +15,10 @@ use profiler_common::{
     unwind::{Frame, Origin},
 };
 
-use crate::memory::UserMemory;
+use crate::{
+    memory::UserMemory,
+    tables::{RECENT, Recent, Trail},
+};
 
 /// One ring per CPU, opened and mapped by the agent. A perf ring is written by its own CPU alone and without a lock, in
 /// NMI too.
@@ -84,24 +87,26 @@ pub struct Scratch {
     pub registers: Registers,
     /// The [`Origin`] of that frame, by its bits.
     pub origin: u32,
-    /// Whether the process is known.
-    pub known: u32,
     /// Number of frames written, kernel and user.
     pub frames: u32,
     /// Number of frames at which the walk stops.
     pub limit: u32,
-    /// The mapping found last; the next frame is likely to lie in it too.
+    /// The mapping found last,
     pub mapping: Mapping,
-    /// Where the mappings of the process are.
+    /// and some before it.
+    pub recent: [Recent; RECENT],
+    /// Where the mappings of the process are; all zeros when it is not known.
     pub mappings: MappingList,
     /// Every register of the innermost frame, by DWARF number.
     pub leaf: [u64; REGISTERS],
+    /// What was found before.
+    pub trail: Trail,
     /// The entry of the row found last, if it has one.
     pub entry: [u32; 2],
+    /// The epoch in which the walk began.
+    pub epoch: u32,
     /// See [`profiler_common::arena::Segment::launder`].
     pub laundry: u32,
-    /// Zero.
-    pub reserved: u32,
 }
 
 impl Scratch {

@@ -9,14 +9,18 @@ use aya_ebpf::helpers::generated::bpf_probe_read_user;
 
 use profiler_common::record::PAGE;
 
-use crate::bounded::masked;
+use crate::{bounded::masked, maps::SCRATCH};
 
-/// Bytes of a piece; a power of two. 33 frames of 64 and of 208 bytes by frame pointer, whole sample, times that of a bare `bpf_get_stack`:
-/// at 99 Hz, cold, 1.02 and 1.25 with 1024, 1.02 and 1.09 with 2048; hot, 2048 is ahead too.
-const PIECE: usize = 2048;
+/// A piece ends with a page, since a copy that fails half-way costs a fault in the kernel, 1 µs and more: the last frames of a thread lie
+/// on the last page of its stack. With less than this left of the page it takes in the next one. 33 frames by table, whole sample, times that
+/// of a bare `bpf_get_stack`, hot, 64 and 208 bytes each: 1.23 and 1.45 with pieces of 2048 bytes from anywhere, 1.07 and 1.25 with 4096,
+/// 1.85 and 2.49 with 8192, which fail.
+const LEAST: u64 = 1024;
 
-/// Masks a length below that of a piece.
-const REST: i32 = PIECE as i32 - 1;
+/// Room for a piece; a power of two.
+const ROOM: usize = 8192;
+
+const _: () = assert!(PAGE + LEAST <= ROOM as u64);
 
 /// The piece of user memory copied last. What is not there is unreadable: nothing is ever faulted in.
 #[repr(C)]
@@ -26,7 +30,7 @@ pub struct UserMemory {
     /// Offset of the last word that was copied.
     last: u64,
     /// The words.
-    words: [u64; PIECE / 8],
+    words: [u64; ROOM / 8],
 }
 
 impl UserMemory {
@@ -37,49 +41,61 @@ impl UserMemory {
         self.start = 1 << 63;
     }
 
-    /// Copies the piece that begins at `start`. Where the memory ends within it, what there is of the page; at least a word.
+    /// Copies the piece that begins at `start`, a multiple of 8: to the end of the page, or if that is near, of the next one. At least a word.
     #[inline(always)]
     fn fill(&mut self, start: u64) -> bool {
+        let rest = PAGE - start % PAGE;
         self.start = start;
-        self.last = PIECE as u64 - 8;
-        if self.copy(PIECE as u32, start) {
+        if rest < LEAST && self.copy(rest + PAGE, start) || self.copy(rest, start) {
             return true;
         }
-        let rest = PAGE - start % PAGE;
-        if (16..PIECE as u64).contains(&rest) {
-            self.last = rest - 8;
-            if self.copy(masked::<REST>(rest) as u32, start) {
-                return true;
-            }
-        }
-        self.last = 0;
-        let word = self.copy(8, start);
-        if !word {
-            self.forget();
-        }
-        word
+        self.forget();
+        false
     }
 
     #[inline(always)]
-    fn copy(&mut self, bytes: u32, start: u64) -> bool {
+    fn copy(&mut self, bytes: u64, start: u64) -> bool {
+        const MOST: i32 = ROOM as i32 - 1;
+        let bytes = masked::<MOST>(bytes);
+        self.last = bytes - 8;
         let words = self.words.as_mut_ptr().cast::<c_void>();
-        // SAFETY: the helper checks the address and fails instead of faulting; `words` has room for a piece, and `bytes` is no more.
-        unsafe { bpf_probe_read_user(words, bytes, start as *const c_void) == 0 }
+        // SAFETY: the helper checks the address and fails instead of faulting; `words` has room for more than the mask lets through.
+        unsafe { bpf_probe_read_user(words, bytes as u32, start as *const c_void) == 0 }
     }
+}
 
-    /// The word at `address`, a multiple of 8; `None` where it cannot be read.
-    #[inline(always)]
-    pub fn word(&mut self, address: u64) -> Option<u64> {
-        const LAST: i32 = PIECE as i32 - 8;
-        let mut offset = address.wrapping_sub(self.start);
-        if offset > self.last {
-            if !self.fill(address) {
-                return None;
-            }
-            offset = 0;
+/// The word at `address`, a multiple of 8; `None` where it cannot be read.
+///
+/// # Safety
+///
+/// `memory` is that of the scratch in this CPU's slot.
+#[inline(always)]
+pub unsafe fn word(memory: *mut UserMemory, address: u64, slot: u32) -> Option<u64> {
+    const LAST: i32 = ROOM as i32 - 8;
+    // SAFETY: by contract; each access is of a field that the function called may have changed.
+    unsafe {
+        if address.wrapping_sub((*memory).start) > (*memory).last && fill(slot, address) == 0 {
+            return None;
         }
-        let offset = masked::<LAST>(offset) as usize;
-        // SAFETY: the mask keeps `offset` below the size of a piece; it is a multiple of 8.
-        Some(unsafe { *self.words.as_ptr().wrapping_byte_add(offset) })
+        let offset = masked::<LAST>(address.wrapping_sub((*memory).start)) as usize;
+        // The mask keeps `offset` below the room for a piece; it is a multiple of 8.
+        Some(
+            *(&raw const (*memory).words)
+                .cast::<u64>()
+                .wrapping_byte_add(offset),
+        )
     }
+}
+
+/// Copies the piece that begins at `start`; 0 when there is no word. A global function, so that the verifier goes through it once and
+/// not for each word of a frame.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn fill(slot: u32, start: u64) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(slot) else {
+        return 0;
+    };
+    // SAFETY: a slot of this CPU's own, in use by this program alone.
+    let memory = unsafe { &mut (*scratch).memory };
+    memory.fill(start).into()
 }

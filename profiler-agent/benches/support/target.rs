@@ -2,6 +2,7 @@
 //! starve them. They end with the benchmark, and after ten minutes in any case.
 
 use std::{
+    fmt::Write as _,
     path::Path,
     process::{Command, Stdio},
     time::Duration,
@@ -11,8 +12,9 @@ use rustix::process::Signal;
 
 use super::{Running, gcc};
 
-/// A C program that calls itself below `main` and burns there.
-const DEEP: &str = r#"
+/// The start of a C program and its end. Between them are functions of which each calls the one before, so that each frame is another
+/// function's.
+const HEAD: &str = r"
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <sched.h>
@@ -21,12 +23,19 @@ const DEEP: &str = r#"
 #include <sys/resource.h>
 #include <unistd.h>
 volatile unsigned long sink;
-__attribute__((noinline)) int deep(int n) {
+static volatile char memory[MEMORY];
+__attribute__((noipa)) int deep0(int n) {
     volatile char locals[LOCALS];
     locals[n % LOCALS] = 1;
-    if (n == 0) for (;;) sink++;
-    return deep(n - 1) + locals[n % LOCALS];
+    for (unsigned long at = 0;; at += 64) { sink++; memory[at % MEMORY]++; }
+    return locals[n % LOCALS];
 }
+#define DEEP(name, callee) __attribute__((noipa)) int name(int n) { \
+    volatile char locals[LOCALS]; \
+    locals[n % LOCALS] = 1; \
+    return callee(n - 1) + locals[n % LOCALS]; }
+";
+const TAIL: &str = r#"
 int main(void) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     alarm(600);
@@ -36,7 +45,7 @@ int main(void) {
     setsid();
     int group = open("/proc/self/autogroup", O_WRONLY);
     if (group >= 0) (void)!write(group, "-20", 3);
-    return deep(DEPTH - 2);
+    return OUTERMOST(7);
 }
 "#;
 
@@ -49,27 +58,51 @@ pub(crate) enum Frames {
     Tables,
 }
 
+/// What the innermost function does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Counts: the caches stay as they are.
+    Counting,
+    /// Writes 4 MiB over and over, which leaves nothing of others in the first two caches, as programs do that have much to do.
+    Writing,
+}
+
 /// Starts the program, `depth` functions deep, each of whose frames is `frame` bytes by the compiler's own account, return address included. It
 /// stands still.
-pub(crate) fn deep(folder: &Path, frames: Frames, frame: u32, depth: u32) -> Running {
-    let folder = folder.join(format!("{frames:?}-{frame}-{depth}"));
+pub(crate) fn deep(folder: &Path, frames: Frames, frame: u32, depth: u32, work: Work) -> Running {
+    let folder = folder.join(format!("{frames:?}-{frame}-{depth}-{work:?}"));
     std::fs::create_dir_all(&folder).expect("folder");
     let (source, program) = (folder.join("deep.c"), folder.join("deep"));
-    std::fs::write(&source, DEEP).expect("source");
+    // `main` is one of them.
+    let outermost = depth - 2;
+    let mut text = String::from(HEAD);
+    for number in 1..=outermost {
+        writeln!(text, "DEEP(deep{number}, deep{})", number - 1).expect("text");
+    }
+    text.push_str(TAIL);
+    std::fs::write(&source, text).expect("source");
     // Beside the locals lie the return address and a saved register; the frame pointer, and what keeps the stack aligned.
     let beside = match frames {
         Frames::Pointers => 32,
         Frames::Tables => 16,
     };
     let locals = format!("-DLOCALS={}", frame - beside);
-    let depth = format!("-DDEPTH={depth}");
+    let outermost = format!("-DOUTERMOST=deep{outermost}");
+    let memory = format!(
+        "-DMEMORY={}",
+        match work {
+            Work::Counting => 64,
+            Work::Writing => 4 << 20,
+        }
+    );
     let mut flags = vec![
         "-O1",
         "-fno-optimize-sibling-calls",
         "-fstack-usage",
         "-static",
         &locals,
-        &depth,
+        &outermost,
+        &memory,
     ];
     flags.extend(match frames {
         Frames::Pointers => [
@@ -90,7 +123,7 @@ pub(crate) fn deep(folder: &Path, frames: Frames, frame: u32, depth: u32) -> Run
         String::from_utf8(profiler_agent::procfs::read(usage, 1 << 16).expect("stack usage")).expect("text");
     let line = usage
         .lines()
-        .find(|line| line.contains(":deep"))
+        .find(|line| line.contains(":deep1\t"))
         .expect("`deep` is in the file");
     let bytes = line
         .split('\t')
@@ -104,7 +137,6 @@ pub(crate) fn deep(folder: &Path, frames: Frames, frame: u32, depth: u32) -> Run
 
 /// A compiler at work for minutes: rustc, whose two libraries have three million rows. It stands still, in the midst of optimising.
 pub(crate) fn compiler(folder: &Path) -> Running {
-    use std::fmt::Write as _;
     let source = folder.join("large.rs");
     let mut text = String::from("#![crate_type = \"lib\"]\nuse std::collections::BTreeMap;\n");
     for number in 0..FUNCTIONS {

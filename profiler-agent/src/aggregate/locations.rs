@@ -8,9 +8,10 @@ use slab::Slab;
 
 use super::UserFrame;
 use crate::{
-    process::{File, Key, Place, Segment, vdso_image},
-    profile::{FrameKind, LocationId, MappingKind},
-    symbols::{Object, Request, Response, Symbol},
+    jit::{Function, Jits},
+    process::{File, Key, Place, Segment, vdso},
+    profile::{FrameKind, Language, LocationId, MappingKind, Runtime},
+    symbols::{Object, Request, Response, Symbol, named},
 };
 
 /// Most addresses of one request: an answer comes within milliseconds.
@@ -43,7 +44,7 @@ enum ObjectKey {
         build_id: Vec<u8>,
         offsets: (u64, u64),
     },
-    Anonymous(Key, u64, u64),
+    Anonymous(Key, u64, u64, Runtime),
     /// Outside every mapping of this process.
     Nowhere(Key),
     Marker(Marker),
@@ -73,6 +74,10 @@ pub(super) struct LocationEntry {
     pub(super) by_frame_pointer: bool,
     /// Innermost inlined function first. Empty: no name, or none yet.
     pub(super) functions: Box<[Symbol]>,
+    /// Of its functions.
+    pub(super) language: Language,
+    /// Where its function begins, as far as that is known of one without a name.
+    pub(super) function_start: Option<u64>,
     /// Whether its names are to be asked for, or have been.
     is_awaited: bool,
     /// The slice in which it was met first.
@@ -81,12 +86,18 @@ pub(super) struct LocationEntry {
     used: u32,
 }
 
+/// What tells locations apart: the object, the address, whether its caller was looked for by frame pointer, and the number of the function that
+/// was generated there, since others may be later; 0 for all other code.
+type LocationKey = (u32, u64, bool, u32);
+
 #[derive(Debug, Default)]
 pub(super) struct Locations {
     objects: Slab<ObjectEntry>,
     object_ids: HashMap<ObjectKey, u32>,
     locations: Slab<LocationEntry>,
-    ids: HashMap<(u32, u64, bool), LocationId>,
+    ids: HashMap<LocationKey, LocationId>,
+    /// Locations in generated code that had no name when they were sampled.
+    nameless: Vec<(Key, LocationId)>,
     /// Locations without an answer.
     unanswered: usize,
     /// Those among them that a closed slice waits for: they were met in it, or before.
@@ -109,12 +120,21 @@ pub(super) struct MappingView<'a> {
     pub(super) file_offset: u64,
     pub(super) path: &'a str,
     pub(super) build_id: &'a [u8],
+    pub(super) go_build_id: &'a str,
+    pub(super) htlhash: Option<[u8; 16]>,
+}
+
+/// What is known about code that was generated.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Generated<'a> {
+    /// By what.
+    pub(super) runtime: Runtime,
+    /// The function at the address, at the time of the sample.
+    pub(super) function: Option<&'a Function>,
 }
 
 /// Lowest address of the kernel's half on x86_64 and aarch64.
 const KERNEL_START: u64 = 0xffff_0000_0000_0000;
-/// The vDSO's image is shorter than this everywhere.
-const VDSO_LIMIT: u64 = 1 << 16;
 
 impl Locations {
     pub(super) fn prepare_kernel(&mut self) -> Request {
@@ -128,10 +148,17 @@ impl Locations {
 
     pub(super) fn kernel(&mut self, address: u64) -> LocationId {
         let object = self.object(ObjectKey::Kernel, None);
-        self.location(object, address, false, true)
+        self.location((object, address, false, 0), true)
     }
 
-    pub(super) fn user(&mut self, process: Key, place: Place, frame: UserFrame) -> LocationId {
+    /// `generated` is of places that are not in a file.
+    pub(super) fn user(
+        &mut self,
+        process: Key,
+        place: Place,
+        generated: Generated<'_>,
+        frame: UserFrame,
+    ) -> LocationId {
         let UserFrame {
             address,
             by_frame_pointer,
@@ -139,7 +166,7 @@ impl Locations {
         match place {
             Place::File(file, segment, address) => {
                 let object = self.object(ObjectKey::File(file.id, segment), Some(file));
-                self.location(object, address, by_frame_pointer, true)
+                self.location((object, address, by_frame_pointer, 0), true)
             }
             Place::Unreadable {
                 path,
@@ -155,26 +182,56 @@ impl Locations {
                     },
                     None,
                 );
-                self.location(object, offset, by_frame_pointer, false)
+                self.location((object, offset, by_frame_pointer, 0), false)
             }
             Place::Vdso(offset) => {
                 let object = self.object(ObjectKey::Vdso, None);
-                self.location(object, offset, by_frame_pointer, true)
+                self.location((object, offset, by_frame_pointer, 0), true)
             }
             Place::Anonymous(start, end) => {
-                let object = self.object(ObjectKey::Anonymous(process, start, end), None);
-                self.location(object, address, by_frame_pointer, false)
+                let Generated { runtime, function } = generated;
+                let object = self.object(ObjectKey::Anonymous(process, start, end, runtime), None);
+                let serial = function.map_or(0, |function| function.serial);
+                // Where a new one comes to stand: places of forgotten ones are used again.
+                let next = self.locations.vacant_key();
+                let id = self.location((object, address, by_frame_pointer, serial), false);
+                // The budget may have answered with a row of its own.
+                if let Some(entry) = self.locations.get_mut(id.index())
+                    && id.index() == next
+                    && entry.object == object
+                {
+                    match function {
+                        Some(function) => entry.functions = [named(&function.name)].into(),
+                        None => self.nameless.push((process, id)),
+                    }
+                }
+                id
             }
             Place::Nowhere => {
                 let object = self.object(ObjectKey::Nowhere(process), None);
-                self.location(object, address, by_frame_pointer, false)
+                self.location((object, address, by_frame_pointer, 0), false)
             }
         }
     }
 
     pub(super) fn marker(&mut self, marker: Marker) -> LocationId {
         let object = self.object(ObjectKey::Marker(marker), None);
-        self.location(object, 0, false, false)
+        self.location((object, 0, false, 0), false)
+    }
+
+    /// Names what was generated and not written about before it was sampled.
+    pub(super) fn name_late(&mut self, jits: &Jits) {
+        let locations = &mut self.locations;
+        self.nameless.retain(|&(process, id)| {
+            let Some(entry) = locations.get_mut(id.index()) else {
+                return false;
+            };
+            let function = jits.find_late(process, entry.address);
+            if let Some(function) = function {
+                entry.functions = [named(&function.name)].into();
+            }
+            function.is_none()
+        });
     }
 
     pub(super) fn get(&self, id: LocationId) -> Option<&LocationEntry> {
@@ -209,10 +266,12 @@ impl Locations {
                     (ObjectKey::File(..), Some(file)) => Some(Object::Elf {
                         file: Arc::clone(&file.file),
                         path: file.path.clone(),
+                        pid: file.pid,
                     }),
-                    (ObjectKey::Vdso, _) => vdso_image().ok().map(|image| Object::Elf {
-                        file: Arc::new(image),
+                    (ObjectKey::Vdso, _) => vdso().map(|vdso| Object::Elf {
+                        file: Arc::clone(&vdso.file),
                         path: "[vdso]".into(),
+                        pid: 0,
                     }),
                     _ => None,
                 };
@@ -265,6 +324,8 @@ impl Locations {
             );
             if let Some(location) = location {
                 location.functions = symbols.functions.into();
+                location.language = symbols.language;
+                location.function_start = symbols.start;
             }
         }
     }
@@ -300,13 +361,13 @@ impl Locations {
             object_ids,
             locations,
             ids,
+            nameless,
             slice,
             ..
         } = self;
         locations.retain(|_, location| {
             let stays = location.is_awaited || slice.wrapping_sub(location.used) <= keep;
             if !stays {
-                ids.remove(&(location.object, location.address, location.by_frame_pointer));
                 let object = usize::try_from(location.object).ok();
                 if let Some(object) = object.and_then(|object| objects.get_mut(object)) {
                     object.locations = object.locations.saturating_sub(1);
@@ -314,6 +375,8 @@ impl Locations {
             }
             stays
         });
+        ids.retain(|_, id| locations.contains(id.index()));
+        nameless.retain(|(_, id)| locations.contains(id.index()));
         objects.retain(|_, object| {
             let stays =
                 object.locations > 0 || !object.asked.is_empty() || matches!(object.key, ObjectKey::Kernel);
@@ -324,27 +387,29 @@ impl Locations {
         });
     }
 
-    pub(super) fn view(&self, object: u32) -> Option<ObjectView<'_>> {
-        let entry = self.objects.get(usize::try_from(object).ok()?)?;
-        let mapping = |kind, start, limit, file_offset, path, build_id| {
-            Some(MappingView {
-                kind,
-                start,
-                limit,
-                file_offset,
-                path,
-                build_id,
-            })
+    pub(super) fn view(&self, location: &LocationEntry) -> Option<ObjectView<'_>> {
+        let entry = self.objects.get(usize::try_from(location.object).ok()?)?;
+        let native = FrameKind::Native(location.language);
+        let plain = |kind, start, limit, file_offset, path, build_id| MappingView {
+            kind,
+            start,
+            limit,
+            file_offset,
+            path,
+            build_id,
+            go_build_id: "",
+            htlhash: None,
         };
         let (frame, mapping) = match &entry.key {
-            ObjectKey::Kernel => (
-                FrameKind::Kernel,
-                mapping(MappingKind::Kernel, KERNEL_START, u64::MAX, 0, "[kernel]", &[]),
-            ),
-            ObjectKey::Vdso => (
-                FrameKind::Native,
-                mapping(MappingKind::Vdso, 0, VDSO_LIMIT, 0, "[vdso]", &[]),
-            ),
+            ObjectKey::Kernel => {
+                let mapping = plain(MappingKind::Kernel, KERNEL_START, u64::MAX, 0, "[kernel]", &[]);
+                (FrameKind::Kernel, Some(mapping))
+            }
+            ObjectKey::Vdso => {
+                let (limit, build_id) = vdso().map_or((1, &[][..]), |vdso| (vdso.len, &vdso.build_id));
+                let mapping = plain(MappingKind::Vdso, 0, limit, 0, "[vdso]", build_id);
+                (native, Some(mapping))
+            }
             ObjectKey::File(_, segment) => {
                 let file = entry.file.as_deref()?;
                 let Segment {
@@ -352,37 +417,46 @@ impl Locations {
                     limit,
                     file_offset,
                 } = *segment;
-                (
-                    FrameKind::Native,
-                    mapping(
+                let mapping = MappingView {
+                    go_build_id: &file.go_build_id,
+                    htlhash: file.htlhash,
+                    ..plain(
                         MappingKind::File,
                         start,
                         limit,
                         file_offset,
                         &file.path,
                         &file.build_id,
-                    ),
-                )
+                    )
+                };
+                (native, Some(mapping))
             }
             ObjectKey::Unreadable {
                 path,
                 build_id,
                 offsets: (start, limit),
-            } => (
-                FrameKind::Native,
-                mapping(MappingKind::File, *start, *limit, *start, path, build_id),
-            ),
-            ObjectKey::Anonymous(_, start, limit) => (
-                FrameKind::Jit,
-                mapping(MappingKind::Anonymous, *start, *limit, 0, "[anon]", &[]),
-            ),
-            ObjectKey::Nowhere(_) => (FrameKind::Native, None),
+            } => {
+                let mapping = plain(MappingKind::File, *start, *limit, *start, path, build_id);
+                (native, Some(mapping))
+            }
+            ObjectKey::Anonymous(_, start, limit, runtime) => {
+                let mapping = plain(MappingKind::Anonymous, *start, *limit, 0, "[anon]", &[]);
+                // Not all that a program generates is of its language: regular expressions have compilers of their own.
+                let runtime = if location.functions.is_empty() {
+                    Runtime::Unknown
+                } else {
+                    *runtime
+                };
+                (FrameKind::Jit(runtime), Some(mapping))
+            }
+            ObjectKey::Nowhere(_) => (native, None),
             ObjectKey::Marker(_) => (FrameKind::Marker, None),
         };
         Some(ObjectView { frame, mapping })
     }
 
-    /// What to call a location that has no name.
+    /// What to call a location that has no name: by the start of its function where that is known, else by its file. One frame for each
+    /// address would be a comb in a picture, and tell no more: pprof and OTLP have the address of each location beside its name.
     pub(super) fn fallback_name(&self, location: &LocationEntry) -> String {
         let entry = usize::try_from(location.object)
             .ok()
@@ -391,28 +465,22 @@ impl Locations {
             return "[unknown]".into();
         };
         let base = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
-        let address = location.address;
-        match &entry.key {
-            ObjectKey::Kernel => format!("[kernel]+{address:#x}"),
-            ObjectKey::Vdso => format!("[vdso]+{address:#x}"),
-            ObjectKey::File(..) => {
-                format!(
-                    "{}+{address:#x}",
-                    entry
-                        .file
-                        .as_ref()
-                        .map_or("[unknown]".into(), |file| base(&file.path))
-                )
-            }
-            ObjectKey::Unreadable { path, .. } => format!("{}+{address:#x}", base(path)),
-            ObjectKey::Anonymous(_, start, _) => format!("[anon]+{:#x}", address.wrapping_sub(*start)),
-            ObjectKey::Nowhere(_) => "[unknown]".into(),
-            ObjectKey::Marker(Marker::Incomplete(outcome)) => {
+        match (&entry.key, &entry.file) {
+            (ObjectKey::Kernel, _) => "[kernel]".into(),
+            (ObjectKey::Vdso, _) => "[vdso]".into(),
+            (ObjectKey::File(..), Some(file)) => match location.function_start {
+                Some(start) => format!("{}+{start:#x}", base(&file.path)),
+                None => format!("[{}]", base(&file.path)),
+            },
+            (ObjectKey::Unreadable { path, .. }, _) => format!("[{}]", base(path)),
+            (ObjectKey::Anonymous(..), _) => "[anon]".into(),
+            (ObjectKey::File(..), None) | (ObjectKey::Nowhere(_), _) => "[unknown]".into(),
+            (ObjectKey::Marker(Marker::Incomplete(outcome)), _) => {
                 format!("[{}]", outcome.name().replace('_', " "))
             }
-            ObjectKey::Marker(Marker::StackBudget) => "[too many distinct stacks]".into(),
-            ObjectKey::Marker(Marker::LocationBudget) => "[too many distinct locations]".into(),
-            ObjectKey::Marker(Marker::SampleBudget) => "[too many distinct samples]".into(),
+            (ObjectKey::Marker(Marker::StackBudget), _) => "[too many distinct stacks]".into(),
+            (ObjectKey::Marker(Marker::LocationBudget), _) => "[too many distinct locations]".into(),
+            (ObjectKey::Marker(Marker::SampleBudget), _) => "[too many distinct samples]".into(),
         }
     }
 
@@ -431,39 +499,39 @@ impl Locations {
         })
     }
 
-    fn location(&mut self, object: u32, address: u64, by_frame_pointer: bool, has_names: bool) -> LocationId {
-        if let Some(&id) = self.ids.get(&(object, address, by_frame_pointer)) {
+    fn location(&mut self, key: LocationKey, has_names: bool) -> LocationId {
+        if let Some(&id) = self.ids.get(&key) {
             return id;
         }
-        let (object, address, by_frame_pointer, has_names) = if self.locations.len() < MAX_LOCATIONS {
-            (object, address, by_frame_pointer, has_names)
+        let (key, has_names) = if self.locations.len() < MAX_LOCATIONS {
+            (key, has_names)
         } else {
             let budget = self.object(ObjectKey::Marker(Marker::LocationBudget), None);
-            (budget, 0, false, false)
+            ((budget, 0, false, 0), false)
         };
-        *self
-            .ids
-            .entry((object, address, by_frame_pointer))
-            .or_insert_with(|| {
-                let id = self.locations.insert(LocationEntry {
-                    object,
-                    address,
-                    by_frame_pointer,
-                    functions: Box::default(),
-                    is_awaited: has_names,
-                    born: self.slice,
-                    used: self.slice,
-                });
-                let id = LocationId(u32::try_from(id).unwrap_or(u32::MAX));
-                if let Some(entry) = usize::try_from(object).ok().and_then(|o| self.objects.get_mut(o)) {
-                    entry.locations += 1;
-                    if has_names {
-                        entry.due.push(id);
-                        self.unanswered += 1;
-                    }
+        *self.ids.entry(key).or_insert_with(|| {
+            let (object, address, by_frame_pointer, _) = key;
+            let id = self.locations.insert(LocationEntry {
+                object,
+                address,
+                by_frame_pointer,
+                functions: Box::default(),
+                language: Language::Other,
+                function_start: None,
+                is_awaited: has_names,
+                born: self.slice,
+                used: self.slice,
+            });
+            let id = LocationId(u32::try_from(id).unwrap_or(u32::MAX));
+            if let Some(entry) = usize::try_from(object).ok().and_then(|o| self.objects.get_mut(o)) {
+                entry.locations += 1;
+                if has_names {
+                    entry.due.push(id);
+                    self.unanswered += 1;
                 }
-                id
-            })
+            }
+            id
+        })
     }
 }
 

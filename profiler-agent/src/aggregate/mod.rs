@@ -29,9 +29,11 @@ use profiler_common::{
 
 use slab::Slab;
 
-use self::locations::{Locations, Marker};
+use self::locations::{Generated, Locations, Marker};
 use crate::{
-    process::{Key, Origin, Process, Processes},
+    clock::Clock,
+    jit::Jits,
+    process::{Key, Origin, Place, Process, Processes},
     profile::{Capture, Kind, LocationId, Profile},
     sampling::record::Sample,
     symbols::{Request, Response},
@@ -74,6 +76,8 @@ const CACHE: usize = 65_536;
 pub struct Aggregator {
     limits: Limits,
     locations: Locations,
+    /// Names of generated code.
+    jits: Jits,
     stacks: Slab<StackEntry>,
     stack_ids: HashMap<Stack, u32>,
     /// Hash of a raw stack and whose it is, to the stack.
@@ -159,10 +163,11 @@ const OTHERS: Key = Key(u32::MAX);
 
 impl Aggregator {
     /// Empty.
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: Limits, clock: Clock) -> Self {
         Self {
             limits,
             locations: Locations::default(),
+            jits: Jits::new(clock),
             stacks: Slab::new(),
             stack_ids: HashMap::new(),
             cache: HashMap::new(),
@@ -189,13 +194,14 @@ impl Aggregator {
         self.counts.samples += 1;
         self.counts.complete += u64::from(sample.outcome.is_complete());
 
-        let hash = self.hash(sample, process.key, process.generation());
+        let generation = (process.generation(), self.jits.generation(process.key));
+        let hash = self.hash(sample, process.key, generation);
         let stack = match self.cache.get(&hash) {
             Some(&stack) => {
                 self.counts.cache_hits += 1;
                 stack
             }
-            None => self.resolve(sample, hash, process, processes),
+            None => self.resolve(sample, time, hash, process, processes),
         };
         let identity = Identity {
             kind: Kind::from(sample.kind),
@@ -239,6 +245,12 @@ impl Aggregator {
             open.timestamps += 1;
             total.timestamps.push(time);
         }
+    }
+
+    /// Reads what programs have written about the code that they generate. Samples that are added then find it. Says whether there may
+    /// be more. With `last`, nothing that is there by now is missed.
+    pub fn read_jits(&mut self, processes: &Processes, last: bool) -> bool {
+        self.jits.read(processes, last)
     }
 
     /// Keeps what is known of a process; answers the key that its samples are counted under.
@@ -378,12 +390,14 @@ impl Aggregator {
     }
 
     /// The closed slice as a profile, with the names known by now; if none is closed, everything since the last call.
-    pub fn take(&mut self, capture: Capture, clock: &crate::clock::Clock) -> Profile {
+    pub fn take(&mut self, capture: Capture, clock: &Clock) -> Profile {
         if self.closed.is_none() {
             self.close();
         }
         let slice = self.closed.take().unwrap_or_default();
+        self.locations.name_late(&self.jits);
         let profile = snapshot::take(self, slice, capture, clock);
+        self.jits.forget_ended();
         // Nobody needs what was in it any more.
         if self.is_crowded() {
             self.forget();
@@ -398,11 +412,12 @@ impl Aggregator {
 
     /// Two hashes of different keys, together too wide for two stacks to share by chance; the keys are drawn at start, so that no
     /// process can aim for it either.
-    fn hash(&self, sample: &Sample<'_>, key: Key, generation: u32) -> u128 {
+    fn hash(&self, sample: &Sample<'_>, key: Key, generation: (u32, u32)) -> u128 {
         self.hashers.iter().fold(0, |hash, builder| {
             let mut hasher = builder.build_hasher();
             hasher.write_u32(key.0);
-            hasher.write_u32(generation);
+            hasher.write_u32(generation.0);
+            hasher.write_u32(generation.1);
             hasher.write_u8(sample.outcome as u8);
             hasher.write_usize(sample.kernel.len());
             hasher.write(sample.kernel.0);
@@ -415,6 +430,7 @@ impl Aggregator {
     fn resolve(
         &mut self,
         sample: &Sample<'_>,
+        time: u64,
         hash: u128,
         process: &Process,
         processes: &mut Processes,
@@ -427,7 +443,17 @@ impl Aggregator {
         for word in sample.user.iter() {
             let frame = UserFrame::from_word(word);
             let place = processes.place(process, frame.address);
-            frames.push(self.locations.user(process.key, place, frame));
+            let generated = match place {
+                Place::Anonymous(..) => Generated {
+                    runtime: self.jits.runtime(process.key),
+                    function: self.jits.find(process, frame.address, time),
+                },
+                Place::File(..) | Place::Unreadable { .. } | Place::Vdso(_) | Place::Nowhere => {
+                    Generated::default()
+                }
+            };
+            let location = self.locations.user(process.key, place, generated, frame);
+            frames.push(location);
         }
         if !sample.outcome.is_complete() {
             frames.push(self.locations.marker(Marker::Incomplete(sample.outcome)));
@@ -538,7 +564,7 @@ mod tests {
     use profiler_common::record::EventKind;
 
     use super::*;
-    use crate::{clock::Clock, sampling::record::Frames, symbols::Symbol, symbols::Symbols};
+    use crate::{profile::Language, sampling::record::Frames, symbols::Symbol, symbols::Symbols};
 
     /// Addresses as they lie in a ring.
     fn raw(addresses: &[u64]) -> Vec<u8> {
@@ -569,7 +595,7 @@ mod tests {
     impl Bench {
         fn new(limits: Limits) -> Self {
             Self {
-                aggregator: Aggregator::new(limits),
+                aggregator: Aggregator::new(limits, Clock::now()),
                 processes: Processes::new(None),
             }
         }
@@ -641,16 +667,10 @@ mod tests {
             .frames(profile.samples[0].stack)
             .map(|frame| frame.name)
             .collect();
-        // Nothing has been asked for names yet; callers are looked up one byte before their return address.
+        // Nothing has been asked for names yet.
         assert_eq!(
             names,
-            [
-                "[kernel]+0xffffffff81000010",
-                "[kernel]+0xffffffff8100001f",
-                "[unknown]",
-                "[unknown]",
-                "[unreadable]"
-            ]
+            ["[kernel]", "[kernel]", "[unknown]", "[unknown]", "[unreadable]"]
         );
     }
 
@@ -675,6 +695,8 @@ mod tests {
         let symbols = vec![Symbols {
             address,
             functions: vec![function("inlined"), function("outer")],
+            language: Language::Other,
+            start: None,
         }];
         bench.aggregator.name(Response {
             id: requests[0].id,
@@ -737,6 +759,8 @@ mod tests {
                 name: format!("at_{address:x}"),
                 ..Symbol::default()
             }],
+            language: Language::Other,
+            start: None,
         };
         // The names of the older address, then, with another answer, those of the younger one.
         let Request { id, addresses, .. } = requests.remove(0);
@@ -755,7 +779,7 @@ mod tests {
         assert_eq!(names(&first), ["at_ffffffff81000010"]);
         let second = bench.take();
         assert_eq!((second.sample_count(), second.samples[0].timestamps[0]), (1, 15));
-        assert_eq!(names(&second), ["[kernel]+0xffffffff81000020"]);
+        assert_eq!(names(&second), ["[kernel]"]);
         assert_eq!(bench.take().sample_count(), 0);
     }
 

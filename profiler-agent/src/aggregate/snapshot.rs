@@ -44,7 +44,7 @@ pub(super) fn take(aggregator: &Aggregator, slice: Slice, mut capture: Capture, 
     });
 
     let mut builder = Builder::new(aggregator, clock);
-    let samples = totals
+    let samples: Vec<Sample> = totals
         .into_iter()
         .map(|(identity, total)| {
             let Identity {
@@ -77,6 +77,7 @@ pub(super) fn take(aggregator: &Aggregator, slice: Slice, mut capture: Capture, 
             }
         })
         .collect();
+    let samples = merged(samples);
     let Builder {
         strings,
         processes,
@@ -96,6 +97,34 @@ pub(super) fn take(aggregator: &Aggregator, slice: Slice, mut capture: Capture, 
         stacks: stacks.rows,
         samples,
     }
+}
+
+/// Samples of one identity as one. What was different while it was sampled can be the same in the end: generated code that got its name
+/// in between.
+fn merged(samples: Vec<Sample>) -> Vec<Sample> {
+    let mut rows: Vec<Sample> = Vec::with_capacity(samples.len());
+    let mut places = HashMap::new();
+    for sample in samples {
+        let identity = (
+            sample.kind,
+            sample.process,
+            sample.tid,
+            sample.thread_name,
+            sample.cpu,
+            sample.stack,
+        );
+        let place = *places.entry(identity).or_insert(rows.len());
+        match rows.get_mut(place) {
+            Some(row) => {
+                row.count = row.count.saturating_add(sample.count);
+                row.weight = row.weight.saturating_add(sample.weight);
+                row.timestamps.extend(sample.timestamps);
+                row.timestamps.sort_unstable();
+            }
+            None => rows.push(sample),
+        }
+    }
+    rows
 }
 
 /// A table without equal rows.
@@ -235,11 +264,12 @@ impl<'a> Builder<'a> {
         let Some(entry) = self.source.get(source) else {
             return LocationId(0);
         };
-        let Some(ObjectView { frame, mapping }) = self.source.view(entry.object) else {
+        let Some(ObjectView { frame, mapping }) = self.source.view(entry) else {
             return LocationId(0);
         };
         let mapping = mapping.map(|mapping| {
             let path = self.string(mapping.path);
+            let go_build_id = self.string(mapping.go_build_id);
             MappingId(self.mappings.intern(Mapping {
                 kind: mapping.kind,
                 start: mapping.start,
@@ -247,6 +277,8 @@ impl<'a> Builder<'a> {
                 file_offset: mapping.file_offset,
                 path,
                 build_id: mapping.build_id.to_vec(),
+                go_build_id,
+                htlhash: mapping.htlhash,
             }))
         });
         let mut lines: Vec<Line> = entry
@@ -292,6 +324,7 @@ impl<'a> Builder<'a> {
             mapping,
             address: entry.address,
             by_frame_pointer: entry.by_frame_pointer,
+            is_named: !entry.functions.is_empty(),
             lines,
         }));
         self.location_ids.insert(source, id);

@@ -25,7 +25,7 @@ use std::{
 };
 
 use super::text::is_plain;
-use crate::profile::{FrameKind, Kind, Profile, StringId};
+use crate::profile::{FrameKind, Kind, Location, Profile, StringId};
 
 /// What goes into the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub enum LabelKind {
     Native,
     /// Compiled code that was inlined into the next frame.
     Inlined,
+    /// Compiled code without a name: it is called by its file.
+    Unnamed,
     /// The kernel.
     Kernel,
     /// Code generated at run time.
@@ -58,19 +60,20 @@ pub enum LabelKind {
 }
 
 impl LabelKind {
-    const fn of(kind: FrameKind, inlined: bool) -> Self {
-        match (kind, inlined) {
-            (FrameKind::Kernel, _) => Self::Kernel,
-            (FrameKind::Jit, _) => Self::Jit,
-            (FrameKind::Marker, _) => Self::Marker,
-            (FrameKind::Native, true) => Self::Inlined,
-            (FrameKind::Native, false) => Self::Native,
+    const fn of(location: &Location, inlined: bool) -> Self {
+        match (location.kind, inlined, location.is_named) {
+            (FrameKind::Kernel, ..) => Self::Kernel,
+            (FrameKind::Jit(_), ..) => Self::Jit,
+            (FrameKind::Marker, ..) => Self::Marker,
+            (FrameKind::Native(_), _, false) => Self::Unnamed,
+            (FrameKind::Native(_), true, true) => Self::Inlined,
+            (FrameKind::Native(_), false, true) => Self::Native,
         }
     }
 
     const fn mark(self) -> &'static str {
         match self {
-            Self::Process | Self::Native | Self::Marker => "",
+            Self::Process | Self::Native | Self::Unnamed | Self::Marker => "",
             Self::Inlined => "_[i]",
             Self::Kernel => "_[k]",
             Self::Jit => "_[j]",
@@ -112,7 +115,7 @@ impl Folded {
                     .map(|(depth, line)| {
                         let function = profile.functions.get(line.function.index());
                         let name = function.map_or(StringId(0), |function| function.name);
-                        interner.id(name, LabelKind::of(location.kind, depth < outermost))
+                        interner.id(name, LabelKind::of(location, depth < outermost))
                     })
                     .collect()
             })

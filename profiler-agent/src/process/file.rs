@@ -19,14 +19,19 @@ use object::{
     read::elf::{FileHeader as _, ProgramHeader as _},
 };
 use rustix::fs::{Mode, OFlags};
+use sha2::Digest as _;
 
-use super::Mapping;
+use super::{Backing, Mapping};
 use crate::procfs;
 
 /// Most program headers that are looked at; compilers make about 14.
 const MAX_SEGMENTS: usize = 256;
 /// Most bytes of notes that are searched for a build ID.
 const MAX_NOTES: u64 = 64 << 10;
+/// Type of the note `Go` that holds a build ID.
+const NT_GO_BUILD_ID: u32 = 4;
+/// Most characters of Go's build ID; it has 83.
+const MAX_GO_BUILD_ID: usize = 256;
 /// Most files that are held open. Beyond, the oldest answers are forgotten all together and found again.
 const MAX_FILES: usize = 4096;
 
@@ -75,8 +80,14 @@ pub struct File {
     pub id: u32,
     /// Path as the process saw it that led here first.
     pub path: String,
+    /// That process.
+    pub pid: u32,
     /// GNU build ID; empty without one.
     pub build_id: Vec<u8>,
+    /// Go's build ID; empty without one.
+    pub go_build_id: String,
+    /// See [`crate::profile::Mapping::htlhash`].
+    pub htlhash: Option<[u8; 16]>,
     /// Open for reading.
     pub file: Arc<fs::File>,
     segments: Vec<Segment>,
@@ -152,7 +163,7 @@ impl Files {
             let image = Image::read(&file)?;
             // By the time of this look another program may run there. A build ID can always be compared.
             let certain = certain && matches!(identity, Identity::Inode { .. });
-            (certain || is(&file, &image, identity)).then(|| self.keep(file, image, path))
+            (certain || is(&file, &image, identity)).then(|| self.keep(file, image, path, pid))
         });
         if file.is_none() {
             tracing::debug!(pid, path, "the mapped file cannot be read");
@@ -171,7 +182,7 @@ impl Files {
     }
 
     /// Keeps a file. One that is known by its build ID, from another mapping, is that one.
-    fn keep(&mut self, file: fs::File, image: Image, path: &str) -> Arc<File> {
+    fn keep(&mut self, file: fs::File, image: Image, path: &str, pid: u32) -> Arc<File> {
         let build_id = (!image.build_id.is_empty()).then(|| Identity::build_id_of(&image.build_id));
         let known = build_id.as_ref().and_then(|id| self.known.get(id));
         if let Some(Some(known)) = known {
@@ -182,7 +193,10 @@ impl Files {
         let file = Arc::new(File {
             id,
             path: path.to_owned(),
+            pid,
             build_id: image.build_id,
+            go_build_id: image.go_build_id,
+            htlhash: htlhash(&file).ok(),
             file: Arc::new(file),
             segments: image.segments,
         });
@@ -191,6 +205,25 @@ impl Files {
         }
         file
     }
+}
+
+/// Opens the file of a mapping of a process, whatever it holds, if it can be told to be that.
+pub(crate) fn open_mapped(pid: u32, mapping: &Mapping) -> Option<fs::File> {
+    let Backing::File { path, identity } = &mapping.backing else {
+        return None;
+    };
+    candidates(pid, mapping, path).find_map(|(candidate, certain)| {
+        let file = open_regular(&candidate)?;
+        let is_it = match identity {
+            Identity::BuildId(_) => certain,
+            Identity::Inode { device, inode } => {
+                certain
+                    || rustix::fs::fstat(file.as_fd())
+                        .is_ok_and(|stat| stat.st_dev == *device && stat.st_ino == *inode)
+            }
+        };
+        is_it.then_some(file)
+    })
 }
 
 /// Where the mapped file may be, and whether what is there is certainly it.
@@ -225,13 +258,14 @@ fn is(file: &fs::File, image: &Image, identity: &Identity) -> bool {
 }
 
 /// What is needed of an ELF file, read with `pread`.
-struct Image {
+pub(super) struct Image {
     segments: Vec<Segment>,
-    build_id: Vec<u8>,
+    pub(super) build_id: Vec<u8>,
+    go_build_id: String,
 }
 
 impl Image {
-    fn read(file: &fs::File) -> Option<Self> {
+    pub(super) fn read(file: &fs::File) -> Option<Self> {
         let mut header = [0; size_of::<FileHeader64<Endianness>>()];
         file.read_exact_at(&mut header, 0).ok()?;
         let (header, _) = pod::from_bytes::<FileHeader64<Endianness>>(&header).ok()?;
@@ -254,27 +288,63 @@ impl Image {
                 )
             })
             .collect();
-        let build_id = headers
+        let mut image = Self {
+            segments,
+            build_id: Vec::new(),
+            go_build_id: String::new(),
+        };
+        for segment in headers
             .iter()
             .filter(|segment| segment.p_type(endian) == elf::PT_NOTE)
-            .find_map(|segment| {
-                let mut notes = vec![0; usize::try_from(segment.p_filesz(endian).min(MAX_NOTES)).ok()?];
-                file.read_exact_at(&mut notes, segment.p_offset(endian)).ok()?;
-                let mut notes = object::read::elf::NoteIterator::<FileHeader64<Endianness>>::new(
-                    endian,
-                    segment.p_align(endian),
-                    &notes,
-                )
-                .ok()?;
-                std::iter::from_fn(|| notes.next().ok().flatten())
-                    .find(|note| {
-                        note.n_type(endian) == elf::NT_GNU_BUILD_ID && note.name() == elf::ELF_NOTE_GNU
-                    })
-                    .map(|note| note.desc().to_vec())
-            })
-            .unwrap_or_default();
-        Some(Self { segments, build_id })
+        {
+            let Ok(len) = usize::try_from(segment.p_filesz(endian).min(MAX_NOTES)) else {
+                continue;
+            };
+            let mut notes = vec![0; len];
+            if file.read_exact_at(&mut notes, segment.p_offset(endian)).is_err() {
+                continue;
+            }
+            image.take_notes(endian, segment.p_align(endian), &notes);
+        }
+        Some(image)
     }
+
+    /// The first build ID of each kind.
+    fn take_notes(&mut self, endian: Endianness, align: u64, notes: &[u8]) {
+        let notes = object::read::elf::NoteIterator::<FileHeader64<Endianness>>::new(endian, align, notes);
+        let Ok(mut notes) = notes else { return };
+        while let Ok(Some(note)) = notes.next() {
+            match (note.name(), note.n_type(endian)) {
+                (elf::ELF_NOTE_GNU, elf::NT_GNU_BUILD_ID) if self.build_id.is_empty() => {
+                    self.build_id = note.desc().to_vec();
+                }
+                (elf::ELF_NOTE_GO, NT_GO_BUILD_ID) if self.go_build_id.is_empty() => {
+                    let id = str::from_utf8(note.desc()).unwrap_or_default();
+                    let is_plain =
+                        id.bytes().all(|byte| byte.is_ascii_graphic()) && id.len() <= MAX_GO_BUILD_ID;
+                    if is_plain {
+                        id.clone_into(&mut self.go_build_id);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The first 16 bytes of SHA-256 over the first 4,096 bytes, the last 4,096 bytes and the length.
+fn htlhash(file: &fs::File) -> std::io::Result<[u8; 16]> {
+    const PART: u64 = 4096;
+    let len = file.metadata()?.len();
+    let mut part = vec![0; usize::try_from(len.min(PART)).unwrap_or_default()];
+    let mut hash = sha2::Sha256::new();
+    for start in [0, len.saturating_sub(PART)] {
+        file.read_exact_at(&mut part, start)?;
+        hash.update(&part);
+    }
+    hash.update(len.to_be_bytes());
+    let hash = hash.finalize();
+    Ok(hash.first_chunk().copied().unwrap_or_default())
 }
 
 /// A segment in whole pages, as `mmap` maps it.

@@ -17,11 +17,12 @@ use std::{
 
 use hashbrown::{HashMap, hash_map::Entry};
 
+pub(crate) use self::file::open_mapped;
 use self::{file::Identity, maps::MapsLine};
 pub use self::{
     file::{File, Segment},
     origin::Origin,
-    vdso::image as vdso_image,
+    vdso::{Vdso, vdso},
 };
 use crate::{
     procfs,
@@ -336,6 +337,8 @@ impl Processes {
                             .wrapping_add(segment.start);
                         Place::File(file, segment, address)
                     }
+                    // Memory that is mapped twice, writable and executable: .NET and some others generate their code so.
+                    None if path.starts_with("/memfd:") => Place::Anonymous(mapping.start, mapping.end),
                     None => Place::Unreadable {
                         path: path.clone(),
                         build_id: identity.build_id().to_vec(),
@@ -509,6 +512,11 @@ impl Process {
         let tid = procfs::thread_with_memory(self.pid);
         std::fs::read_link(format!("/proc/{tid}/exe"))
             .is_ok_and(|path| base(&path.to_string_lossy()) == base(&self.executable))
+    }
+
+    /// Its executable mappings, by address.
+    pub fn mappings(&self) -> impl Iterator<Item = &Mapping> {
+        self.mappings.values()
     }
 
     /// Number of its mappings.

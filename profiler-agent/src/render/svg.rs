@@ -6,6 +6,7 @@
 //! The same profile gives the same bytes: colours come from names, never from chance.
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     hash::{DefaultHasher, Hash, Hasher},
     io,
@@ -28,6 +29,9 @@ use crate::{
 const TITLE_LIMIT: usize = 90;
 /// Characters of a host name that leave room for the rest of its line.
 const HOST_LIMIT: usize = 40;
+
+/// Pixels that the legend adds at the bottom.
+const LEGEND_HEIGHT: usize = 22;
 
 /// Why there is no picture.
 #[derive(Debug, thiserror::Error)]
@@ -73,8 +77,79 @@ pub fn write(profile: &Profile, options: &Options, out: &mut impl io::Write) -> 
     inferno.palette_map = Some(&mut palette);
     // `no_sort` stays off: inferno refuses lines that are not in the order of their bytes, and ours are in the
     // order of their frames.
-    flamegraph::from_lines(&mut inferno, lines.lines(), out)?;
+    let mut picture = Vec::new();
+    flamegraph::from_lines(&mut inferno, lines.lines(), &mut picture)?;
+    let picture = String::from_utf8(picture).map_err(io::Error::other)?;
+    let kinds: BTreeSet<LabelKind> = folded.labels().map(|(_, kind)| kind).collect();
+    out.write_all(with_legend(&picture, &kinds).as_bytes())?;
     Ok(())
+}
+
+/// The picture with a line below it that says what its colours mean; inferno has no such thing. A picture that is not as expected stays
+/// as it is.
+fn with_legend(picture: &str, kinds: &BTreeSet<LabelKind>) -> String {
+    let unchanged = || picture.to_owned();
+    let between = |text: &str, before: &str| -> Option<usize> {
+        let (_, rest) = text.split_once(before)?;
+        rest.split_once('"')?.0.parse().ok()
+    };
+    let Some((head, body)) = picture
+        .split_once("<svg ")
+        .and_then(|(_, rest)| rest.split_once('>'))
+    else {
+        return unchanged();
+    };
+    let Some(height) = between(head, " height=\"") else {
+        return unchanged();
+    };
+    let Some(body) = body.strip_suffix("</svg>") else {
+        return unchanged();
+    };
+    let (old, new) = (
+        format!(" height=\"{height}\""),
+        format!(" height=\"{}\"", height + LEGEND_HEIGHT),
+    );
+    let head = head.replacen(&old, &new, 1).replacen(
+        &format!(" {height}\""),
+        &format!(" {}\"", height + LEGEND_HEIGHT),
+        1,
+    );
+    let mut text = format!(
+        "{}<svg {head}>{}<g id=\"legend\">",
+        picture.split("<svg ").next().unwrap_or_default(),
+        // The background.
+        body.replacen(&old, &new, 1)
+    );
+    let mut left = 10;
+    for &kind in kinds {
+        let name = kind_name(kind);
+        let Color { r, g, b } = colour(kind);
+        let (top, line) = (height + 1, height + 11);
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "<rect x=\"{left}\" y=\"{top}\" width=\"12\" height=\"12\" rx=\"2\" fill=\"rgb({r},{g},{b})\"/>\
+             <text x=\"{}\" y=\"{line}\">{name}</text>",
+            left + 18
+        );
+        // A character takes 7 pixels; wide fonts more.
+        left += 44 + 7 * name.len();
+    }
+    text.push_str("</g></svg>");
+    text
+}
+
+/// What a colour means.
+const fn kind_name(kind: LabelKind) -> &'static str {
+    match kind {
+        LabelKind::Process => "process",
+        LabelKind::Native => "function",
+        LabelKind::Inlined => "inlined function",
+        LabelKind::Unnamed => "code without a name",
+        LabelKind::Kernel => "kernel",
+        LabelKind::Jit => "generated code",
+        LabelKind::Marker => "stack not whole",
+    }
 }
 
 /// What was profiled, with its command line as far as there is room.
@@ -137,27 +212,32 @@ fn notes(profile: &Profile) -> String {
     text
 }
 
-/// The colour of a label: its hue says what it is, its shade tells neighbours apart.
-///
-/// The hues differ in lightness too, so that they can be told apart in grey and by the colour-blind.
-fn shade(kind: LabelKind, label: &str) -> Color {
-    let (red, green, blue) = match kind {
+/// The colour of a kind. The hues differ in lightness too, so that they can be told apart in grey and by the colour-blind.
+const fn colour(kind: LabelKind) -> Color {
+    let (r, g, b) = match kind {
         LabelKind::Process => (214, 219, 226),
         LabelKind::Native => (248, 196, 92),
         LabelKind::Inlined => (136, 206, 214),
+        LabelKind::Unnamed => (216, 200, 168),
         LabelKind::Kernel => (232, 124, 84),
         LabelKind::Jit => (142, 200, 112),
         LabelKind::Marker => (178, 156, 196),
     };
+    Color { r, g, b }
+}
+
+/// The colour of a label: that of its kind, in a shade that tells neighbours apart.
+fn shade(kind: LabelKind, label: &str) -> Color {
     // `DefaultHasher::new` has fixed keys, so the colour of a name is the same in every run.
     let mut hasher = DefaultHasher::new();
     label.hash(&mut hasher);
     let percent = match kind {
         LabelKind::Process | LabelKind::Marker => 100,
-        LabelKind::Native | LabelKind::Inlined | LabelKind::Kernel | LabelKind::Jit => {
+        LabelKind::Native | LabelKind::Inlined | LabelKind::Unnamed | LabelKind::Kernel | LabelKind::Jit => {
             84 + hasher.finish() % 22
         }
     };
-    let scale = |value: u64| u8::try_from((value * percent / 100).min(255)).unwrap_or(u8::MAX);
-    Color::new(scale(red), scale(green), scale(blue))
+    let scale = |value: u8| u8::try_from((u64::from(value) * percent / 100).min(255)).unwrap_or(u8::MAX);
+    let Color { r, g, b } = colour(kind);
+    Color::new(scale(r), scale(g), scale(b))
 }

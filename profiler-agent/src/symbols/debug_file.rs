@@ -1,35 +1,49 @@
 //! The file with the debug information of a stripped one.
 //!
 //! Found here and not by blazesym, which opens whatever the stripped file names: `..` is followed, a pipe blocks it
-//! for ever, and a wrong checksum fails the whole request. Searched, as gdb does:
+//! for ever, and a wrong checksum fails the whole request. Searched, as gdb does, below the root of the process first (a container brings its
+//! own), then below that of the agent:
 //!
 //! ```text
 //! /usr/lib/debug/.build-id/ab/cdef….debug     by build ID, which must be equal
 //! DIR/NAME, DIR/.debug/NAME                   by .gnu_debuglink, whose CRC must be equal; DIR holds the file
 //! /usr/lib/debug/DIR/NAME
 //! ```
+//! No link leads out of the root that is searched, and only regular files are opened.
 
 use std::{
     fmt::Write as _,
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Read},
-    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
-    path::{Path, PathBuf},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
-use super::elf::Image;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-const FOLDERS: [&str; 2] = ["/usr/lib/debug", "/lib/debug"];
+use super::elf::Image;
+use crate::procfs;
+
+const FOLDERS: [&str; 2] = ["usr/lib/debug", "lib/debug"];
 
 /// Checksums are not computed over more than this: some 10 s of reading.
 const MOST_BYTES: u64 = 8 << 30;
 
-/// Finds and opens the debug file of `image`, which its process saw at `path`.
-pub(super) fn find(image: &Image, path: &str) -> Option<(File, Image)> {
-    by_build_id(image).or_else(|| by_link(image, Path::new(path)))
+/// Finds and opens the debug file of `image`, which a process saw at `path`. `pid` is that of the process; 0 is the agent's own view.
+pub(super) fn find(image: &Image, path: &str, pid: u32) -> Option<(File, Image)> {
+    let of_process = (pid != 0).then(|| format!("/proc/{}/root", procfs::thread_with_memory(pid)));
+    let roots: Vec<OwnedFd> = of_process
+        .into_iter()
+        .chain([String::from("/")])
+        .filter_map(|root| {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(root, flags, Mode::empty()).ok()
+        })
+        .collect();
+    let by_id = roots.iter().find_map(|root| by_build_id(image, root));
+    by_id.or_else(|| roots.iter().find_map(|root| by_link(image, path, root)))
 }
 
-fn by_build_id(image: &Image) -> Option<(File, Image)> {
+fn by_build_id(image: &Image, root: &OwnedFd) -> Option<(File, Image)> {
     let (first, rest) = image.build_id.split_first()?;
     // Short ones are no hashes and would make the folder itself the file's name.
     if rest.len() < 7 {
@@ -41,51 +55,52 @@ fn by_build_id(image: &Image) -> Option<(File, Image)> {
     }
     name.push_str(".debug");
     FOLDERS.iter().find_map(|folder| {
-        let file = open_regular(&Path::new(folder).join(&name)).ok()?;
-        let debug = Image::read(&file).ok()?;
+        let file = open_regular(root, &format!("{folder}/{name}"))?;
+        let debug = Image::of_stranger(&file).ok()?;
         (debug.build_id == image.build_id).then_some((file, debug))
     })
 }
 
-fn by_link(image: &Image, path: &Path) -> Option<(File, Image)> {
+fn by_link(image: &Image, path: &str, root: &OwnedFd) -> Option<(File, Image)> {
     let (name, crc) = image.debug_link.as_ref()?;
     // The format says a bare file name; anything else is an attempt to lead elsewhere.
     if name.is_empty() || name == ".." || name == "." || name.contains('/') {
         return None;
     }
-    let folder = path.parent()?;
-    let beneath = folder.strip_prefix("/").ok()?;
-    let mut candidates: Vec<PathBuf> = vec![folder.join(name), folder.join(".debug").join(name)];
-    candidates.extend(
-        FOLDERS
-            .iter()
-            .map(|debug| Path::new(debug).join(beneath).join(name)),
-    );
-    candidates
-        .iter()
-        .filter(|candidate| candidate.as_path() != path)
-        .find_map(|candidate| {
-            let file = open_regular(candidate).ok()?;
-            let debug = Image::read(&file).ok()?;
-            let same = if debug.build_id.is_empty() || image.build_id.is_empty() {
-                checksum(&file).ok()? == *crc
-            } else {
-                debug.build_id == image.build_id
-            };
-            same.then_some((file, debug))
-        })
+    let path = path.strip_suffix(" (deleted)").unwrap_or(path);
+    let (folder, itself) = path.strip_prefix('/')?.rsplit_once('/').unwrap_or(("", path));
+    let mut candidates = vec![format!("{folder}/.debug/{name}")];
+    if name != itself {
+        candidates.push(format!("{folder}/{name}"));
+    }
+    candidates.extend(FOLDERS.iter().map(|debug| format!("{debug}/{folder}/{name}")));
+    candidates.iter().find_map(|candidate| {
+        let file = open_regular(root, candidate)?;
+        let debug = Image::of_stranger(&file).ok()?;
+        let same = if debug.build_id.is_empty() || image.build_id.is_empty() {
+            checksum(&file).ok()? == *crc
+        } else {
+            debug.build_id == image.build_id
+        };
+        same.then_some((file, debug))
+    })
 }
 
-/// Opens a regular file, and nothing else: a pipe would block, a device could have effects.
-fn open_regular(path: &Path) -> io::Result<File> {
-    let handle = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_PATH)
-        .open(path)?;
-    if !handle.metadata()?.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into());
+/// Opens a regular file below a root, and nothing else: a pipe would block, a device could have effects.
+fn open_regular(root: &OwnedFd, path: &str) -> Option<File> {
+    let handle = rustix::fs::openat2(
+        root,
+        path.trim_start_matches('/'),
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    )
+    .ok()?;
+    let stat = rustix::fs::fstat(handle.as_fd()).ok()?;
+    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+        return None;
     }
-    File::open(format!("/proc/self/fd/{}", handle.as_raw_fd()))
+    File::open(format!("/proc/self/fd/{}", handle.as_raw_fd())).ok()
 }
 
 fn checksum(mut file: &File) -> io::Result<u32> {

@@ -10,6 +10,8 @@ use std::{
 
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, ObjectSymbolTable as _, read::ReadCache};
 
+use super::copy;
+
 /// No single section that is read here may be larger; libLLVM's relocations have 12 MB.
 const MOST_BYTES: u64 = 64 << 20;
 
@@ -52,9 +54,9 @@ pub(super) enum Error {
     /// Its compressed sections are a bomb.
     #[error("compressed sections that unpack to {0} bytes are more than the limit of {MOST_UNPACKED}")]
     Bomb(u64),
-    /// Unpacking has no bound, and somebody else than root wrote the file.
-    #[error("the symbols in .gnu_debugdata are not unpacked, as others than root can write the file")]
-    Untrusted,
+    /// It is not copied for reading.
+    #[error(transparent)]
+    Copy(#[from] copy::Error),
 }
 
 /// Facts of one ELF file.
@@ -68,6 +70,8 @@ pub(super) struct Image {
     pub(super) debug_link: Option<(String, u32)>,
     /// It has DWARF of its own.
     pub(super) has_dwarf: bool,
+    /// It has a full symbol table.
+    pub(super) has_symbols: bool,
     /// Part of its DWARF is in another file (dwz).
     pub(super) has_supplement: bool,
     /// Unpacked bytes of the sections that names are made from.
@@ -81,6 +85,17 @@ struct Section {
 }
 
 impl Image {
+    /// Reads the facts of a file that may be anybody's, in the agent itself: from a copy of what they are read from, with bounds on all of it.
+    ///
+    /// # Errors
+    /// As [`Image::read`].
+    pub(super) fn of_stranger(file: &File) -> Result<Self, Error> {
+        if !file.metadata()?.is_file() {
+            return Err(Error::NotRegular);
+        }
+        Self::read(&copy::copy(file, copy::Parts::Facts)?.file)
+    }
+
     /// Reads the facts.
     ///
     /// # Errors
@@ -89,11 +104,10 @@ impl Image {
         if !file.metadata()?.is_file() {
             return Err(Error::NotRegular);
         }
-        let cache = ReadCache::new(Pread { file, at: 0 });
+        let cache = ReadCache::new(Pread::new(file));
         let elf = object::File::parse(&cache)?;
         let mut image = Self::default();
         let mut unpacked = 0_u64;
-        let (mut has_symtab, mut has_minidebug) = (false, false);
         for section in elf.sections() {
             let name = section.name_bytes().unwrap_or_default();
             let range = section.compressed_file_range()?;
@@ -105,8 +119,7 @@ impl Image {
             }
             match name {
                 b".debug_info" => image.has_dwarf = true,
-                b".symtab" => has_symtab = true,
-                b".gnu_debugdata" => has_minidebug = true,
+                b".symtab" => image.has_symbols = true,
                 b".gnu_debugaltlink" | b".debug_sup" => image.has_supplement = true,
                 b".note.gnu.build-id" | b".gnu_debuglink" if range.compressed_size > 4096 => {
                     return Err(Error::TooLarge(range.compressed_size));
@@ -126,9 +139,6 @@ impl Image {
         }
         if unpacked > MOST_UNPACKED {
             return Err(Error::Bomb(unpacked));
-        }
-        if has_minidebug && !has_symtab && !only_root_writes(file) {
-            return Err(Error::Untrusted);
         }
         image.build_id = elf.build_id().ok().flatten().unwrap_or_default().to_vec();
         image.debug_link = elf
@@ -167,7 +177,7 @@ pub(super) fn only_root_writes(file: &File) -> bool {
 /// # Errors
 /// As [`Image::read`], and for machines whose stubs are not known: an empty table.
 pub(super) fn plt(file: &File) -> Result<Vec<(u64, String)>, Error> {
-    let cache = ReadCache::new(Pread { file, at: 0 });
+    let cache = ReadCache::new(Pread::new(file));
     let elf = object::File::parse(&cache)?;
     if elf.architecture() != object::Architecture::X86_64 {
         return Ok(Vec::new());
@@ -225,9 +235,15 @@ fn x86_64_slot(address: u64, code: &[u8]) -> Option<u64> {
 }
 
 /// Reads at offsets, without the file's own position, which is shared with whoever else holds the file.
-struct Pread<'a> {
+pub(super) struct Pread<'a> {
     file: &'a File,
     at: u64,
+}
+
+impl<'a> Pread<'a> {
+    pub(super) const fn new(file: &'a File) -> Self {
+        Self { file, at: 0 }
+    }
 }
 
 impl object::read::ReadCacheOps for Pread<'_> {

@@ -1,28 +1,60 @@
-//! Names for addresses, behind an interface that only passes messages.
+//! Names for addresses. Whatever parses foreign files runs in a child process without privileges.
 //!
-//! The stage on the other side holds every parser of foreign files. Today it is a thread; since nothing but
-//! [`Request`]s and [`Response`]s crosses, it can move into a process of its own without a change here.
-
+//! A file can kill its reader: one that is truncated while it is mapped by SIGBUS, one that unpacks without end by memory. So the agent
+//! opens files and reads no more of them than a few headers, with bounds; the child gets open descriptors, answers with names, and
+//! is replaced when it dies.
 //!
 //! ```text
-//! Request ──▶ symbolizer ──▶ resolver ──▶ kallsyms                          kernel
-//!                               ├──▶ elf, debug_file ──▶ blazesym          DWARF, symbol tables
-//! Response ◀────────────────────┴──▶ elf::plt                              stubs
+//!  agent                                                          │  child: no capabilities, no file system, no network
+//!  Request ─▶ symbolizer ─▶ handover ─▶ client ── Question, files ─┼▶ server ─▶ resolver ─▶ elf, blazesym, kallsyms
+//!             (a thread)    finds and    deadline,                │
+//!  Response ◀────┘          copies files restarts ◀─ Answer ───────┼───┘
 //! ```
+//!
+//! | file | |
+//! |---|---|
+//! | `symbolizer` | the handle that the rest of the agent has; queues, what waits, what is given up |
+//! | `handover`, `debug_file`, `copy` | which files an object needs, and how the child gets each |
+//! | `client`, `spawn` | the child as the agent sees it: start, ask, give up, end |
+//! | `message`, `socket` | what crosses; neither side trusts the other's |
+//! | `server`, `confine`, `trial` | the child, what it gives up before it reads anything, and the proof |
+//! | `resolver`, `elf`, `kallsyms`, `gopclntab`, `fde`, `demangle` | the parsers |
 
+mod client;
+mod confine;
+mod copy;
 mod debug_file;
 mod demangle;
 mod elf;
+mod fde;
+mod gopclntab;
+mod handover;
 mod kallsyms;
+mod message;
 mod resolver;
+mod server;
+mod socket;
+mod spawn;
 mod symbolizer;
+mod trial;
 
 use std::{fs::File, sync::Arc};
 
-pub use resolver::Resolver;
-pub use symbolizer::{NotTaken, QUEUE, Symbolizer};
+use serde::{Deserialize, Serialize};
 
-/// What an address belongs to.
+use crate::profile::Language;
+
+pub use client::{Client, Failure, StartError};
+pub use confine::{Confinement, Layer};
+pub use gopclntab::{Pclntab, Position};
+pub use message::{Malformed, check_answer, check_question};
+pub use resolver::Resolver;
+pub use server::{ARGUMENT, serve};
+pub use spawn::Ended;
+pub use symbolizer::{Cost, NotTaken, QUEUE, SELF, Symbolizer};
+pub use trial::Trial;
+
+/// What an address belongs to, as those know it who ask.
 #[derive(Debug, Clone)]
 pub enum Object {
     /// The running kernel and its modules; addresses are kernel addresses.
@@ -34,6 +66,8 @@ pub enum Object {
         file: Arc<File>,
         /// Its path as the process saw it.
         path: String,
+        /// A process that has it mapped, below whose root its debug file may be; 0 if there is none to ask.
+        pid: u32,
     },
 }
 
@@ -48,8 +82,55 @@ pub struct Request {
     pub addresses: Vec<u64>,
 }
 
+/// All that the parsers get of an object: its files, found and open. `F` is a file, or in a message the place of its descriptor among
+/// those that come along.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source<F = Arc<File>> {
+    /// The kernel.
+    Kernel {
+        /// What `/proc/kallsyms` said.
+        symbols: F,
+    },
+    /// An ELF image.
+    Elf {
+        /// The image, or a copy of those of its sections that names are made from.
+        file: F,
+        /// Its path as the process saw it, for messages.
+        path: String,
+        /// The file with its debug information, where that is another one.
+        debug: Option<F>,
+        /// Whether inlined functions are wanted, and lines: without them it is faster.
+        inlines: bool,
+    },
+}
+
+impl<F> Source<F> {
+    /// The same with other handles on its files.
+    ///
+    /// # Errors
+    /// The first one of `change`.
+    pub fn try_map<G, E>(self, mut change: impl FnMut(F) -> Result<G, E>) -> Result<Source<G>, E> {
+        Ok(match self {
+            Self::Kernel { symbols } => Source::Kernel {
+                symbols: change(symbols)?,
+            },
+            Self::Elf {
+                file,
+                path,
+                debug,
+                inlines,
+            } => Source::Elf {
+                file: change(file)?,
+                path,
+                debug: debug.map(change).transpose()?,
+                inlines,
+            },
+        })
+    }
+}
+
 /// The answer to one [`Request`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {
     /// Of the request.
     pub id: u32,
@@ -60,16 +141,20 @@ pub struct Response {
 }
 
 /// The address of a request with its functions: innermost inlined one first, the one really called last.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Symbols {
     /// The address asked for.
     pub address: u64,
     /// Its functions.
     pub functions: Vec<Symbol>,
+    /// What they are written in.
+    pub language: Language,
+    /// Without functions: where the one begins that it is in, as unwind information has it.
+    pub start: Option<u64>,
 }
 
 /// One function at an address.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Symbol {
     /// Demangled name.
     pub name: String,
@@ -81,4 +166,19 @@ pub struct Symbol {
     pub line: u32,
     /// Column, from 1; 0 is unknown.
     pub column: u32,
+}
+
+/// A function by the name that its program gave it, demangled if it is mangled.
+pub fn named(name: &str) -> Symbol {
+    match demangle::demangle(name) {
+        Some(demangled) => Symbol {
+            name: demangled,
+            system_name: name.to_owned(),
+            ..Symbol::default()
+        },
+        None => Symbol {
+            name: name.to_owned(),
+            ..Symbol::default()
+        },
+    }
 }

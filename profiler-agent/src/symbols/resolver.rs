@@ -1,4 +1,4 @@
-//! The side with the parsers: a [`Request`] in, its [`Response`] out.
+//! The side with the parsers: addresses in, names out. Runs in the child.
 
 use std::{
     any::Any,
@@ -8,22 +8,23 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
 };
 
 use blazesym::symbolize::{
     CodeInfo, Input, Sym, Symbolized, Symbolizer as Blazesym, evict,
-    source::{Elf, Source},
+    source::{self, Elf},
 };
 use hashbrown::HashMap;
 
 use super::{
-    Object, Request, Response, Symbol, Symbols, debug_file,
+    Response, Source, Symbol, Symbols,
     demangle::{bounded, demangle},
     elf::{self, Image},
+    fde::Functions,
+    gopclntab::{Pclntab, Position},
     kallsyms::Kallsyms,
 };
-use crate::memory;
+use crate::{memory, profile::Language};
 
 /// Files held at once; each costs up to four descriptors.
 const MOST_OBJECTS: usize = 128;
@@ -34,16 +35,10 @@ const MOST_OBJECTS: usize = 128;
 const MOST_WEIGHT: u64 = 8 << 20;
 
 /// Inlined functions of one address that are kept, innermost first; real ones reach some 30.
-const MOST_INLINED: usize = 128;
+pub(super) const MOST_INLINED: usize = 128;
 
-/// The kernel's table is read again for an unknown address (a module loaded since), but not earlier than this, and
-/// twice as long each time it did not help: 60 ms each.
-const KERNEL_RELOAD: Duration = Duration::from_secs(10);
-
-/// The longest that [`KERNEL_RELOAD`] grows to.
-const KERNEL_RELOAD_MOST: Duration = Duration::from_secs(600);
-
-/// Names addresses of the kernel and of ELF files: DWARF with inlined functions, else symbol tables, else PLT stubs.
+/// Names addresses of the kernel and of ELF files: DWARF with inlined functions, else Go's own table, else symbol tables, else PLT stubs;
+/// where there is no name, it tells the start of the function.
 ///
 /// Holds what it parsed until [`Resolver::release`], or until 128 files or 8 MiB of symbols and DWARF are held; then
 /// the ones longest unused go. Nothing is read before it is asked for. Ask for many addresses of an object at once:
@@ -54,25 +49,19 @@ const KERNEL_RELOAD_MOST: Duration = Duration::from_secs(600);
 /// | libc with its debug file, compressed | 23 ms | 42 ms | 1.7 µs | 21 MB |
 /// | Rust program, 15 MB of .debug_info | 5 ms | 82 ms | 9 µs | 27 MB, and the pages of the file |
 ///
-/// blazesym maps files. A file that is truncated meanwhile kills the whole process with SIGBUS; no thread can
-/// prevent that. Panics are caught (blazesym's line tables are known to panic on a bad file index): the file is then
+/// blazesym maps files. A file that is truncated meanwhile kills the process with SIGBUS, hence the child. Panics are caught (blazesym's line tables are known to panic on a bad file index): the file is then
 /// asked for its symbol table only, and after a second panic not at all.
 #[derive(Debug)]
 pub struct Resolver {
     blazesym: Blazesym,
-    /// By [`Request::id`].
+    /// By number.
     objects: HashMap<u32, Held>,
-    kernel: Option<Kernel>,
+    /// The object that is the kernel.
+    kernel: Option<(u32, Result<Kallsyms, String>)>,
+    /// Objects that were let go and not told.
+    let_go: Vec<u32>,
     /// Counts requests, to know what was unused for longest.
     clock: u64,
-}
-
-#[derive(Debug)]
-struct Kernel {
-    table: Result<Kallsyms, String>,
-    read: Instant,
-    /// How old the table must be to be read again.
-    patience: Duration,
 }
 
 #[derive(Debug)]
@@ -80,6 +69,8 @@ struct Held {
     /// Keeps the descriptor's number: blazesym's cache knows files by path, and a number that is used again would
     /// be answered from the former file.
     file: Arc<File>,
+    /// For messages.
+    path: String,
     state: State,
     weight: u64,
     used: u64,
@@ -98,10 +89,36 @@ struct Ready {
     image: Image,
     /// File with the debug information, the object itself or another one.
     dwarf: Option<Arc<File>>,
+    /// File with the symbol table, the object itself or another one.
+    symbols: Arc<File>,
+    /// Whether inlined functions are wanted.
+    inlines: bool,
+    /// Whether the symbol table is all that is asked: it is as good for names alone, and read in a thirtieth of the time.
+    symbols_only: bool,
     /// Why its debug information is not used; the file is held all the same, for its descriptor's number.
     broken: Option<String>,
     /// Stubs of the PLT, once one was asked for.
     plt: Option<Vec<(u64, String)>>,
+    /// Go's table, if it is a program of Go.
+    go: Option<Pclntab>,
+    /// Where functions begin, once one had no name.
+    starts: Option<Option<Functions>>,
+}
+
+/// The files of an object, and what is wanted of them.
+struct Files {
+    file: Arc<File>,
+    path: String,
+    debug: Option<Arc<File>>,
+    inlines: bool,
+}
+
+/// What is known about one address.
+#[derive(Debug, Clone, Default)]
+struct Answer {
+    functions: Vec<Symbol>,
+    language: Language,
+    start: Option<u64>,
 }
 
 impl Default for Resolver {
@@ -117,29 +134,64 @@ impl Resolver {
             blazesym: blazesym(),
             objects: HashMap::new(),
             kernel: None,
+            let_go: Vec::new(),
             clock: 0,
         }
     }
 
-    /// Answers a request. Never panics and never fails: what could not be named is empty, and
-    /// [`Response::error`] says why when it is the object as a whole.
+    /// Names addresses of the object `id`. Its `source` is needed the first time, and when it was [let go](Self::take_let_go); that of the
+    /// kernel replaces the one before. Never panics and never fails: what could not be named is empty, and [`Response::error`] says why
+    /// when it is the object as a whole.
     ///
-    /// A request without addresses prepares its object, so that the first real one finds it warm.
-    pub fn resolve(&mut self, request: &Request) -> Response {
-        let (functions, error) = match &request.object {
-            Object::Kernel => self.kernel(&request.addresses),
-            Object::Elf { file, path } => self.elf(request.id, file, path, &request.addresses),
+    /// Without addresses it prepares the object, so that the first real question finds it warm.
+    pub fn resolve(&mut self, id: u32, source: Option<Source>, addresses: &[u64]) -> Response {
+        let elf = match source {
+            Some(Source::Kernel { symbols }) => {
+                let table = Kallsyms::read(BufReader::with_capacity(64 << 10, &*symbols));
+                self.kernel = Some((id, table.map_err(|error| error.to_string())));
+                None
+            }
+            Some(Source::Elf {
+                file,
+                path,
+                debug,
+                inlines,
+            }) => Some(Files {
+                file,
+                path,
+                debug,
+                inlines,
+            }),
+            None => None,
         };
-        let mut functions = functions.into_iter();
-        let symbols = request.addresses.iter().map(|&address| Symbols {
-            address,
-            functions: functions.next().unwrap_or_default(),
+        let (answers, error) = match &self.kernel {
+            Some((kernel, table)) if *kernel == id => named_by(table, addresses),
+            _ => self.elf(id, elf, addresses),
+        };
+        let mut answers = answers.into_iter();
+        let symbols = addresses.iter().map(|&address| {
+            let Answer {
+                functions,
+                language,
+                start,
+            } = answers.next().unwrap_or_default();
+            Symbols {
+                address,
+                functions,
+                language,
+                start,
+            }
         });
         Response {
-            id: request.id,
+            id,
             symbols: symbols.collect(),
             error,
         }
+    }
+
+    /// The objects that were let go since the last call.
+    pub fn take_let_go(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.let_go)
     }
 
     /// Lets all files go and returns their memory to the system. The kernel's table and what is known about
@@ -156,56 +208,23 @@ impl Resolver {
         }
     }
 
-    fn kernel(&mut self, addresses: &[u64]) -> (Vec<Vec<Symbol>>, Option<String>) {
-        let name = |kernel: &Kernel, address: u64| -> Option<Symbol> {
-            let (full, bare) = kernel.table.as_ref().ok()?.name(address)?;
-            Some(Symbol {
-                system_name: if bare == full {
-                    String::new()
-                } else {
-                    bare.to_owned()
-                },
-                name: full.to_owned(),
-                ..Symbol::default()
-            })
-        };
-        let mut kernel = self.kernel.take().unwrap_or_else(|| Kernel::read(KERNEL_RELOAD));
-        let unknown = |kernel: &Kernel| addresses.iter().any(|&address| name(kernel, address).is_none());
-        if kernel.read.elapsed() > kernel.patience && unknown(&kernel) {
-            let patience = kernel.patience;
-            kernel = Kernel::read(KERNEL_RELOAD);
-            if unknown(&kernel) {
-                kernel.patience = (patience * 2).min(KERNEL_RELOAD_MOST);
-            }
-        }
-        let functions = addresses
-            .iter()
-            .map(|&address| name(&kernel, address).into_iter().collect());
-        let answer = (functions.collect(), kernel.table.as_ref().err().cloned());
-        self.kernel = Some(kernel);
-        answer
-    }
-
-    fn elf(
-        &mut self,
-        id: u32,
-        file: &Arc<File>,
-        path: &str,
-        addresses: &[u64],
-    ) -> (Vec<Vec<Symbol>>, Option<String>) {
+    fn elf(&mut self, id: u32, source: Option<Files>, addresses: &[u64]) -> (Vec<Answer>, Option<String>) {
         self.clock += 1;
-        let mut held = self.objects.remove(&id).unwrap_or_else(|| Held::open(file, path));
+        let held = self.objects.remove(&id);
+        let Some(mut held) = held.or_else(|| source.map(Held::open)) else {
+            return (Vec::new(), Some("its files are not here".into()));
+        };
         held.used = self.clock;
         self.make_room(held.weight);
         let mut error = None;
-        let mut functions = Vec::new();
+        let mut answers = Vec::new();
         // Each panic takes one source away: first the DWARF, then the file.
         while let State::Ready(ready) = &mut held.state {
-            let guarded = AssertUnwindSafe(|| ready.functions(&self.blazesym, &held.file, addresses));
+            let guarded = AssertUnwindSafe(|| ready.answers(&self.blazesym, &held.file, addresses));
             match catch_unwind(guarded) {
                 Ok((named, problem)) => {
-                    functions = named;
-                    error = problem.map(|problem| format!("{path}: {problem}"));
+                    answers = named;
+                    error = problem.map(|problem| format!("{}: {problem}", held.path));
                     break;
                 }
                 Err(payload) => {
@@ -213,7 +232,7 @@ impl Resolver {
                     self.blazesym = blazesym();
                     let text = format!("parser panicked: {}", panic_text(&*payload));
                     if ready.dwarf.is_none() || ready.broken.is_some() {
-                        held.state = State::Refused(format!("{path}: {text}"));
+                        held.state = State::Refused(format!("{}: {text}", held.path));
                     } else {
                         ready.broken = Some(text);
                     }
@@ -224,7 +243,7 @@ impl Resolver {
             error = Some(reason.clone());
         }
         self.objects.insert(id, held);
-        (functions, error)
+        (answers, error)
     }
 
     /// Lets files go, longest unused first, until one of `weight` fits.
@@ -243,9 +262,10 @@ impl Resolver {
                 .iter()
                 .min_by_key(|(_, held)| held.used)
                 .map(|(id, _)| *id);
-            let Some(held) = oldest.and_then(|id| self.objects.remove(&id)) else {
+            let Some((id, held)) = oldest.and_then(|id| self.objects.remove_entry(&id)) else {
                 break;
             };
+            self.let_go.push(id);
             for file in held.files() {
                 // Only an unknown path could fail, and then there is nothing to evict.
                 drop(self.blazesym.evict(&evict::Elf::new(path_of(&file)).into()));
@@ -258,41 +278,47 @@ impl Resolver {
     }
 }
 
-impl Kernel {
-    fn read(patience: Duration) -> Self {
-        let table = File::open("/proc/kallsyms")
-            .map_err(|error| format!("kernel symbols: opening /proc/kallsyms: {error}"))
-            .and_then(|file| {
-                Kallsyms::read(BufReader::with_capacity(64 << 10, file)).map_err(|error| error.to_string())
-            });
-        Self {
-            table,
-            read: Instant::now(),
-            patience,
-        }
-    }
+/// Names by the kernel's table.
+fn named_by(table: &Result<Kallsyms, String>, addresses: &[u64]) -> (Vec<Answer>, Option<String>) {
+    let name = |address: u64| -> Option<Symbol> {
+        let (full, bare) = table.as_ref().ok()?.name(address)?;
+        Some(Symbol {
+            system_name: if bare == full {
+                String::new()
+            } else {
+                bare.to_owned()
+            },
+            name: full.to_owned(),
+            ..Symbol::default()
+        })
+    };
+    let answers = addresses.iter().map(|&address| Answer {
+        functions: name(address).into_iter().collect(),
+        ..Answer::default()
+    });
+    (answers.collect(), table.as_ref().err().cloned())
 }
 
 impl Held {
-    fn open(file: &Arc<File>, path: &str) -> Self {
-        let (state, weight) = match Image::read(file) {
+    fn open(files: Files) -> Self {
+        let Files {
+            file,
+            path,
+            debug,
+            inlines,
+        } = files;
+        let (state, weight) = match Image::read(&file) {
             Ok(image) => {
-                let (dwarf, more) = Ready::dwarf(&image, file, path);
-                let weight = image.weight.saturating_add(more);
-                (
-                    State::Ready(Box::new(Ready {
-                        image,
-                        dwarf,
-                        broken: None,
-                        plt: None,
-                    })),
-                    weight,
-                )
+                let debug = debug.and_then(|debug| Some((Image::read(&debug).ok()?, debug)));
+                let weight = image.weight + debug.as_ref().map_or(0, |(facts, _)| facts.weight);
+                let ready = Ready::new(image, &file, debug, inlines);
+                (State::Ready(Box::new(ready)), weight)
             }
             Err(error) => (State::Refused(format!("{path}: {error}")), 0),
         };
         Self {
-            file: Arc::clone(file),
+            file,
+            path,
             state,
             weight,
             used: 0,
@@ -300,38 +326,49 @@ impl Held {
     }
 
     fn files(&self) -> Vec<Arc<File>> {
-        let dwarf = match &self.state {
-            State::Ready(ready) => ready.dwarf.clone(),
-            State::Refused(_) => None,
-        };
         let mut files = vec![Arc::clone(&self.file)];
-        files.extend(dwarf.filter(|dwarf| !Arc::ptr_eq(dwarf, &self.file)));
+        if let State::Ready(ready) = &self.state {
+            let others = ready.dwarf.iter().chain([&ready.symbols]);
+            files.extend(others.filter(|other| !Arc::ptr_eq(other, &self.file)).cloned());
+            files.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        }
         files
     }
 }
 
 impl Ready {
-    /// The file whose DWARF may be used, and its weight where it is another one.
-    fn dwarf(image: &Image, file: &Arc<File>, path: &str) -> (Option<Arc<File>>, u64) {
-        if image.has_dwarf {
-            return (may_follow(image, file).then(|| Arc::clone(file)), 0);
-        }
-        match debug_file::find(image, path) {
-            Some((debug, facts)) if facts.has_dwarf && may_follow(&facts, &debug) => {
-                (Some(Arc::new(debug)), facts.weight)
+    fn new(image: Image, file: &Arc<File>, debug: Option<(Image, Arc<File>)>, inlines: bool) -> Self {
+        let has_symbols = image.has_symbols || debug.as_ref().is_some_and(|(facts, _)| facts.has_symbols);
+        let (dwarf, symbols) = match debug {
+            _ if image.has_dwarf => (Some(Arc::clone(file)), Arc::clone(file)),
+            Some((facts, debug)) => {
+                let dwarf = facts.has_dwarf.then(|| Arc::clone(&debug));
+                let has_more = facts.has_symbols && !image.has_symbols;
+                (dwarf, if has_more { debug } else { Arc::clone(file) })
             }
-            _ => (None, 0),
+            None => (None, Arc::clone(file)),
+        };
+        Self {
+            image,
+            dwarf,
+            symbols,
+            inlines,
+            symbols_only: has_symbols && !inlines,
+            broken: None,
+            plt: None,
+            go: Pclntab::read(file),
+            starts: None,
         }
     }
 
-    fn functions(
+    fn answers(
         &mut self,
         blazesym: &Blazesym,
         file: &Arc<File>,
         addresses: &[u64],
-    ) -> (Vec<Vec<Symbol>>, Option<String>) {
+    ) -> (Vec<Answer>, Option<String>) {
         let mut named = Vec::new();
-        if let (Some(dwarf), None) = (&self.dwarf, &self.broken) {
+        if let (Some(dwarf), None, false) = (&self.dwarf, &self.broken, self.symbols_only) {
             match self.ask(blazesym, dwarf, true, addresses) {
                 Ok(functions) => named = functions,
                 Err(problem) => self.broken = Some(problem),
@@ -355,21 +392,53 @@ impl Ready {
             })
             .map(|(address, _)| *address)
             .collect();
-        let symbols = self.ask(blazesym, file, false, &asked).unwrap_or_else(|problem| {
-            error = Some(problem);
-            Vec::new()
-        });
+        let symbols = self
+            .ask(blazesym, &self.symbols, false, &asked)
+            .unwrap_or_else(|problem| {
+                error = Some(problem);
+                Vec::new()
+            });
         let mut symbols = asked.iter().zip(symbols).peekable();
-        for (address, functions) in addresses.iter().zip(&mut named) {
-            if let Some((_, found)) = symbols.next_if(|(asked, _)| *asked == address) {
-                refine(functions, found);
+        let mut answers = Vec::with_capacity(addresses.len());
+        for (&address, mut functions) in addresses.iter().zip(named) {
+            if let Some((_, found)) = symbols.next_if(|(asked, _)| **asked == address) {
+                refine(&mut functions, found);
             }
             functions.retain(|function| !function.name.is_empty());
-            if functions.is_empty() && self.image.in_plt(*address) {
-                functions.extend(self.stub(file, *address));
+            if !self.inlines {
+                functions.drain(..functions.len().saturating_sub(1));
             }
+            answers.push(self.complete(file, address, functions));
         }
-        (named, error)
+        (answers, error)
+    }
+
+    /// Adds what the tables of the file itself tell beside DWARF and symbols.
+    fn complete(&mut self, file: &File, address: u64, mut functions: Vec<Symbol>) -> Answer {
+        let position = self.go.as_ref().and_then(|go| go.position(file, address));
+        if let Some(position) = position {
+            // DWARF knows what was inlined; a symbol knows no line.
+            if functions.last().is_none_or(|outermost| outermost.line == 0) {
+                functions = vec![go_symbol(&position)];
+            }
+            return Answer {
+                functions,
+                language: Language::Go,
+                start: None,
+            };
+        }
+        if functions.is_empty() && self.image.in_plt(address) {
+            functions.extend(self.stub(file, address));
+        }
+        let start = functions.is_empty().then(|| {
+            let starts = self.starts.get_or_insert_with(|| Functions::read(file));
+            starts.as_ref()?.start(file, address)
+        });
+        Answer {
+            functions,
+            language: Language::Other,
+            start: start.flatten(),
+        }
     }
 
     /// Asks one file; one answer per address.
@@ -383,7 +452,7 @@ impl Ready {
         let mut elf = Elf::new(path_of(file));
         elf.debug_syms = debug_syms;
         let answers = blazesym
-            .symbolize(&Source::Elf(elf), Input::VirtOffset(addresses))
+            .symbolize(&source::Source::Elf(elf), Input::VirtOffset(addresses))
             .map_err(|error| bounded(&error.to_string()))?;
         let mut names = Names::default();
         let functions = answers
@@ -424,11 +493,15 @@ impl Ready {
     }
 }
 
-/// Whether blazesym may be let loose on the DWARF of this file. It opens what `.gnu_debuglink` and
-/// `.gnu_debugaltlink` name, pipes included, so a file with those must be one that only root can write.
-fn may_follow(image: &Image, file: &File) -> bool {
-    let links = image.has_supplement || image.debug_link.is_some();
-    !links || elf::only_root_writes(file)
+/// Go's names are the same for its linker and for people.
+fn go_symbol(position: &Position) -> Symbol {
+    let Position { name, file, line } = position;
+    Symbol {
+        name: bounded(name),
+        file: bounded(file),
+        line: *line,
+        ..Symbol::default()
+    }
 }
 
 /// Completes what DWARF said with what the symbol table says of the same address: `recv<T>` is really

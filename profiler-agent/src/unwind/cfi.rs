@@ -14,13 +14,15 @@
 
 mod cursor;
 mod entry;
+mod expression;
+mod gap;
 mod program;
 
-use std::ops::Range;
+use std::{fs::File, ops::Range, os::unix::fs::FileExt as _};
 
 use gimli::{
-    BaseAddresses, CfaRule, EhFrameHdr, EndianSlice, Expression, LittleEndian, Operation, Pointer, Register,
-    RegisterRule, UnwindExpression, UnwindSection, UnwindTableRow, X86_64,
+    BaseAddresses, CfaRule, EhFrameHdr, EndianSlice, LittleEndian, Pointer, Register, RegisterRule,
+    UnwindExpression, UnwindSection, UnwindTableRow, X86_64,
 };
 use hashbrown::HashMap;
 use profiler_common::row::{Base, Rule, SavedBp, SavedBx};
@@ -72,6 +74,31 @@ pub struct Sections<'a> {
     pub jumps: [Range<u64>; 2],
     /// Where the file is entered; 0 where it is not. Threads begin there, which the dynamic linker and some C libraries do not say.
     pub entry: u64,
+    /// Where the file's instructions are, for what no section speaks of.
+    pub instructions: Instructions<'a>,
+}
+
+/// The instructions of a file, which are read when they are asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Instructions<'a> {
+    /// The file; without one there are none.
+    pub file: Option<&'a File>,
+    /// The addresses of its executable sections or segments, in order, and their offsets in the file.
+    pub executable: &'a [(Range<u64>, u64)],
+}
+
+impl Instructions<'_> {
+    /// Those at some addresses, which must lie in one section.
+    fn at(&self, range: &Range<u64>) -> Option<Vec<u8>> {
+        let (addresses, offset) = self
+            .executable
+            .iter()
+            .find(|(addresses, _)| addresses.start <= range.start && range.end <= addresses.end)?;
+        let mut bytes = vec![0; usize::try_from(range.end.checked_sub(range.start)?).ok()?];
+        let offset = offset.checked_add(range.start - addresses.start)?;
+        self.file?.read_exact_at(&mut bytes, offset).ok()?;
+        Some(bytes)
+    }
 }
 
 /// A section in memory.
@@ -193,10 +220,16 @@ pub fn tables(sections: &Sections<'_>, code: Range<u64>, piece: usize) -> Result
     }
     let mut pieces = Pieces::new(code, piece)?;
     let mut made = Made { rows: 0, work };
+    let mut gaps = Gaps {
+        instructions: sections.instructions,
+        behind: pieces.start(),
+        left: gap::MOST,
+    };
     for (index, function) in functions.iter().enumerate() {
         let next = functions.get(index + 1).map_or(u64::MAX, |next| next.start);
         let end = function.end().min(next);
         let at = function.at & Source::AT;
+        gaps.fill(function.start, &mut pieces)?;
         let whole = match function.source() {
             _ if function.start >= end => continue,
             Source::EhFrame => eh_frame.execute(at, &(function.start..end), &mut pieces, &mut made)?,
@@ -208,8 +241,9 @@ pub fn tables(sections: &Sections<'_>, code: Range<u64>, piece: usize) -> Result
             }
         };
         broken += usize::from(!whole);
-        pieces.add(end, Rule::None)?; // replaced at once where another function follows
+        gaps.behind = end;
     }
+    gaps.fill(pieces.end(), &mut pieces)?;
     let described = functions
         .iter()
         .filter(|function| function.source() != Source::Stubs);
@@ -219,6 +253,44 @@ pub fn tables(sections: &Sections<'_>, code: Range<u64>, piece: usize) -> Result
         rows: made.rows,
         broken,
     })
+}
+
+/// The code between functions.
+struct Gaps<'a> {
+    instructions: Instructions<'a>,
+    /// The first address behind the last function.
+    behind: u64,
+    /// How many may be read yet.
+    left: usize,
+}
+
+impl Gaps<'_> {
+    /// Adds what is known from the last function up to the next one, at `next`.
+    fn fill(&mut self, next: u64, pieces: &mut Pieces) -> Result<(), CfiError> {
+        let Self {
+            instructions, behind, ..
+        } = *self;
+        pieces.add(behind, Rule::None)?; // replaced at once where a function follows
+        if behind >= next {
+            return Ok(());
+        }
+        for (addresses, _) in instructions.executable {
+            let (start, end) = (behind.max(addresses.start), next.min(addresses.end));
+            let code = if start < end {
+                gap::readable(start, end)
+            } else {
+                0..0
+            };
+            if code.is_empty() || self.left == 0 {
+                continue;
+            }
+            self.left -= 1;
+            for (address, rule) in gap::rules(start, &instructions.at(&code).unwrap_or_default()) {
+                pieces.add(address, rule)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Where the rules of a function come from.
@@ -238,7 +310,7 @@ impl Source {
 }
 
 /// A run of addresses that has rules. A large file has hundreds of thousands, so there is no byte to waste.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy)]
 struct Run {
     start: u64,
     len: u32,
@@ -247,6 +319,11 @@ struct Run {
 }
 
 impl Run {
+    /// By address, then length, then source and place, in one comparison.
+    const fn order(&self) -> u128 {
+        (self.start as u128) << 64 | (self.len as u128) << 32 | self.at as u128
+    }
+
     const fn end(&self) -> u64 {
         self.start.saturating_add(self.len as u64)
     }
@@ -317,7 +394,7 @@ impl List {
     /// What is added from here on comes from another source.
     fn begin_next(&mut self) {
         if self.functions.len() > self.earlier {
-            self.functions.sort_unstable();
+            self.functions.sort_unstable_by_key(Run::order);
         }
         self.earlier = self.functions.len();
     }
@@ -328,10 +405,10 @@ struct Reader<'a> {
     entries: Entries<'a>,
     source: Source,
     /// Thousands of functions share one common part.
-    common: HashMap<usize, Common<'a>>,
+    common: HashMap<usize, Common>,
     /// The one that was used last, by its offset.
-    last: Option<(usize, Common<'a>)>,
-    machine: Machine<'a>,
+    last: Option<(usize, Common)>,
+    machine: Machine,
 }
 
 impl<'a> Reader<'a> {
@@ -408,7 +485,7 @@ impl<'a> Reader<'a> {
         Ok(function.map_or(Found::Broken, Found::Function))
     }
 
-    fn common(&mut self, at: usize, work: &mut usize) -> Option<Common<'a>> {
+    fn common(&mut self, at: usize, work: &mut usize) -> Option<Common> {
         if let Some(common) = self.common.get(&at) {
             return Some(*common);
         }
@@ -495,15 +572,15 @@ pub fn rule_of<'a, S: UnwindSection<Bytes<'a>>>(row: &UnwindTableRow<usize>, sec
         None => Saved::Unknown,
         Some(RegisterRule::Undefined) => Saved::Undefined,
         Some(RegisterRule::SameValue) => Saved::Same,
-        Some(RegisterRule::Offset(offset)) => Saved::Offset(offset),
-        Some(RegisterRule::Expression(expression)) => Saved::Expression(bytes(&expression)),
+        Some(RegisterRule::Offset(offset)) => Saved::offset(offset),
+        Some(RegisterRule::Expression(expression)) => Saved::expression(bytes(&expression)),
         Some(RegisterRule::Register(register)) => Saved::Register(register.0),
         Some(_) => Saved::Other,
     };
     let rule = rule(&State {
         cfa: match row.cfa() {
-            CfaRule::RegisterAndOffset { register, offset } => Cfa::Register(register.0, *offset),
-            CfaRule::Expression(expression) => Cfa::Expression(bytes(expression)),
+            CfaRule::RegisterAndOffset { register, offset } => Cfa::register(register.0, *offset),
+            CfaRule::Expression(expression) => Cfa::expression(bytes(expression)),
         },
         ra: saved(X86_64::RA),
         bp: saved(X86_64::RBP),
@@ -517,20 +594,18 @@ pub fn rule_of<'a, S: UnwindSection<Bytes<'a>>>(row: &UnwindTableRow<usize>, sec
 }
 
 /// What is known of a frame, as a rule; whether a table has room for such numbers is for the table to say.
-#[inline]
-fn rule(state: &State<'_>) -> Rule {
+#[inline(always)]
+fn rule(state: &State) -> Rule {
     match state.ra {
         Saved::Undefined => Rule::End,
         Saved::Offset(-8) => frame_rule(state).unwrap_or(Rule::Unsupported),
         Saved::Register(number) => return_in(state, number).unwrap_or(Rule::Unsupported),
-        Saved::Unknown | Saved::Same | Saved::Offset(_) | Saved::Expression(_) | Saved::Other => {
-            Rule::Unsupported
-        }
+        Saved::Unknown | Saved::Same | Saved::Offset(_) | Saved::AtBp(_) | Saved::Other => Rule::Unsupported,
     }
 }
 
-#[inline]
-fn frame_rule(state: &State<'_>) -> Option<Rule> {
+#[inline(always)]
+fn frame_rule(state: &State) -> Option<Rule> {
     let (base, offset) = match state.cfa {
         Cfa::Register(register, offset) => {
             let base = match Register(register) {
@@ -538,26 +613,16 @@ fn frame_rule(state: &State<'_>) -> Option<Rule> {
                 X86_64::RBP => Base::Bp,
                 Register(number) => Base::Register(u8::try_from(number).ok().filter(|&number| number < 16)?),
             };
-            (base, i32::try_from(offset).ok()?)
+            (base, offset?)
         }
-        Cfa::Expression(expression) => match cfa_expression(expression)? {
-            Ok(found) => found,
-            Err(rule) => return Some(rule),
-        },
+        Cfa::Expression(expression::Cfa::Word(base, offset)) => (base, offset),
+        Cfa::Expression(expression::Cfa::Plt(from)) => return Some(Rule::Plt(from)),
+        Cfa::Other => return None,
     };
     let bp = match state.bp {
         Saved::Unknown | Saved::Same | Saved::Undefined => SavedBp::Same,
         Saved::Offset(at) => SavedBp::AtCfa(i16::try_from(at).ok()?),
-        Saved::Expression(expression) => match *operations(expression)?.as_slice() {
-            [
-                Operation::RegisterOffset {
-                    register: X86_64::RBP,
-                    offset,
-                    ..
-                },
-            ] => SavedBp::AtBp(i16::try_from(offset).ok()?),
-            _ => return None,
-        },
+        Saved::AtBp(at) => SavedBp::AtBp(at),
         Saved::Register(_) | Saved::Other => return None,
     };
     let bx = match state.bx {
@@ -565,85 +630,17 @@ fn frame_rule(state: &State<'_>) -> Option<Rule> {
         Saved::Offset(at @ (-56 | -48 | -40 | -32 | -24 | -16)) => {
             SavedBx::Below(u8::try_from(at / -8).unwrap_or_default())
         }
-        Saved::Offset(_) | Saved::Expression(_) | Saved::Register(_) | Saved::Other => SavedBx::Lost,
+        Saved::Offset(_) | Saved::AtBp(_) | Saved::Register(_) | Saved::Other => SavedBx::Lost,
     };
     Some(Rule::Cfa { base, offset, bp, bx })
 }
 
 /// The rule of a function that has taken its return address off the stack.
-fn return_in(state: &State<'_>, number: u16) -> Option<Rule> {
-    let at_stack_pointer = state.cfa == Cfa::Register(X86_64::RSP.0, 0);
+fn return_in(state: &State, number: u16) -> Option<Rule> {
+    let at_stack_pointer = state.cfa == Cfa::register(X86_64::RSP.0, 0);
     let untouched = [state.bp, state.bx]
         .iter()
         .all(|saved| matches!(saved, Saved::Unknown | Saved::Same));
     let number = u8::try_from(number).ok().filter(|&number| number < 16)?;
     (at_stack_pointer && untouched).then_some(Rule::ReturnIn(number))
-}
-
-/// Base and offset of a canonical frame address, or the rule that says all.
-fn cfa_expression(expression: &[u8]) -> Option<Result<(Base, i32), Rule>> {
-    match *operations(expression)?.as_slice() {
-        // The stub of a PLT, as GNU ld describes it: rsp + 8 + (((rip & 15) >= n) << 3).
-        [
-            Operation::RegisterOffset {
-                register: X86_64::RSP,
-                offset: 8,
-                ..
-            },
-            Operation::RegisterOffset {
-                register: X86_64::RA,
-                offset: 0,
-                ..
-            },
-            Operation::UnsignedConstant { value: 15 },
-            Operation::And,
-            Operation::UnsignedConstant { value: from },
-            Operation::Ge,
-            Operation::UnsignedConstant { value: 3 },
-            Operation::Shl,
-            Operation::Plus,
-        ] => {
-            let from = u8::try_from(from).ok().filter(|&from| from < 16)?;
-            Some(Err(Rule::Plt(from)))
-        }
-        [at, Operation::Deref { space: false, .. }] => Some(Ok((dereferenced(&at)?, 0))),
-        [
-            at,
-            Operation::Deref { space: false, .. },
-            Operation::PlusConstant { value },
-        ] => Some(Ok((dereferenced(&at)?, i32::try_from(value).ok()?))),
-        _ => None,
-    }
-}
-
-/// What lies at a register's value plus an offset.
-fn dereferenced(operation: &Operation<Bytes<'_>>) -> Option<Base> {
-    let Operation::RegisterOffset { register, offset, .. } = *operation else {
-        return None;
-    };
-    let at = i16::try_from(offset).ok()?;
-    match register {
-        X86_64::RBP => Some(Base::DerefBp(at)),
-        X86_64::RSP => Some(Base::DerefSp(at)),
-        _ => None,
-    }
-}
-
-/// The operations of an expression; `None` when it is longer than any that is understood.
-fn operations(expression: &[u8]) -> Option<Vec<Operation<Bytes<'_>>>> {
-    const LONGEST: usize = 9;
-    let encoding = gimli::Encoding {
-        address_size: 8,
-        format: gimli::Format::Dwarf32,
-        version: 4,
-    };
-    let mut operations = Expression(EndianSlice::new(expression, LittleEndian)).operations(encoding);
-    let mut found = Vec::new();
-    while let Some(operation) = operations.next().ok()? {
-        found.push(operation);
-        if found.len() > LONGEST {
-            return None;
-        }
-    }
-    Some(found)
 }

@@ -43,7 +43,7 @@ use self::{
     walk::{Walked, Way},
 };
 use crate::{
-    process::{Code, CodeBacking, Process, Processes, vdso_image},
+    process::{Code, CodeBacking, Process, Processes, vdso},
     sampling::record::{Frames, Rest, Sample},
 };
 
@@ -257,7 +257,7 @@ fn request(id: u32, code: &Code) -> Option<Request> {
         }),
         CodeBacking::Vdso(_) => Some(Request {
             id,
-            file: Arc::new(vdso_image().ok()?),
+            file: Arc::clone(&vdso()?.file),
             path: "[vdso]".into(),
             code: 0..0,
         }),

@@ -1,6 +1,9 @@
 //! What the kernel programs know of processes: the list of mappings of each whose stacks they walk.
 
-use std::time::{Duration, Instant};
+use std::{
+    num::NonZero,
+    time::{Duration, Instant},
+};
 
 use aya::maps::MapData;
 use hashbrown::{HashMap, HashSet};
@@ -18,7 +21,7 @@ use crate::process::{Code, Key, Process, Processes};
 pub struct List(MappingList);
 
 #[expect(unsafe_code, reason = "aya asks for the promise that a type is plain bytes")]
-// SAFETY: four integers without padding.
+// SAFETY: five integers of one size, without padding.
 unsafe impl aya::Pod for List {}
 
 /// Samples of a process that came to user space although all was known, before the list counts as settled,
@@ -54,6 +57,8 @@ pub(super) struct Publisher {
     published: HashMap<u32, Published>,
     /// Pids whose list is to be written.
     due: HashSet<u32>,
+    /// Of the list written last.
+    serial: NonZero<u32>,
 }
 
 impl Publisher {
@@ -62,6 +67,7 @@ impl Publisher {
             lists,
             published: HashMap::new(),
             due: HashSet::new(),
+            serial: NonZero::<u32>::MIN,
         }
     }
 
@@ -186,11 +192,13 @@ impl Publisher {
             self.forget(pid, tables);
             return;
         };
+        self.serial = self.serial.checked_add(1).unwrap_or(NonZero::<u32>::MIN);
         let mappings = MappingList {
             segment: block.segment,
             offset: block.offset,
             count: u32::try_from(list.len()).unwrap_or_default() / MAPPING_LEN,
             settled: settled.into(),
+            serial: self.serial.get(),
         };
         if let Err(error) = self.lists.insert(pid, List(mappings), 0) {
             tracing::debug!(pid, %error, "the kernel side knows no more processes");

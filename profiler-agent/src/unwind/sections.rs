@@ -17,14 +17,15 @@ use std::{
 use object::{
     Endianness,
     elf::{
-        CompressionHeader64, ELFCOMPRESS_ZLIB, ELFCOMPRESS_ZSTD, FileHeader64, PN_XNUM, PT_GNU_EH_FRAME,
-        PT_LOAD, ProgramHeader64, SHF_COMPRESSED, SHN_XINDEX, SHT_NOBITS, SHT_NULL, SectionHeader64,
+        CompressionHeader64, ELFCOMPRESS_ZLIB, ELFCOMPRESS_ZSTD, FileHeader64, PF_X, PN_XNUM,
+        PT_GNU_EH_FRAME, PT_LOAD, ProgramHeader64, SHF_COMPRESSED, SHF_EXECINSTR, SHN_XINDEX, SHT_NOBITS,
+        SHT_NULL, SectionHeader64,
     },
     pod::{self, Pod},
     read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _},
 };
 
-use super::cfi::{self, Section, Sections};
+use super::cfi::{self, Instructions, Section, Sections};
 
 /// Most section headers that are looked at; a large program has 50.
 const MAX_SECTIONS: u64 = 4096;
@@ -45,6 +46,9 @@ pub struct FileSections {
     plt: Range<u64>,
     jumps: [Range<u64>; 2],
     entry: u64,
+    /// The file again, and the addresses and offsets of what is executable there.
+    file: Option<File>,
+    executable: Vec<(Range<u64>, u64)>,
     /// Whether a section of call frame information was left out for its size.
     oversized: bool,
 }
@@ -63,6 +67,10 @@ impl FileSections {
         let elf = Elf::read(file)?;
         let mut sections = elf.sections().unwrap_or_default();
         sections.entry = elf.header.e_entry(elf.endian);
+        sections.file = Some(file.try_clone()?);
+        if sections.executable.is_empty() {
+            sections.executable = elf.executable_segments();
+        }
         // What a packer left of the section headers may be wrong, the program headers are not: the program runs by them.
         if sections.eh_frame.1.is_empty()
             && let Some(eh_frame) = elf.eh_frame_by_segments()?
@@ -87,6 +95,8 @@ impl FileSections {
             plt,
             jumps,
             entry,
+            file,
+            executable,
             oversized: _,
         } = self;
         Sections {
@@ -100,6 +110,10 @@ impl FileSections {
             plt: plt.clone(),
             jumps: jumps.clone(),
             entry: *entry,
+            instructions: Instructions {
+                file: file.as_ref(),
+                executable,
+            },
         }
     }
 }
@@ -171,6 +185,18 @@ impl<'f> Elf<'f> {
             plt: range(b".plt"),
             jumps: [range(b".plt.sec"), range(b".plt.got")],
             entry: 0,
+            file: None,
+            executable: executable(headers.iter().filter_map(|section| {
+                let flags = section.sh_flags(endian);
+                let in_file = section.sh_type(endian) != SHT_NOBITS;
+                (in_file && flags & u64::from(SHF_EXECINSTR) != 0).then(|| {
+                    (
+                        section.sh_addr(endian),
+                        section.sh_size(endian),
+                        section.sh_offset(endian),
+                    )
+                })
+            })),
             oversized: [&b".eh_frame"[..], b".debug_frame"]
                 .into_iter()
                 .any(|name| named(name).any(|section| section.sh_size(endian) > MAX_CFI)),
@@ -265,6 +291,23 @@ impl<'f> Elf<'f> {
         Ok(None)
     }
 
+    /// Addresses of what is executable and in the file, and its offset there; none where the headers are broken.
+    fn executable_segments(&self) -> Vec<(Range<u64>, u64)> {
+        let endian = self.endian;
+        let segments = self.segments().unwrap_or_default().into_iter();
+        executable(
+            segments
+                .filter(|segment| segment.p_type(endian) == PT_LOAD && segment.p_flags(endian) & PF_X != 0)
+                .map(|segment| {
+                    (
+                        segment.p_vaddr(endian),
+                        segment.p_filesz(endian),
+                        segment.p_offset(endian),
+                    )
+                }),
+        )
+    }
+
     fn segments(&self) -> io::Result<Vec<Segment>> {
         let offset = self.header.e_phoff(self.endian);
         let count = match self.header.e_phnum(self.endian) {
@@ -298,6 +341,15 @@ impl<'f> Elf<'f> {
         self.file.read_exact_at(&mut bytes, offset)?;
         Ok(bytes)
     }
+}
+
+/// Addresses with their offsets in the file, in order, of addresses, lengths and offsets.
+fn executable(parts: impl Iterator<Item = (u64, u64, u64)>) -> Vec<(Range<u64>, u64)> {
+    let mut parts: Vec<(Range<u64>, u64)> = parts
+        .map(|(start, len, offset)| (start..start.saturating_add(len), offset))
+        .collect();
+    parts.sort_unstable_by_key(|(addresses, _)| addresses.start);
+    parts
 }
 
 /// Unpacks what must be `size` bytes, which have been bounded.

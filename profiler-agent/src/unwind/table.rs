@@ -134,6 +134,8 @@ pub struct Pieces {
     /// Where the piece under construction begins.
     start: u64,
     table: Table,
+    /// First address of the page that begins next.
+    next: u64,
     entry_ids: HashMap<[u32; 2], u32>,
     /// The rule that was added last, and where: another one may still replace it.
     pending: (u64, Code),
@@ -153,8 +155,15 @@ impl Code {
     /// It needs an entry of its own.
     const ENTRY: u32 = u32::MAX;
     const NONE: Self = Self::of(Rule::None);
+    const UNSUPPORTED: Self = Self {
+        bits: match Rule::Unsupported.pack() {
+            Some(bits) => bits,
+            None => Self::ENTRY,
+        },
+        entry: [0; 2],
+    };
 
-    #[inline]
+    #[inline(always)]
     const fn of(rule: Rule) -> Self {
         if let Some(bits) = rule.pack() {
             return Self { bits, entry: [0; 2] };
@@ -164,7 +173,7 @@ impl Code {
                 bits: Self::ENTRY,
                 entry,
             },
-            None => Self::of(Rule::Unsupported),
+            None => Self::UNSUPPORTED,
         }
     }
 }
@@ -195,6 +204,7 @@ impl Pieces {
             done: Vec::new(),
             done_bytes: 0,
             table: Table::starting(first_page, pages, limit),
+            next: first_page << PAGE_SHIFT,
             entry_ids: HashMap::new(),
             in_force: Code::NONE,
         })
@@ -219,6 +229,16 @@ impl Pieces {
         Ok(())
     }
 
+    /// The first address,
+    pub const fn start(&self) -> u64 {
+        self.code.start
+    }
+
+    /// and the first behind the last.
+    pub const fn end(&self) -> u64 {
+        self.code.end
+    }
+
     /// The pieces by address, each with the addresses that it is for.
     ///
     /// # Errors
@@ -238,26 +258,24 @@ impl Pieces {
         if code == self.in_force || address >= self.code.end {
             return Ok(());
         }
-        let page = address >> PAGE_SHIFT;
         let in_page = address % PAGE;
-        // The page of this row begins with what is in force, unless the row is its first address.
-        self.begin_pages(if in_page == 0 { page } else { page + 1 })?;
-        if in_page == 0 {
-            self.begin_page()?;
+        if address >= self.next {
+            // The page of this row begins with what is in force, unless the row is its first address.
+            let page = address >> PAGE_SHIFT;
+            self.begin_pages(if in_page == 0 { page } else { page + 1 })?;
+            if in_page == 0 {
+                self.begin_page()?;
+            }
         }
         self.in_force = code;
         self.row(in_page);
         Ok(())
     }
 
-    /// Number of the page that begins next.
-    fn next_page(&self) -> u64 {
-        self.table.first_page + self.table.index.len() as u64
-    }
-
     /// Begins every page before number `end`, each with the rule in force.
+    #[inline(never)]
     fn begin_pages(&mut self, end: u64) -> Result<(), TableError> {
-        while self.next_page() < end {
+        while self.next >> PAGE_SHIFT < end {
             self.begin_page()?;
             if self.in_force != Code::NONE {
                 self.row(0);
@@ -268,10 +286,10 @@ impl Pieces {
 
     fn begin_page(&mut self) -> Result<(), TableError> {
         if self.table.block_len() + MAX_PAGE_BYTES > self.limit && !self.table.index.is_empty() {
-            let page = self.next_page();
-            self.end_piece(page << PAGE_SHIFT, page)?;
+            self.end_piece(self.next, self.next >> PAGE_SHIFT)?;
         }
         self.table.begin_page();
+        self.next += PAGE;
         Ok(())
     }
 
@@ -304,6 +322,7 @@ impl Pieces {
     }
 
     /// The bits of a rule that has to stand in the table of rules.
+    #[inline(never)]
     fn entry(&mut self) -> u32 {
         let entries = &mut self.table.entries;
         let id = *self
@@ -316,7 +335,7 @@ impl Pieces {
         if id < MAX_ENTRIES {
             Rule::pack_entry(id)
         } else {
-            Rule::Unsupported.pack().unwrap_or_default()
+            Code::UNSUPPORTED.bits
         }
     }
 }

@@ -19,11 +19,11 @@ use super::{
     builder::{Builder, Built, Request},
 };
 
-/// How long an epoch is: the grain of "used last".
-const EPOCH: Duration = Duration::from_secs(1);
+/// How long an epoch is: the grain of "used last". The kernel programs keep what they found for as long.
+const EPOCH: Duration = Duration::from_secs(5);
 
 /// Epochs that a table must have been idle to be evicted: what is used all the time does not throw each other out.
-const MIN_IDLE: u32 = 10;
+const MIN_IDLE: u32 = 3;
 
 /// How long a table waits for room that has been made: until what was evicted is certainly free.
 const ROOM_AFTER: Duration = Duration::from_millis(1500);

@@ -195,7 +195,7 @@ fn long_samples_are_split() {
     let mut b = profiles::Builder::new("one stack");
     let process = b.process(1, "x", "/x");
     let function = b.function("spin", "spin", "", 0);
-    let location = b.location(profiler_agent::profile::FrameKind::Native, None, 1, &[function]);
+    let location = b.location(profiles::NATIVE, None, 1, &[function]);
     let stack = b.stack(&[location], profiler_common::Outcome::Complete);
     let times: Vec<u64> = (0..1_500_000).map(|i| profiles::START + i).collect();
     b.sample(process, 1, "x", 0, stack, &times);

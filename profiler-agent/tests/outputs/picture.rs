@@ -80,9 +80,20 @@ fn server() {
         "100 incomplete",
         "shop::db::Pool::query (1,100 samples, 39.29%)",
         "copy_user_enhanced_fast_string (320 samples, 11.43%)",
+        // The legend.
+        "process",
+        "function",
+        "inlined function",
+        "kernel",
+        "generated code",
+        "stack not whole",
     ] {
         assert!(all.contains(expected), "{expected:?} is not in {all}");
     }
+    assert!(
+        !all.contains("code without a name"),
+        "there is none in the picture"
+    );
     assert_eq!(svg, draw(&profile), "the same profile gives the same bytes");
     golden::check("server.svg", svg.as_bytes());
 }

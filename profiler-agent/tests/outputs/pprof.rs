@@ -125,7 +125,7 @@ fn go_reads_hostile_names() {
     let long = "y".repeat(10_000);
     for name in profiles::HOSTILE.into_iter().chain([long.as_str()]) {
         let function = b.function(name, name, name, 0);
-        let location = b.location(profiler_agent::profile::FrameKind::Native, None, 1, &[function]);
+        let location = b.location(profiles::NATIVE, None, 1, &[function]);
         let stack = b.stack(&[location], profiler_common::Outcome::Complete);
         b.sample(process, 1, name, 0, stack, &[profiles::START]);
     }

@@ -150,6 +150,10 @@ impl Running<'_> {
         send(self.child.id(), signal);
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Kills it, as nothing else can.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

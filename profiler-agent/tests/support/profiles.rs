@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use profiler_agent::{
     profile::{
-        Capture, FrameKind, Function, FunctionId, Kind, Line, Location, LocationId, Mapping, MappingId,
-        MappingKind, Process, ProcessId, Profile, Sample, Stack, StackId, StringId,
+        Capture, FrameKind, Function, FunctionId, Kind, Language, Line, Location, LocationId, Mapping,
+        MappingId, MappingKind, Process, ProcessId, Profile, Runtime, Sample, Stack, StackId, StringId,
     },
     telemetry::Loss,
 };
@@ -14,6 +14,9 @@ use proptest::prelude::*;
 
 /// When the profiles of this module begin: 2026-11-21T04:11:53.25Z.
 pub const START: u64 = 1_795_234_313_250_000_000;
+
+/// Compiled code of no special language.
+pub const NATIVE: FrameKind = FrameKind::Native(Language::Other);
 
 /// Makes profiles without equal rows, as the aggregator does.
 #[derive(Debug, Clone)]
@@ -79,6 +82,8 @@ impl Builder {
             file_offset: if kind == MappingKind::File { 0x1000 } else { 0 },
             path: self.string(path),
             build_id: build_id.to_vec(),
+            go_build_id: StringId(0),
+            htlhash: (kind == MappingKind::File).then_some([start.to_le_bytes()[2]; 16]),
         };
         MappingId(intern(&mut self.profile.mappings, mapping))
     }
@@ -105,7 +110,8 @@ impl Builder {
             kind,
             mapping,
             address,
-            by_frame_pointer: kind == FrameKind::Jit || address % 7 == 3 && kind == FrameKind::Native,
+            by_frame_pointer: matches!(kind, FrameKind::Jit(_)) || address % 7 == 3 && kind == NATIVE,
+            is_named: true,
             lines: (10..)
                 .zip(functions)
                 .map(|(line, &function)| Line {
@@ -192,7 +198,7 @@ pub fn server() -> Profile {
 
     let mut native = |name: &str, file: &str, address: u64| {
         let function = b.function(name, &format!("_Z{}{}", name.len(), name), file, 7);
-        b.location(FrameKind::Native, Some(exe), 0x1000 + address, &[function])
+        b.location(NATIVE, Some(exe), 0x1000 + address, &[function])
     };
     let start = native("_start", "", 1);
     let main = native("shop::main", "src/main.rs", 2);
@@ -212,9 +218,9 @@ pub fn server() -> Profile {
         "string.rs",
         9,
     );
-    let inlined = b.location(FrameKind::Native, Some(exe), 0x1100, &[push, escape]);
+    let inlined = b.location(NATIVE, Some(exe), 0x1100, &[push, escape]);
     let write = b.function("__write", "__write", "", 0);
-    let write = b.location(FrameKind::Native, Some(libc), 0x2_9000, &[write]);
+    let write = b.location(NATIVE, Some(libc), 0x2_9000, &[write]);
     let mut in_kernel = |name: &str, address: u64| {
         let function = b.function(name, name, "", 0);
         b.location(
@@ -228,7 +234,12 @@ pub fn server() -> Profile {
     let send = in_kernel("tcp_sendmsg", 2);
     let copy = in_kernel("copy_user_enhanced_fast_string", 3);
     let script = b.function("template:index.html", "template:index.html", "", 0);
-    let script = b.location(FrameKind::Jit, Some(jit), 0x7f00_0000_0040, &[script]);
+    let script = b.location(
+        FrameKind::Jit(Runtime::V8),
+        Some(jit),
+        0x7f00_0000_0040,
+        &[script],
+    );
     let marker = b.function(
         "[truncated: no unwind rule]",
         "[truncated: no unwind rule]",
@@ -344,7 +355,7 @@ pub const HOSTILE: [&str; 14] = [
 pub fn arbitrary() -> impl Strategy<Value = Profile> {
     let function = (name(), name(), name(), 0..3_u32);
     let location = (
-        0..4_u8,
+        0..5_u8,
         prop::option::of(0..4_usize),
         0..0x10_0000_u64,
         prop::collection::vec(0..8_usize, 1..4),
@@ -407,9 +418,10 @@ pub fn arbitrary() -> impl Strategy<Value = Profile> {
                     .iter()
                     .map(|(kind, mapping, offset, lines)| {
                         let kind = [
-                            FrameKind::Native,
+                            NATIVE,
                             FrameKind::Kernel,
-                            FrameKind::Jit,
+                            FrameKind::Jit(Runtime::V8),
+                            FrameKind::Native(Language::Go),
                             FrameKind::Marker,
                         ][usize::from(*kind)];
                         let mapping = mapping.map(|mapping| mappings[mapping]);
@@ -428,6 +440,9 @@ pub fn arbitrary() -> impl Strategy<Value = Profile> {
                 for (process, tid, thread, cpu, stack, times) in &samples {
                     let times: Vec<u64> = times.iter().map(|time| START + time).collect();
                     b.sample(processes[*process], *tid, thread, *cpu, stacks[*stack], &times);
+                }
+                for location in b.profile.locations.iter_mut().step_by(3) {
+                    location.is_named = false;
                 }
                 if !with_timestamps {
                     for sample in &mut b.profile.samples {

@@ -201,7 +201,9 @@ impl<'p, 'a> Dictionary<'p, 'a> {
             }
             Attribute::ByFramePointer => bytes(value, 1, super::prepare::BY_FRAME_POINTER.as_bytes()),
             Attribute::ThreadName(name) => bytes(value, 1, self.prepared.profile.string(name).as_bytes()),
+            Attribute::GoBuildId(id) => bytes(value, 1, self.prepared.profile.string(id).as_bytes()),
             Attribute::BuildId(id) => bytes(value, 1, hex(id).as_bytes()),
+            Attribute::Htlhash(hash) => bytes(value, 1, hex(&hash).as_bytes()),
             Attribute::ThreadId(number) | Attribute::Cpu(number) => {
                 value.push(3 << 3);
                 super::wire::varint(value, number.into());
@@ -276,14 +278,20 @@ impl<'p, 'a> Dictionary<'p, 'a> {
             return 0;
         };
         let path = self.string(mapping.path.0);
-        let build_id = self.prepared.build_ids.get(id as usize).copied().flatten();
-        let build_id = build_id.map(|id| self.attribute(id));
+        let build_ids: Vec<u32> = self
+            .prepared
+            .build_ids
+            .get(id as usize)
+            .into_iter()
+            .flatten()
+            .map(|&id| self.attribute(id))
+            .collect();
         self.body.clear();
         uint(&mut self.body, 1, mapping.start);
         uint(&mut self.body, 2, mapping.limit);
         uint(&mut self.body, 3, mapping.file_offset);
         uint(&mut self.body, 4, path.into());
-        packed(&mut self.body, 5, build_id.as_slice());
+        packed(&mut self.body, 5, &build_ids);
         self.mappings.push(id, &self.body)
     }
 

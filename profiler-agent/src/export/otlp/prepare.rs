@@ -8,7 +8,10 @@
 use hashbrown::HashMap;
 
 use super::encode::{Names, Options, Times};
-use crate::profile::{FrameKind, Function, Kind, Line, Location, MappingKind, Profile, Sample, StringId};
+use crate::profile::{
+    FrameKind, Function, Kind, Language, Line, Location, Mapping, MappingKind, Profile, Runtime, Sample,
+    StringId,
+};
 
 /// An attribute of the dictionary's table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,6 +20,10 @@ pub(super) enum Attribute<'a> {
     FrameType(&'static str),
     /// `process.executable.build_id.gnu` of a mapping, raw.
     BuildId(&'a [u8]),
+    /// `process.executable.build_id.go` of a mapping.
+    GoBuildId(StringId),
+    /// `process.executable.build_id.htlhash` of a mapping, raw.
+    Htlhash([u8; 16]),
     /// `thread.id` of a sample.
     ThreadId(u32),
     /// `thread.name` of a sample.
@@ -32,9 +39,11 @@ pub(super) enum Attribute<'a> {
 }
 
 /// Keys of attributes, and the types of values: the strings that are not the profile's own.
-pub(super) const CONSTANTS: [&str; 14] = [
+pub(super) const CONSTANTS: [&str; 16] = [
     "profile.frame.type",
     "process.executable.build_id.gnu",
+    "process.executable.build_id.go",
+    "process.executable.build_id.htlhash",
     "thread.id",
     "thread.name",
     "cpu.logical_number",
@@ -61,12 +70,14 @@ impl Attribute<'_> {
         match self {
             Self::FrameType(_) => 0,
             Self::BuildId(_) => 1,
-            Self::ThreadId(_) => 2,
-            Self::ThreadName(_) => 3,
-            Self::Cpu(_) => 4,
-            Self::Outcome(_) => 5,
-            Self::Unwinding(_) => 6,
-            Self::ByFramePointer => 7,
+            Self::GoBuildId(_) => 2,
+            Self::Htlhash(_) => 3,
+            Self::ThreadId(_) => 4,
+            Self::ThreadName(_) => 5,
+            Self::Cpu(_) => 6,
+            Self::Outcome(_) => 7,
+            Self::Unwinding(_) => 8,
+            Self::ByFramePointer => 9,
         }
     }
 }
@@ -103,8 +114,8 @@ pub(super) struct Prepared<'a> {
     pub(super) attributes: Vec<Attribute<'a>>,
     /// For each mapping the one that stands for it on the wire; `None` is row 0.
     pub(super) mappings: Vec<Option<u32>>,
-    /// For each mapping its attribute.
-    pub(super) build_ids: Vec<Option<u32>>,
+    /// For each mapping its attributes.
+    pub(super) build_ids: Vec<Vec<u32>>,
     /// For each function the one that stands for it.
     pub(super) functions: Vec<u32>,
     /// For each location the one that stands for it.
@@ -130,9 +141,7 @@ impl<'a> Prepared<'a> {
         let build_ids = profile
             .mappings
             .iter()
-            .map(|mapping| {
-                (!mapping.build_id.is_empty()).then(|| attributes.id(Attribute::BuildId(&mapping.build_id)))
-            })
+            .map(|mapping| build_ids(mapping).map(|id| attributes.id(id)).collect())
             .collect();
         let mappings = mappings(profile);
         let frame_types: Vec<u32> = profile
@@ -211,13 +220,30 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// The frame types that every receiver takes.
+/// The words of OpenTelemetry's conventions, where there is one; `abort-marker` is that of its own profiler. Its `rust` is not used: devfiler
+/// refuses a whole request for a word that it does not know.
 const fn frame_type(kind: FrameKind) -> &'static str {
     match kind {
-        FrameKind::Native | FrameKind::Jit => "native",
+        FrameKind::Native(Language::Go) => "go",
+        FrameKind::Native(Language::Other) | FrameKind::Jit(Runtime::Unknown) => "native",
+        FrameKind::Jit(Runtime::Beam) => "beam",
+        FrameKind::Jit(Runtime::Cpython) => "cpython",
+        FrameKind::Jit(Runtime::Dotnet) => "dotnet",
+        FrameKind::Jit(Runtime::Jvm) => "jvm",
+        FrameKind::Jit(Runtime::Php) => "php",
+        FrameKind::Jit(Runtime::Ruby) => "ruby",
+        FrameKind::Jit(Runtime::V8) => "v8js",
         FrameKind::Kernel => "kernel",
         FrameKind::Marker => "abort-marker",
     }
+}
+
+/// Whatever the file of a mapping can be known by.
+fn build_ids(mapping: &Mapping) -> impl Iterator<Item = Attribute<'_>> {
+    let gnu = (!mapping.build_id.is_empty()).then_some(Attribute::BuildId(&mapping.build_id));
+    let go = (mapping.go_build_id != StringId(0)).then_some(Attribute::GoBuildId(mapping.go_build_id));
+    let htlhash = mapping.htlhash.map(Attribute::Htlhash);
+    gnu.into_iter().chain(go).chain(htlhash)
 }
 
 fn mappings(profile: &Profile) -> Vec<Option<u32>> {
@@ -234,6 +260,8 @@ fn mappings(profile: &Profile) -> Vec<Option<u32>> {
                 mapping.file_offset,
                 mapping.path,
                 &mapping.build_id,
+                mapping.go_build_id,
+                mapping.htlhash,
             );
             has_row.then(|| *first.entry(key).or_insert(index))
         })
@@ -273,7 +301,7 @@ pub(super) fn mangled_name(profile: &Profile, function: &Function, names: Names)
 pub(super) fn lines<'a>(profile: &'a Profile, location: &'a Location, names: Names) -> &'a [Line] {
     let mapping = location.mapping.and_then(|id| profile.mappings.get(id.index()));
     let is_known = mapping.is_some_and(|mapping| !mapping.build_id.is_empty());
-    if names == Names::None && is_known && location.kind == FrameKind::Native {
+    if names == Names::None && is_known && matches!(location.kind, FrameKind::Native(_)) {
         &[]
     } else {
         &location.lines

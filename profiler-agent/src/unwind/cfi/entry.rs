@@ -29,13 +29,13 @@ pub(super) struct Entries<'a> {
 
 /// What many functions have in common.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Common<'a> {
+pub(super) struct Common {
     pub(super) code_alignment: u64,
     pub(super) data_alignment: i64,
     /// Length of its program.
     pub(super) work: usize,
     /// How it leaves the registers; `None` when its program is broken.
-    pub(super) initial: Option<State<'a>>,
+    pub(super) initial: Option<State>,
     /// Whether its functions are a signal handler's way back.
     pub(super) signal: bool,
     /// How addresses are written.
@@ -90,7 +90,7 @@ impl<'a> Entries<'a> {
     }
 
     /// The common part at an offset.
-    pub(super) fn common(&self, at: usize, machine: &mut Machine<'a>) -> Option<Common<'a>> {
+    pub(super) fn common(&self, at: usize, machine: &mut Machine) -> Option<Common> {
         let Head::Common(mut body) = self.head(at)? else {
             return None;
         };
@@ -144,7 +144,7 @@ impl<'a> Entries<'a> {
 
     /// A function, of what follows its head.
     #[inline]
-    pub(super) fn function(&self, mut body: Cursor<'a>, common: &Common<'_>) -> Option<Function<'a>> {
+    pub(super) fn function(&self, mut body: Cursor<'a>, common: &Common) -> Option<Function<'a>> {
         let Section { address, bytes } = self.section;
         let here = bytes.len().checked_sub(remaining(bytes, body.0)?)?;
         let offset = number(&mut body, common.pointers)?;

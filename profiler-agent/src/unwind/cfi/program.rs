@@ -10,7 +10,7 @@ use profiler_common::row::Rule;
 use super::{
     cursor::Cursor,
     entry::{Common, Function},
-    rule,
+    expression, rule,
 };
 
 /// Most states remembered at one time; compilers need one.
@@ -23,27 +23,29 @@ pub(super) const RBP: u16 = 6;
 /// and of the return address.
 pub(super) const RA: u16 = 16;
 
-/// What is known of a frame at some address.
+/// What is known of a frame at some address. There is one for each of millions of rows, so there is no byte to waste.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct State<'a> {
-    pub(super) cfa: Cfa<'a>,
-    pub(super) ra: Saved<'a>,
-    pub(super) bp: Saved<'a>,
-    pub(super) bx: Saved<'a>,
+pub(super) struct State {
+    pub(super) cfa: Cfa,
+    pub(super) ra: Saved,
+    pub(super) bp: Saved,
+    pub(super) bx: Saved,
 }
 
 /// Where the canonical frame address is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cfa<'a> {
-    /// That far above what is in a register.
-    Register(u16, i64),
-    /// What the expression says.
-    Expression(&'a [u8]),
+pub(super) enum Cfa {
+    /// That far above what is in a register; `None` is farther than any frame is large.
+    Register(u16, Option<i32>),
+    /// What an expression says that is one of those that compilers make.
+    Expression(expression::Cfa),
+    /// What another one says.
+    Other,
 }
 
 /// Where the caller's value of a register is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Saved<'a> {
+pub(super) enum Saved {
     /// Nobody said.
     Unknown,
     /// Nowhere.
@@ -51,19 +53,45 @@ pub(super) enum Saved<'a> {
     /// Still there.
     Same,
     /// That far above the canonical frame address.
-    Offset(i64),
-    /// Where the expression says.
-    Expression(&'a [u8]),
+    Offset(i32),
+    /// That far above the frame pointer.
+    AtBp(i16),
     /// In another register.
     Register(u16),
     /// Somewhere else.
     Other,
 }
 
-impl State<'_> {
+impl Cfa {
+    /// That far above what is in a register.
+    #[inline]
+    pub(super) fn register(number: u16, offset: i64) -> Self {
+        Self::Register(number, i32::try_from(offset).ok())
+    }
+
+    /// What an expression says.
+    pub(super) fn expression(bytes: &[u8]) -> Self {
+        expression::cfa(bytes).map_or(Self::Other, Self::Expression)
+    }
+}
+
+impl Saved {
+    /// That far above the canonical frame address.
+    #[inline]
+    pub(super) fn offset(offset: i64) -> Self {
+        i32::try_from(offset).map_or(Self::Other, Self::Offset)
+    }
+
+    /// Where an expression says.
+    pub(super) fn expression(bytes: &[u8]) -> Self {
+        expression::at_bp(bytes).map_or(Self::Other, Self::AtBp)
+    }
+}
+
+impl State {
     /// Before the first instruction.
     const NEW: Self = Self {
-        cfa: Cfa::Register(0, 0),
+        cfa: Cfa::Register(0, Some(0)),
         ra: Saved::Unknown,
         bp: Saved::Unknown,
         bx: Saved::Unknown,
@@ -72,13 +100,13 @@ impl State<'_> {
 
 /// What executes programs.
 #[derive(Debug, Default)]
-pub(super) struct Machine<'a> {
-    remembered: Vec<State<'a>>,
+pub(super) struct Machine {
+    remembered: Vec<State>,
 }
 
-impl<'a> Machine<'a> {
+impl Machine {
     /// How the program of a common part leaves the registers; `None` for one that is broken.
-    pub(super) fn common(&mut self, program: &'a [u8], data_alignment: i64) -> Option<State<'a>> {
+    pub(super) fn common(&mut self, program: &[u8], data_alignment: i64) -> Option<State> {
         let mut execution = Execution::new(program, State::NEW, data_alignment, &mut self.remembered);
         while !execution.program.0.is_empty() {
             execution.instruction(None)?;
@@ -91,8 +119,8 @@ impl<'a> Machine<'a> {
     #[inline]
     pub(super) fn function<E>(
         &mut self,
-        function: &Function<'a>,
-        common: &Common<'a>,
+        function: &Function<'_>,
+        common: &Common,
         mut row: impl FnMut(u64, Rule) -> Result<(), E>,
     ) -> Result<bool, E> {
         let Some(initial) = &common.initial else {
@@ -133,20 +161,15 @@ impl<'a> Machine<'a> {
 /// The execution of one program.
 struct Execution<'a, 'm> {
     program: Cursor<'a>,
-    state: State<'a>,
+    state: State,
     /// Whether the state has changed since somebody asked.
     changed: bool,
     data_alignment: i64,
-    remembered: &'m mut Vec<State<'a>>,
+    remembered: &'m mut Vec<State>,
 }
 
 impl<'a, 'm> Execution<'a, 'm> {
-    fn new(
-        program: &'a [u8],
-        state: State<'a>,
-        data_alignment: i64,
-        remembered: &'m mut Vec<State<'a>>,
-    ) -> Self {
+    fn new(program: &'a [u8], state: State, data_alignment: i64, remembered: &'m mut Vec<State>) -> Self {
         remembered.clear();
         Self {
             program: Cursor(program),
@@ -159,49 +182,64 @@ impl<'a, 'm> Execution<'a, 'm> {
 
     /// Executes one instruction, and returns by how many units it advances the address: 0 for those that are about something else.
     /// `None` for one that is broken, and for `DW_CFA_set_loc`, which no compiler makes.
-    #[inline]
-    fn instruction(&mut self, initial: Option<&State<'a>>) -> Option<u64> {
+    ///
+    /// Those that most programs are made of stand here, in the loop of its caller.
+    #[inline(always)]
+    fn instruction(&mut self, initial: Option<&State>) -> Option<u64> {
         let byte = self.program.u8()?;
         let low = byte & 0x3f;
         match byte & 0xc0 {
             0x40 => return Some(low.into()), // DW_CFA_advance_loc
             0x80 => {
                 let offset = self.factored_unsigned()?;
-                self.save(low.into(), Saved::Offset(offset)); // DW_CFA_offset
+                self.save(low.into(), Saved::offset(offset)); // DW_CFA_offset
             }
             0xc0 => self.restore(low.into(), initial?), // DW_CFA_restore
-            _ => return self.extended(byte, initial),
+            _ => match dw::DwCfa(byte) {
+                dw::DW_CFA_nop => {}
+                dw::DW_CFA_def_cfa_offset => {
+                    let offset = self.program.unsigned()?.cast_signed();
+                    self.cfa_offset(offset)?;
+                }
+                dw::DW_CFA_advance_loc1 => return self.program.u8().map(u64::from),
+                dw::DW_CFA_advance_loc2 => return self.program.u16().map(u64::from),
+                dw::DW_CFA_def_cfa => {
+                    let register = self.program.register()?;
+                    let offset = self.program.unsigned()?.cast_signed();
+                    self.cfa(Cfa::register(register, offset));
+                }
+                dw::DW_CFA_def_cfa_register => {
+                    let register = self.program.register()?;
+                    let Cfa::Register(_, offset) = self.state.cfa else {
+                        return None;
+                    };
+                    self.cfa(Cfa::Register(register, offset));
+                }
+                dw::DW_CFA_remember_state => {
+                    if self.remembered.len() >= MAX_REMEMBERED {
+                        return None;
+                    }
+                    self.remembered.push(self.state);
+                }
+                dw::DW_CFA_restore_state => {
+                    self.state = self.remembered.pop()?;
+                    self.changed = true;
+                }
+                _ => return self.rare(byte, initial),
+            },
         }
         Some(0)
     }
 
-    #[inline]
-    fn extended(&mut self, byte: u8, initial: Option<&State<'a>>) -> Option<u64> {
+    /// The other instructions.
+    #[inline(never)]
+    fn rare(&mut self, byte: u8, initial: Option<&State>) -> Option<u64> {
         match dw::DwCfa(byte) {
-            dw::DW_CFA_nop => {}
-            dw::DW_CFA_def_cfa_offset => {
-                let offset = self.program.unsigned()?.cast_signed();
-                self.cfa_offset(offset)?;
-            }
-            dw::DW_CFA_advance_loc1 => return self.program.u8().map(u64::from),
-            dw::DW_CFA_advance_loc2 => return self.program.u16().map(u64::from),
             dw::DW_CFA_advance_loc4 => return self.program.u32().map(u64::from),
-            dw::DW_CFA_def_cfa => {
-                let register = self.program.register()?;
-                let offset = self.program.unsigned()?.cast_signed();
-                self.cfa(Cfa::Register(register, offset));
-            }
             dw::DW_CFA_def_cfa_sf => {
                 let register = self.program.register()?;
                 let offset = self.factored_signed()?;
-                self.cfa(Cfa::Register(register, offset));
-            }
-            dw::DW_CFA_def_cfa_register => {
-                let register = self.program.register()?;
-                let Cfa::Register(_, offset) = self.state.cfa else {
-                    return None;
-                };
-                self.cfa(Cfa::Register(register, offset));
+                self.cfa(Cfa::register(register, offset));
             }
             dw::DW_CFA_def_cfa_offset_sf => {
                 let offset = self.factored_signed()?;
@@ -209,27 +247,17 @@ impl<'a, 'm> Execution<'a, 'm> {
             }
             dw::DW_CFA_def_cfa_expression => {
                 let expression = self.program.block()?;
-                self.cfa(Cfa::Expression(expression));
-            }
-            dw::DW_CFA_remember_state => {
-                if self.remembered.len() >= MAX_REMEMBERED {
-                    return None;
-                }
-                self.remembered.push(self.state);
-            }
-            dw::DW_CFA_restore_state => {
-                self.state = self.remembered.pop()?;
-                self.changed = true;
+                self.cfa(Cfa::expression(expression));
             }
             dw::DW_CFA_undefined => self.save_next(|_| Some(Saved::Undefined))?,
             dw::DW_CFA_same_value => self.save_next(|_| Some(Saved::Same))?,
             dw::DW_CFA_offset_extended => {
-                self.save_next(|this| Some(Saved::Offset(this.factored_unsigned()?)))?;
+                self.save_next(|this| Some(Saved::offset(this.factored_unsigned()?)))?;
             }
             dw::DW_CFA_offset_extended_sf => {
-                self.save_next(|this| Some(Saved::Offset(this.factored_signed()?)))?;
+                self.save_next(|this| Some(Saved::offset(this.factored_signed()?)))?;
             }
-            dw::DW_CFA_expression => self.save_next(|this| Some(Saved::Expression(this.program.block()?)))?,
+            dw::DW_CFA_expression => self.save_next(|this| this.program.block().map(Saved::expression))?,
             dw::DW_CFA_val_expression => self.save_next(|this| this.program.block().map(|_| Saved::Other))?,
             dw::DW_CFA_register => self.save_next(|this| this.program.register().map(Saved::Register))?,
             dw::DW_CFA_val_offset => self.save_next(|this| this.program.unsigned().map(|_| Saved::Other))?,
@@ -261,7 +289,7 @@ impl<'a, 'm> Execution<'a, 'm> {
     }
 
     #[inline]
-    fn cfa(&mut self, cfa: Cfa<'a>) {
+    fn cfa(&mut self, cfa: Cfa) {
         self.state.cfa = cfa;
         self.changed = true;
     }
@@ -271,13 +299,13 @@ impl<'a, 'm> Execution<'a, 'm> {
         let Cfa::Register(_, offset) = &mut self.state.cfa else {
             return None;
         };
-        *offset = new;
+        *offset = i32::try_from(new).ok();
         self.changed = true;
         Some(())
     }
 
     #[inline]
-    fn save(&mut self, register: u16, saved: Saved<'a>) {
+    fn save(&mut self, register: u16, saved: Saved) {
         match register {
             RA => self.state.ra = saved,
             RBP => self.state.bp = saved,
@@ -288,7 +316,7 @@ impl<'a, 'm> Execution<'a, 'm> {
     }
 
     /// Saves the register that comes next as what follows says.
-    fn save_next(&mut self, saved: impl FnOnce(&mut Self) -> Option<Saved<'a>>) -> Option<()> {
+    fn save_next(&mut self, saved: impl FnOnce(&mut Self) -> Option<Saved>) -> Option<()> {
         let register = self.program.register()?;
         let saved = saved(self)?;
         self.save(register, saved);
@@ -296,7 +324,7 @@ impl<'a, 'm> Execution<'a, 'm> {
     }
 
     #[inline]
-    fn restore(&mut self, register: u16, initial: &State<'a>) {
+    fn restore(&mut self, register: u16, initial: &State) {
         match register {
             RA => self.save(RA, initial.ra),
             RBP => self.save(RBP, initial.bp),

@@ -1,0 +1,270 @@
+//! The child as the agent has it: started, asked one question at a time, given up when it fails.
+
+use std::{
+    cell::Cell,
+    fmt, io,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use hashbrown::HashMap;
+
+use super::{
+    Response, Source,
+    confine::Confinement,
+    message::{Answer, Malformed, Question, check_names},
+    socket::Socket,
+    spawn::{Ended, Process},
+    trial::Trial,
+};
+
+/// CPU time that a question may take; 100 times what 500 addresses of the largest debug information in the benchmarks take.
+const MOST_CPU: Duration = Duration::from_secs(5);
+/// Time on the clock, however busy the host is.
+const MOST_TIME: Duration = Duration::from_secs(30);
+
+/// A child that answers.
+#[derive(Debug)]
+pub struct Client {
+    line: Socket,
+    process: Process,
+    confinement: Confinement,
+    /// Objects whose files it holds, with the bytes that were copied for each.
+    held: HashMap<u32, u64>,
+    /// The object that is the kernel, whose symbols it keeps.
+    kernel: Option<u32>,
+}
+
+/// Why no child could be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No process could be made.
+    #[error("the symbolizer cannot be started")]
+    Create(#[source] io::Error),
+    /// It did not say that it is ready.
+    #[error("the symbolizer did not start: {0}")]
+    NotReady(String),
+}
+
+/// Why a question has no answer. The child is gone after it.
+#[derive(Debug, Clone, Copy)]
+pub enum Failure {
+    /// It ended.
+    Ended(Ended),
+    /// It took too long.
+    Slow(Duration, Ended),
+    /// It answered what cannot be.
+    Malformed(Malformed, Ended),
+}
+
+impl Failure {
+    /// How it ended, and what it had used.
+    pub(super) const fn ended(&self) -> Ended {
+        match self {
+            Self::Ended(ended) | Self::Slow(_, ended) | Self::Malformed(_, ended) => *ended,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended(ended) => write!(f, "the symbolizer ended: {}", ended.describe()),
+            Self::Slow(time, _) => write!(f, "the symbolizer had no answer after {time:?}"),
+            Self::Malformed(error, _) => write!(f, "the symbolizer sent a {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Client {
+    /// Starts a child and waits until it has given up its privileges: some 20 ms. It ends with this value, or with the thread that started
+    /// it.
+    ///
+    /// # Errors
+    /// When the system has no process to give, or `program` is none that serves.
+    pub fn start(program: &Path) -> Result<Self, StartError> {
+        let (process, line) = Process::start(program).map_err(StartError::Create)?;
+        let mut client = Self {
+            line,
+            process,
+            confinement: Confinement::default(),
+            held: HashMap::new(),
+            kernel: None,
+        };
+        match client.answer() {
+            Ok(Answer::Ready(confinement)) => client.confinement = confinement,
+            Ok(Answer::Names { .. } | Answer::Tried(_)) => {
+                return Err(StartError::NotReady("it answered before it was asked".into()));
+            }
+            Err(failure) => return Err(StartError::NotReady(failure.to_string())),
+        }
+        Ok(client)
+    }
+
+    /// What it has given up.
+    pub fn confinement(&self) -> &Confinement {
+        &self.confinement
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Whether it still holds the files of an object.
+    pub(super) fn holds(&self, id: u32) -> bool {
+        self.held.contains_key(&id)
+    }
+
+    /// Bytes that were copied of what it holds.
+    pub(super) fn copied(&self) -> u64 {
+        self.held.values().sum()
+    }
+
+    /// Whether it has ended since it was asked last, or says what nobody asked for.
+    pub(super) fn has_ended(&self) -> bool {
+        self.line.has_news()
+    }
+
+    /// Asks for names. With the source of the object, and the bytes that were copied for it, unless it is held. The answer is for the first
+    /// addresses, at least for one.
+    pub(super) fn ask(
+        &mut self,
+        id: u32,
+        source: Option<(Source, u64)>,
+        addresses: &[u64],
+    ) -> Result<Response, Failure> {
+        let mut files = Vec::new();
+        let source = source.map(|(source, copied)| {
+            self.held.insert(id, copied);
+            if matches!(source, Source::Kernel { .. }) {
+                self.kernel = Some(id);
+            }
+            let numbered = source.try_map(|file| {
+                files.push(file);
+                u8::try_from(files.len() - 1)
+            });
+            // There are three at most.
+            numbered.ok()
+        });
+        let question = Question::Name {
+            id,
+            source: source.flatten(),
+            addresses: addresses.to_vec(),
+        };
+        let files: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
+        self.send(&question, &files)?;
+        match self.answer()? {
+            Answer::Names { mut response, let_go } => {
+                if let Err(error) = check_names(&mut response, id, addresses) {
+                    return Err(self.malformed(error));
+                }
+                for id in let_go {
+                    self.held.remove(&id);
+                }
+                Ok(response)
+            }
+            Answer::Ready(_) | Answer::Tried(_) => Err(self.malformed(Malformed::UNASKED)),
+        }
+    }
+
+    /// Has it try what it must not be able to do.
+    ///
+    /// # Errors
+    /// When it did not live to tell.
+    pub fn try_all(&mut self) -> Result<Vec<Trial>, Failure> {
+        self.send(&Question::Try, &[])?;
+        match self.answer()? {
+            Answer::Tried(trials) => Ok(trials),
+            Answer::Ready(_) | Answer::Names { .. } => Err(self.malformed(Malformed::UNASKED)),
+        }
+    }
+
+    /// Has it let all files go, and return their memory.
+    pub(super) fn release(&mut self) -> Result<(), Failure> {
+        self.held.retain(|id, _| self.kernel == Some(*id));
+        self.send(&Question::Release, &[])
+    }
+
+    /// Ends it.
+    pub(super) fn end(mut self) -> Option<Ended> {
+        self.process.end().ok()
+    }
+
+    fn send(&mut self, question: &Question, files: &[BorrowedFd<'_>]) -> Result<(), Failure> {
+        let sent = question
+            .encode()
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+            .and_then(|question| {
+                let patience = Patience::new(&self.process);
+                self.line.send(&question, files, || patience.check())
+            });
+        sent.map_err(|error| self.failed(&error))
+    }
+
+    fn answer(&mut self) -> Result<Answer, Failure> {
+        let patience = Patience::new(&self.process);
+        match self.line.receive(None, || patience.check()) {
+            Ok(Some(bytes)) => Answer::decode(&bytes).map_err(|error| self.malformed(error)),
+            Ok(None) => Err(self.failed(&io::ErrorKind::UnexpectedEof.into())),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    fn failed(&mut self, error: &io::Error) -> Failure {
+        let kind = error.kind();
+        let closed = [
+            io::ErrorKind::UnexpectedEof,
+            io::ErrorKind::BrokenPipe,
+            io::ErrorKind::ConnectionReset,
+        ];
+        if closed.contains(&kind) {
+            return Failure::Ended(self.process.wait().unwrap_or_default());
+        }
+        let ended = self.process.end().unwrap_or_default();
+        if kind == io::ErrorKind::TimedOut {
+            let limit = if ended.cpu < MOST_CPU { MOST_TIME } else { MOST_CPU };
+            return Failure::Slow(limit, ended);
+        }
+        Failure::Malformed(Malformed::UNASKED, ended)
+    }
+
+    fn malformed(&mut self, error: Malformed) -> Failure {
+        Failure::Malformed(error, self.process.end().unwrap_or_default())
+    }
+}
+
+/// How long the child may take for what it does now.
+struct Patience<'a> {
+    process: &'a Process,
+    since: Instant,
+    /// CPU time that it had used before; asked for when it takes long.
+    before: Cell<Option<u64>>,
+}
+
+impl<'a> Patience<'a> {
+    fn new(process: &'a Process) -> Self {
+        Self {
+            process,
+            since: Instant::now(),
+            before: Cell::new(None),
+        }
+    }
+
+    /// Fails when it has taken too long.
+    fn check(&self) -> io::Result<()> {
+        let ticks = self.process.ticks();
+        let before = self.before.get().unwrap_or(ticks);
+        self.before.set(Some(before));
+        let cpu = Duration::from_millis(
+            (ticks - before.min(ticks)).saturating_mul(1000) / rustix::param::clock_ticks_per_second().max(1),
+        );
+        if cpu > MOST_CPU || self.since.elapsed() > MOST_TIME {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! The child's side: gives everything up, then answers questions until the agent closes the line.
+
+use std::{
+    ffi::{CStr, OsStr},
+    fs::File,
+    io::{self, Write as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    process::ExitCode,
+    sync::Arc,
+};
+
+use rustix::net::SocketType;
+
+use super::{
+    Response, Symbols,
+    confine::confine,
+    message::{Answer, MOST_BYTES, Malformed, Question},
+    resolver::Resolver,
+    socket::Socket,
+    trial::try_all,
+};
+
+/// The first argument of a child. None that a person would give.
+pub const ARGUMENT: &CStr = c"--symbolizer-of-the-agent";
+
+/// Room in a message beside the names.
+const MARGIN: usize = 64 << 10;
+
+/// If this process was started as a child, serves its agent. To be called first of all in `main`: a child has one thread and has done
+/// nothing yet.
+pub fn serve() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    let is_child = arguments
+        .next()
+        .is_some_and(|argument| argument == OsStr::from_bytes(ARGUMENT.to_bytes()));
+    is_child.then(|| match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Of use to one who starts it by hand; the agent has closed this.
+            let _ = writeln!(io::stderr(), "profiler-agent: symbolizer: {error}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn run() -> io::Result<()> {
+    let line = io::stdin().as_fd().try_clone_to_owned()?;
+    if rustix::net::sockopt::socket_type(&line)? != SocketType::STREAM {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let line = Socket::of_child(line);
+    // A panic is answered; its text could come from a file.
+    std::panic::set_hook(Box::new(|_| {}));
+    let confinement = confine()?;
+    send(&line, &Answer::Ready(confinement))?;
+    let mut resolver = Resolver::new();
+    loop {
+        let mut files: Vec<OwnedFd> = Vec::new();
+        let Some(question) = line.receive(Some(&mut files), || Ok(()))? else {
+            return Ok(());
+        };
+        let files: Vec<Arc<File>> = files.into_iter().map(|fd| Arc::new(File::from(fd))).collect();
+        match Question::decode(&question, files.len()).map_err(invalid)? {
+            Question::Name {
+                id,
+                source,
+                addresses,
+            } => {
+                let source = source.map(|source| {
+                    source.try_map(|place| {
+                        files
+                            .get(usize::from(place))
+                            .cloned()
+                            .ok_or(io::ErrorKind::InvalidData)
+                    })
+                });
+                let mut response = resolver.resolve(id, source.transpose()?, &addresses);
+                fit(&mut response);
+                let let_go = resolver.take_let_go();
+                send(&line, &Answer::Names { response, let_go })?;
+            }
+            Question::Release => resolver.release(),
+            Question::Try => send(&line, &Answer::Tried(try_all()))?,
+        }
+    }
+}
+
+fn send(line: &Socket, answer: &Answer) -> io::Result<()> {
+    line.send(&answer.encode().map_err(invalid)?, &[], || Ok(()))
+}
+
+fn invalid(error: Malformed) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// Leaves as many addresses, from the first, as fit into a message; the agent asks for the rest again. The functions of one fit always.
+fn fit(response: &mut Response) {
+    let room = MOST_BYTES - MARGIN;
+    let mut used = 0;
+    let fitting = response
+        .symbols
+        .iter()
+        .take_while(|symbols| {
+            used += encoded_len(symbols);
+            used <= room
+        })
+        .count();
+    response.symbols.truncate(fitting.max(1));
+}
+
+/// At most so many bytes are written for it.
+fn encoded_len(symbols: &Symbols) -> usize {
+    let Symbols {
+        address: _,
+        functions,
+        language: _,
+        start: _,
+    } = symbols;
+    let functions = functions.iter().map(|function| {
+        // Ten bytes for each number and length, at most.
+        function.name.len() + function.system_name.len() + function.file.len() + 5 * 10
+    });
+    40 + functions.sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        profile::Language,
+        symbols::{Symbol, demangle::NAME_LIMIT, resolver::MOST_INLINED},
+    };
+
+    #[test]
+    fn the_longest_answers_fit() {
+        let name = "x".repeat(NAME_LIMIT);
+        let symbols = |address| Symbols {
+            address,
+            functions: vec![
+                Symbol {
+                    name: name.clone(),
+                    system_name: name.clone(),
+                    file: name.clone(),
+                    line: u32::MAX,
+                    column: u32::MAX,
+                };
+                MOST_INLINED + 1
+            ],
+            language: Language::Go,
+            start: Some(u64::MAX),
+        };
+        let mut response = Response {
+            id: u32::MAX,
+            symbols: (0..8).map(symbols).collect(),
+            error: Some(name.clone()),
+        };
+        fit(&mut response);
+        assert_eq!(response.symbols.len(), 2);
+        let answer = Answer::Names {
+            response,
+            let_go: vec![u32::MAX; 128],
+        };
+        assert!(answer.encode().unwrap().len() <= MOST_BYTES);
+    }
+}

@@ -1,0 +1,179 @@
+//! What `doctor` finds, as root and with less; and that the symbolizer works with less too.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    reason = "a test that fails fails"
+)]
+
+mod support;
+
+use std::path::Path;
+
+use profiler_agent::{
+    doctor::{Section, Verdict, symbolizer},
+    symbols::{Client, Layer},
+};
+
+use support::{
+    agent::{Agent, PROGRAM},
+    picture::Picture,
+    tools,
+    workload::{Workload, alone, compiled, root},
+};
+
+/// The layers that need no privilege.
+const WITHOUT_PRIVILEGE: [Layer; 5] = [
+    Layer::Limits,
+    Layer::Capabilities,
+    Layer::NoNewPrivileges,
+    Layer::Parent,
+    Layer::SystemCalls,
+];
+
+#[test]
+fn root_confines_the_symbolizer_in_every_way() {
+    if !root("root_confines_the_symbolizer_in_every_way") {
+        return;
+    }
+    let client = Client::start(Path::new(PROGRAM)).unwrap();
+    assert_eq!(client.confinement().missing, []);
+    let status = support::workload::text(Path::new(&format!("/proc/{}/status", client.pid())));
+    for line in [
+        "Uid:\t65534\t65534\t65534\t65534",
+        "Gid:\t65534\t65534\t65534\t65534",
+        "CapPrm:\t0000000000000000",
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
+        "CapAmb:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+    ] {
+        assert!(status.contains(line), "{line} is missing:\n{status}");
+    }
+    for namespace in ["pid", "mnt", "net", "ipc", "uts"] {
+        let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{namespace}")).unwrap();
+        assert_ne!(of(&client.pid().to_string()), of("self"), "{namespace}");
+    }
+    let root: Vec<_> = std::fs::read_dir(format!("/proc/{}/root", client.pid()))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(root, ["proc"]);
+}
+
+#[test]
+fn the_symbolizer_ends_with_its_agent() {
+    let client = Client::start(Path::new(PROGRAM)).unwrap();
+    let pid = client.pid();
+    assert!(Path::new(&format!("/proc/{pid}")).exists());
+    drop(client);
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+
+    // An agent that is killed has no time for that.
+    let agent = Agent::new();
+    let Some(_alone) = alone("the_symbolizer_ends_with_its_agent") else {
+        return;
+    };
+    let mut running = agent.start(["-d", "1m", "-o", "x.folded"]);
+    running.samples();
+    let pid = running.pid();
+    let children = || -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        tasks
+            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("children")).ok())
+            .flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+            .collect()
+    };
+    support::workload::wait_for("the symbolizer", || !children().is_empty());
+    let children = children();
+    running.send(rustix::process::Signal::KILL);
+    support::workload::wait_for("its end", || {
+        // What the test harness has inherited may be a zombie until it is waited for.
+        children.iter().all(|child| {
+            std::fs::read_to_string(format!("/proc/{child}/stat"))
+                .map_or(true, |stat| stat.contains(") Z ") || stat.contains(") X "))
+        })
+    });
+}
+
+#[test]
+fn nothing_that_must_not_be_possible_is() {
+    let Section { checks, .. } = symbolizer(Path::new(PROGRAM));
+    assert!(checks.len() > 25, "{checks:?}");
+    for check in &checks {
+        assert_ne!(check.verdict, Verdict::Broken, "{check:?}");
+    }
+    let trials = checks.iter().filter(|check| check.name.starts_with("may not "));
+    assert!(trials.clone().count() > 20);
+    assert!(trials.clone().all(|check| check.verdict == Verdict::Fine));
+    Agent::new().run(["doctor"]).expect(0, &[]);
+}
+
+/// Runs the agent without CAP_SYS_ADMIN, as in a container.
+fn without_namespaces(test: &str) -> Option<Agent> {
+    if !root(test) {
+        return None;
+    }
+    if tools::find("SETPRIV", Some("setpriv")).is_none() {
+        tools::skip(test, "setpriv (Debian package util-linux)");
+        return None;
+    }
+    Some(Agent::new().through(["setpriv", "--bounding-set", "-sys_admin"]))
+}
+
+#[test]
+fn what_is_missing_is_named_with_its_remedy() {
+    let Some(agent) = without_namespaces("what_is_missing_is_named_with_its_remedy") else {
+        return;
+    };
+    let run = agent.run(["doctor"]);
+    run.expect(0, &[]);
+    for words in [
+        "missing  pid namespace",
+        "missing  own root",
+        "CAP_SYS_ADMIN whose seccomp profile",
+        "ok       seccomp",
+        "ok       may not read /etc/passwd",
+        "the agent works, without what is missing",
+    ] {
+        assert!(
+            run.stdout.contains(words),
+            "`{words}` is missing:\n{}",
+            run.stdout
+        );
+    }
+    for layer in WITHOUT_PRIVILEGE {
+        let line = format!("ok       {}", layer.describe().0);
+        assert!(run.stdout.contains(&line), "{line}");
+    }
+}
+
+#[test]
+fn names_are_found_without_namespaces_too() {
+    const TEST: &str = "names_are_found_without_namespaces_too";
+    let Some(_alone) = alone(TEST) else { return };
+    let Some(agent) = without_namespaces(TEST) else {
+        return;
+    };
+    let report = agent.path("report");
+    let workload = Workload::start(
+        &compiled("split"),
+        [report.as_os_str(), "3600000".as_ref(), "1".as_ref()],
+    );
+    let pid = workload.pid().to_string();
+    agent
+        .run(["-p", &pid, "-d", "2s", "-o", "x.folded"])
+        .expect(0, &[]);
+    let picture = Picture::folded_file(&agent.path("x.folded"));
+    for part in support::picture::PARTS {
+        assert!(
+            picture.frames().contains_key(part),
+            "{part}: {:?}",
+            picture.frames()
+        );
+    }
+}
