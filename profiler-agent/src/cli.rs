@@ -12,7 +12,8 @@ use profiler_agent::{
     export::{
         file::Output,
         otlp::{
-            client, delivery, encode,
+            client, delivery,
+            encode::{self, Names, Times},
             endpoint::{Endpoint, Protocol},
             environment::Environment,
             headers::Header,
@@ -20,7 +21,7 @@ use profiler_agent::{
             tls,
         },
     },
-    spool,
+    resource, spool,
     target::Scope,
 };
 use profiler_common::arena::{MAX_SEGMENTS, SEGMENT_LEN};
@@ -100,6 +101,14 @@ pub(crate) struct Cli {
     /// user of the host can read it.
     #[arg(long, value_name = "NAME=VALUE", help_heading = DELIVERY)]
     otlp_header: Vec<String>,
+
+    /// When each event was: exact; rounded to less than a hundredth of the sampling period, which is half of the size; or none, only their number.
+    #[arg(long, value_name = "HOW", default_value = "rounded", help_heading = DELIVERY)]
+    otlp_times: Times,
+
+    /// Names of functions: all, with mangled ones; readable ones; or none where a build ID tells the receiver which file to look in.
+    #[arg(long, value_name = "WHICH", default_value = "readable", help_heading = DELIVERY)]
+    otlp_names: Names,
 
     /// Longest time for one request.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = DELIVERY)]
@@ -295,6 +304,8 @@ impl Cli {
             otlp_protocol,
             otlp_compression,
             otlp_header,
+            otlp_times,
+            otlp_names,
             otlp_timeout,
             otlp_ca,
             otlp_cert,
@@ -347,7 +358,12 @@ impl Cli {
                     },
                 },
                 compression: otlp_compression,
-                encode: encode::Options::default(),
+                encode: encode::Options {
+                    times: otlp_times,
+                    names: otlp_names,
+                    resource: resource::of_this_host(&environment.resource),
+                    ..encode::Options::default()
+                },
                 spool: folder.filter(|_| spool_limit > 0).map(|folder| spool::Options {
                     folder,
                     limit: spool_limit,

@@ -52,6 +52,7 @@ pub mod process;
 pub mod procfs;
 pub mod profile;
 pub mod render;
+pub mod resource;
 pub mod sampling;
 pub mod spool;
 pub mod summary;

@@ -144,6 +144,10 @@ pub struct Process {
     pub name: StringId,
     /// Path of its executable as it sees it; empty for kernel threads.
     pub executable: StringId,
+    /// Name of the service that it says it is; empty where it says none.
+    pub service: StringId,
+    /// What else is known of where it belongs: its container, and what it says of itself. No key twice.
+    pub attributes: Vec<(StringId, StringId)>,
 }
 
 /// What kind of memory a [`Mapping`] covers.

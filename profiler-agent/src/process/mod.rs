@@ -6,6 +6,7 @@
 
 mod file;
 mod maps;
+mod origin;
 mod vdso;
 
 use std::{
@@ -21,6 +22,7 @@ use self::{file::Identity, maps::MapsLine};
 pub use self::{
     file::{File, Segment},
     maps::executable,
+    origin::Origin,
     vdso::{Vdso, vdso},
 };
 use crate::{
