@@ -1,5 +1,7 @@
 //! The command line. Nothing below this module sees clap.
 
+mod verbs;
+
 use std::{ffi::OsString, time::Duration};
 
 use bytesize::ByteSize;
@@ -11,6 +13,8 @@ use profiler_agent::{
     },
     target::Scope,
 };
+pub(crate) use verbs::FilesTask;
+
 use profiler_common::arena::{MAX_SEGMENTS, SEGMENT_LEN};
 
 const EXAMPLES: &str = "\
@@ -29,6 +33,11 @@ Examples:
       sudo profiler-agent -d 30s --otlp-endpoint http://localhost:4317
   What does this host allow, and what is missing?
       sudo profiler-agent doctor
+  Where does the time of a capture go, in text? What has changed since another one?
+      profiler-agent report out.pb.gz
+      profiler-agent diff yesterday.pb.gz out.pb.gz -o changed.svg
+  A flamegraph of what perf recorded:
+      perf script | profiler-agent render - -o perf.svg
 
 Exit codes: 0 fine, 1 failed or saw no sample, 2 wrong usage, 3 a privilege is missing,
 4 this kernel cannot, 130 aborted by a second Ctrl-C.";
@@ -62,7 +71,7 @@ pub(crate) struct Cli {
     duration: Option<Duration>,
 
     /// Write this file; repeatable. The extension decides: .svg (flamegraph), .folded (stacks as text), .pb.gz (pprof), .otlp
-    /// (OpenTelemetry). `-` is folded stacks on the standard output. Default: an .svg in flamegraphs/.
+    /// (OpenTelemetry), .json (speedscope). `-` is folded stacks on the standard output. Default: an .svg in flamegraphs/.
     #[arg(short, long, value_name = "FILE", value_parser = clap::value_parser!(Output))]
     output: Vec<Output>,
 
@@ -104,6 +113,16 @@ pub(crate) struct Cli {
 /// What is done instead of a capture.
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Draws or converts profiles that were taken before, or by other tools; several are added up.
+    Render(verbs::RenderArgs),
+    /// Says and draws what has changed between two profiles, and what may be chance.
+    Diff(verbs::DiffArgs),
+    /// Says in text who has most of a profile: functions, the hottest path, processes.
+    Report(verbs::ReportArgs),
+    /// Writes the completions of this command line for a shell.
+    Completions(verbs::CompletionsArgs),
+    /// Writes the manual page, or that of a verb.
+    Man(verbs::ManArgs),
     /// Says what this host allows and what is missing, each with what it means and what to do. Exit code 1 if something is broken.
     Doctor,
 }
@@ -115,6 +134,10 @@ pub(crate) enum Task {
     Capture(Box<Request>),
     /// An examination of this host.
     Doctor,
+    /// Something with profiles that are there already.
+    Files(FilesTask),
+    /// Writes this on the standard output.
+    Print(Vec<u8>),
 }
 
 /// What to capture, and what to do with it.
@@ -157,10 +180,16 @@ impl Cli {
     /// Reads the command line of this process. Wrong usage ends it with exit code 2 and the remedy.
     pub(crate) fn read() -> Task {
         let cli = Self::parse();
-        match cli.verb {
-            Some(Verb::Doctor) => Task::Doctor,
-            None => Task::Capture(Box::new(cli.request().unwrap_or_else(|error| error.exit()))),
-        }
+        let task = match cli.verb {
+            Some(Verb::Doctor) => Ok(Task::Doctor),
+            Some(Verb::Render(args)) => args.task(),
+            Some(Verb::Diff(args)) => args.task(),
+            Some(Verb::Report(args)) => Ok(args.task()),
+            Some(Verb::Completions(args)) => Ok(args.task()),
+            Some(Verb::Man(args)) => args.task(),
+            None => cli.request().map(|request| Task::Capture(Box::new(request))),
+        };
+        task.unwrap_or_else(|error| error.exit())
     }
 
     /// The checked request.
@@ -186,15 +215,7 @@ impl Cli {
             .map_err(|error| {
                 Self::command().error(ErrorKind::ValueValidation, format!("--otlp-endpoint: {error}"))
             })?;
-        // The second would find the first in its way, after the capture.
-        if let Some(twice) = output
-            .iter()
-            .enumerate()
-            .find(|(place, this)| output.iter().take(*place).any(|other| other == *this))
-        {
-            let message = format!("--output: {} is given twice", twice.1);
-            return Err(Self::command().error(ErrorKind::ValueValidation, message));
-        }
+        once_each(&output)?;
         pid.sort_unstable();
         pid.dedup();
         Ok(Request {
@@ -217,6 +238,18 @@ impl Cli {
                 (false, _) => Verbosity::Debug,
             },
         })
+    }
+}
+
+/// Refuses an output that is given twice: the second would find the first in its way, after the work.
+fn once_each(outputs: &[Output]) -> Result<(), clap::Error> {
+    let mut others = outputs.iter().enumerate();
+    match others.find(|(place, this)| outputs.iter().take(*place).any(|other| other == *this)) {
+        None => Ok(()),
+        Some((_, twice)) => {
+            let message = format!("--output: {twice} is given twice");
+            Err(Cli::command().error(ErrorKind::ValueValidation, message))
+        }
     }
 }
 

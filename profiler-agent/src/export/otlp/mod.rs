@@ -25,4 +25,4 @@ pub mod file;
 mod answer;
 mod dictionary;
 mod prepare;
-mod wire;
+pub(crate) mod wire;
