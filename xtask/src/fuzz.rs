@@ -12,7 +12,16 @@ use crate::command;
 use crate::workspace::Workspace;
 
 /// The targets: the functions of fuzz/src/lib.rs.
-pub(crate) const TARGETS: &[&str] = &["cfi", "elf", "gopclntab", "jitdump", "perf_map", "record", "step"];
+pub(crate) const TARGETS: &[&str] = &[
+    "cfi",
+    "elf",
+    "gopclntab",
+    "jitdump",
+    "perf_map",
+    "record",
+    "segment",
+    "step",
+];
 
 const RUSTFLAGS: &str = "--cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \

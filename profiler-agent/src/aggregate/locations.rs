@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use profiler_common::Outcome;
+use slab::Slab;
 
 use super::UserFrame;
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
 const MAX_REQUEST: usize = 4096;
 
 /// Most locations that are kept, some 100 bytes each with a name. Code is smaller than that; what makes more is a JIT, or wants to.
-const MAX_LOCATIONS: usize = 1_000_000;
+pub(super) const MAX_LOCATIONS: usize = 1_000_000;
 
 /// A frame that is none of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +29,8 @@ pub(super) enum Marker {
     StackBudget,
     /// The budget of distinct locations is used up.
     LocationBudget,
+    /// The budget of distinct samples of a slice is used up.
+    SampleBudget,
 }
 
 /// What an address belongs to: the row of a mapping.
@@ -58,6 +61,8 @@ pub(super) struct ObjectEntry {
     asked: Vec<LocationId>,
     /// Whether what is wrong with it has been told.
     told: bool,
+    /// Locations in it.
+    locations: u32,
 }
 
 /// One address of one object.
@@ -73,6 +78,12 @@ pub(super) struct LocationEntry {
     pub(super) language: Language,
     /// Where its function begins, as far as that is known of one without a name.
     pub(super) function_start: Option<u64>,
+    /// Whether its names are to be asked for, or have been.
+    is_awaited: bool,
+    /// The slice in which it was met first.
+    born: u32,
+    /// The last slice in which it was part of a stack.
+    used: u32,
 }
 
 /// What tells locations apart: the object, the address, whether its caller was looked for by frame pointer, and the number of the function that
@@ -81,14 +92,18 @@ type LocationKey = (u32, u64, bool, u32);
 
 #[derive(Debug, Default)]
 pub(super) struct Locations {
-    objects: Vec<ObjectEntry>,
+    objects: Slab<ObjectEntry>,
     object_ids: HashMap<ObjectKey, u32>,
-    locations: Vec<LocationEntry>,
+    locations: Slab<LocationEntry>,
     ids: HashMap<LocationKey, LocationId>,
-    /// Locations without an answer.
-    unanswered: usize,
     /// Locations in generated code that had no name when they were sampled.
     nameless: Vec<(Key, LocationId)>,
+    /// Locations without an answer.
+    unanswered: usize,
+    /// Those among them that a closed slice waits for: they were met in it, or before.
+    unanswered_before: usize,
+    /// Number of the slice that is open.
+    slice: u32,
 }
 
 /// A mapping row as outputs show it.
@@ -234,7 +249,8 @@ impl Locations {
         if self.unanswered == 0 {
             return;
         }
-        for (id, entry) in (0..).zip(&mut self.objects) {
+        for (id, entry) in &mut self.objects {
+            let Ok(id) = u32::try_from(id) else { continue };
             while !entry.due.is_empty() {
                 let batch = entry.due.len().min(MAX_REQUEST);
                 let locations = &self.locations;
@@ -259,8 +275,15 @@ impl Locations {
                     _ => None,
                 };
                 let Some(object) = object else {
-                    self.unanswered = self.unanswered.saturating_sub(entry.due.len());
-                    entry.due.clear();
+                    for id in std::mem::take(&mut entry.due) {
+                        let location = self.locations.get_mut(id.index());
+                        answered(
+                            location,
+                            self.slice,
+                            &mut self.unanswered,
+                            &mut self.unanswered_before,
+                        );
+                    }
                     break;
                 };
                 if send(Request {
@@ -289,15 +312,78 @@ impl Locations {
             tracing::warn!(path, error, "some names are missing");
         }
         // Answers come in the order of the requests, one per address.
-        let answered = symbols.len().min(entry.asked.len());
-        self.unanswered = self.unanswered.saturating_sub(answered);
-        for (location, symbols) in entry.asked.drain(..answered).zip(symbols) {
-            if let Some(location) = self.locations.get_mut(location.index()) {
+        let count = symbols.len().min(entry.asked.len());
+        for (id, symbols) in entry.asked.drain(..count).zip(symbols) {
+            let location = self.locations.get_mut(id.index());
+            let location = answered(
+                location,
+                self.slice,
+                &mut self.unanswered,
+                &mut self.unanswered_before,
+            );
+            if let Some(location) = location {
                 location.functions = symbols.functions.into();
                 location.language = symbols.language;
                 location.function_start = symbols.start;
             }
         }
+    }
+
+    /// Begins another slice; what has no name yet is waited for, as far as [`Self::is_named`] goes.
+    pub(super) fn close_slice(&mut self) {
+        self.slice = self.slice.wrapping_add(1);
+        self.unanswered_before = self.unanswered;
+    }
+
+    /// Whether everything that was met before the open slice has its names, or will never have any.
+    pub(super) const fn is_named(&self) -> bool {
+        self.unanswered_before == 0
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.locations.len()
+    }
+
+    /// Takes note that a location was part of a stack in the open slice.
+    pub(super) fn mark(&mut self, id: LocationId) {
+        if let Some(location) = self.locations.get_mut(id.index()) {
+            location.used = self.slice;
+        }
+    }
+
+    /// Forgets what was part of no stack in the open slice nor in the `keep` before it, and then the objects without locations. What is
+    /// asked for stays until the answer is there, which finds it by its number.
+    pub(super) fn sweep(&mut self, keep: u32) {
+        let Self {
+            objects,
+            object_ids,
+            locations,
+            ids,
+            nameless,
+            slice,
+            ..
+        } = self;
+        locations.retain(|_, location| {
+            let stays = location.is_awaited || slice.wrapping_sub(location.used) <= keep;
+            if !stays {
+                let object = usize::try_from(location.object).ok();
+                if let Some(object) = object.and_then(|object| objects.get_mut(object)) {
+                    object.locations = object.locations.saturating_sub(1);
+                }
+            }
+            stays
+        });
+        ids.retain(|_, id| locations.contains(id.index()));
+        nameless.retain(|(_, id)| locations.contains(id.index()));
+        objects.retain(|_, object| {
+            let stays =
+                object.locations > 0 || !object.asked.is_empty() || matches!(object.key, ObjectKey::Kernel);
+            if !stays {
+                object_ids.remove(&object.key);
+            }
+            stays
+        });
     }
 
     pub(super) fn view(&self, location: &LocationEntry) -> Option<ObjectView<'_>> {
@@ -393,20 +479,22 @@ impl Locations {
             }
             (ObjectKey::Marker(Marker::StackBudget), _) => "[too many distinct stacks]".into(),
             (ObjectKey::Marker(Marker::LocationBudget), _) => "[too many distinct locations]".into(),
+            (ObjectKey::Marker(Marker::SampleBudget), _) => "[too many distinct samples]".into(),
         }
     }
 
     fn object(&mut self, key: ObjectKey, file: Option<Arc<File>>) -> u32 {
         let objects = &mut self.objects;
         *self.object_ids.entry(key).or_insert_with_key(|key| {
-            objects.push(ObjectEntry {
+            let id = objects.insert(ObjectEntry {
                 key: key.clone(),
                 file,
                 due: Vec::new(),
                 asked: Vec::new(),
                 told: false,
+                locations: 0,
             });
-            u32::try_from(objects.len() - 1).unwrap_or(u32::MAX)
+            u32::try_from(id).unwrap_or(u32::MAX)
         })
     }
 
@@ -422,22 +510,42 @@ impl Locations {
         };
         *self.ids.entry(key).or_insert_with(|| {
             let (object, address, by_frame_pointer, _) = key;
-            let id = LocationId(u32::try_from(self.locations.len()).unwrap_or(u32::MAX));
-            self.locations.push(LocationEntry {
+            let id = self.locations.insert(LocationEntry {
                 object,
                 address,
                 by_frame_pointer,
                 functions: Box::default(),
                 language: Language::Other,
                 function_start: None,
+                is_awaited: has_names,
+                born: self.slice,
+                used: self.slice,
             });
-            if has_names
-                && let Some(entry) = usize::try_from(object).ok().and_then(|o| self.objects.get_mut(o))
-            {
-                entry.due.push(id);
-                self.unanswered += 1;
+            let id = LocationId(u32::try_from(id).unwrap_or(u32::MAX));
+            if let Some(entry) = usize::try_from(object).ok().and_then(|o| self.objects.get_mut(o)) {
+                entry.locations += 1;
+                if has_names {
+                    entry.due.push(id);
+                    self.unanswered += 1;
+                }
             }
             id
         })
     }
+}
+
+/// Takes a location off the lists of those without an answer.
+fn answered<'a>(
+    location: Option<&'a mut LocationEntry>,
+    slice: u32,
+    unanswered: &mut usize,
+    unanswered_before: &mut usize,
+) -> Option<&'a mut LocationEntry> {
+    *unanswered = unanswered.saturating_sub(1);
+    let location = location?;
+    location.is_awaited = false;
+    if location.born != slice {
+        *unanswered_before = unanswered_before.saturating_sub(1);
+    }
+    Some(location)
 }
