@@ -63,6 +63,9 @@ impl Change {
     }
 }
 
+/// What a table says of a function; nothing where it does not belong there.
+type Column = fn(&Share) -> Option<u64>;
+
 impl fmt::Display for Difference<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -83,7 +86,7 @@ impl fmt::Display for Difference<'_> {
                 "These are no samples, so that nothing is known of what chance does to them."
             )?;
         }
-        let tables: [(&str, fn(&Share) -> Option<u64>); 2] = [
+        let tables: [(&str, Column); 2] = [
             ("themselves", |share| Some(share.own)),
             (
                 "with what they call, but for those that only pass it on",

@@ -61,7 +61,12 @@ fn functions(folded: &Folded) -> Vec<u32> {
         // A process may be called as a function of it.
         .map(|(place, (label, kind))| match kind {
             LabelKind::Process => place,
-            _ => *first.entry(plain_name(label)).or_insert(place),
+            LabelKind::Native
+            | LabelKind::Inlined
+            | LabelKind::Unnamed
+            | LabelKind::Kernel
+            | LabelKind::Jit
+            | LabelKind::Marker => *first.entry(plain_name(label)).or_insert(place),
         })
         .collect()
 }
