@@ -6,6 +6,7 @@ use profiler_agent::{
     clock::Clock,
     jit::{Code, Follower, Format},
     sampling::record,
+    spool::segment,
     symbols::{self, Kallsyms, Parts, Pclntab},
     unwind::cfi::{self, FileSections, Section, Sections},
 };
@@ -30,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     ("message", message),
     ("perf_map", perf_map),
     ("record", record),
+    ("segment", segment),
     ("step", step),
 ];
 
@@ -363,5 +365,19 @@ impl Thread for Memory<'_> {
 
     fn register(&mut self, number: u8) -> Option<u64> {
         (number < 8).then_some(self.at)
+    }
+}
+
+/// Bytes as a segment of the spool: what is taken for one is, when it is written again, the same bytes.
+pub fn segment(bytes: &[u8]) {
+    let header = segment::Header::read(bytes);
+    match segment::decode(bytes.to_vec()) {
+        Ok(parcel) => {
+            assert_eq!(header.map(|header| header.events), Ok(parcel.events));
+            assert_eq!(segment::encode(&parcel).as_deref(), Some(bytes));
+        }
+        Err(damage) => {
+            black_box(damage.to_string());
+        }
     }
 }

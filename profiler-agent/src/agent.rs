@@ -9,7 +9,10 @@
 //!
 //! One thread reads, follows and adds up; it waits for nobody. Names are found by another one meanwhile.
 
+mod slices;
+
 use std::{
+    collections::BTreeMap,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     process::ExitStatus,
@@ -33,7 +36,6 @@ use crate::{
     sampling::{self, Sampler, SamplingError, merge, record::Record},
     symbols::{self, Symbolizer},
     target::{LAUNCHER, Running, Scope, Target, TargetError, Waiting},
-    telemetry::Loss,
     unwind::Unwinder,
 };
 
@@ -46,6 +48,8 @@ const EAGER_TICK: Duration = Duration::from_millis(5);
 const EAGER_TIME: Duration = Duration::from_millis(20);
 /// How often the rest is seen to: CPUs, CPU time, progress.
 const SLOW_TICK: Duration = Duration::from_secs(1);
+/// How often processes are looked for whose end was missed: 10 µs each.
+const LOOK_FOR_GONE: Duration = Duration::from_secs(60);
 /// How long the start of a capture waits for the unwind tables of its targets: samples that find none are as good, but for those of deep
 /// stacks and of handlers on stacks of their own.
 const FIRST_TABLES: Duration = Duration::from_millis(150);
@@ -55,6 +59,9 @@ const MAX_OPEN_FILES: u64 = 8192;
 const TABLES_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a finished capture waits for names; what has none by then is shown by module and offset.
 const NAMES_DEADLINE: Duration = Duration::from_secs(10);
+
+use self::slices::Slices;
+pub use self::slices::{MIN_INTERVAL, Totals};
 
 /// What to capture.
 #[derive(Debug, Clone)]
@@ -69,6 +76,8 @@ pub struct Options {
     pub inlines: bool,
     /// How long; `None` is until [`Stop::request`] or the end of the targets.
     pub duration: Option<Duration>,
+    /// How often a finished slice is handed out; `None` makes one of the whole capture.
+    pub interval: Option<Duration>,
 }
 
 /// Why a capture failed.
@@ -139,8 +148,12 @@ pub struct Progress {
 /// A finished capture.
 #[derive(Debug)]
 pub struct Captured {
-    /// What was sampled.
+    /// What was sampled since the last slice that was handed out, or at all.
     pub profile: Profile,
+    /// The whole capture.
+    pub whole: Capture,
+    /// What all slices hold, this last one too.
+    pub totals: Totals,
     /// How the samples went.
     pub counts: Counts,
     /// CPU time of the targets by the kernel's accounting, nanoseconds.
@@ -158,7 +171,7 @@ pub struct Captured {
 }
 
 /// Captures until the duration is over, the targets have ended, or `stop` is requested. `progress` is called when sampling has begun, and
-/// then about once a second.
+/// then about once a second; `hand_out` with each slice but the last, which is in the answer. Sampling waits while they run.
 ///
 /// # Errors
 ///
@@ -167,6 +180,7 @@ pub fn capture(
     options: &Options,
     stop: &Stop,
     mut progress: impl FnMut(Progress),
+    mut hand_out: impl FnMut(Profile),
 ) -> Result<Captured, CaptureError> {
     let waiting = match &options.scope {
         Scope::Command(command) => Some(Waiting::create(command)?),
@@ -186,13 +200,13 @@ pub fn capture(
         .collect::<Result<Vec<Target>, TargetError>>()?;
 
     let mut run = Run::new(options, pids.as_deref())?;
-    let (name, command_line) = run.name_of_target(&options.scope, pids.as_deref());
     match &waiting {
         Some(command) => run.launching = Some(command.pid),
         None => run.prepare(&targets),
     }
     Run::take_precedence();
     run.sampler.start()?;
+    run.slices.begin(run.start_time);
     progress(Progress {
         elapsed: Duration::ZERO,
         samples: 0,
@@ -201,13 +215,14 @@ pub fn capture(
     let command = waiting.map(Waiting::release).transpose()?;
 
     let deadline = options.duration.map(|duration| run.started + duration);
-    run.until(deadline, &targets, stop, &mut progress)?;
+    run.until(deadline, &targets, stop, &mut progress, &mut hand_out)?;
     run.sampler.stop();
-    let duration = clock::monotonic().saturating_sub(run.start_time);
+    let end = clock::monotonic();
     run.cpu_time.update(&run.processes);
     run.drain(u64::MAX);
     run.wait_for_tables();
     run.wait_for_names();
+    run.hand_out_closed(&mut hand_out);
 
     let status = command.map(Running::end).transpose();
     let status = status
@@ -216,7 +231,7 @@ pub fn capture(
             source,
         })?
         .flatten();
-    run.finish((name, command_line), options.frequency, duration, status)
+    run.finish(end, status)
 }
 
 /// The stages of a running capture.
@@ -229,9 +244,11 @@ struct Run {
     aggregator: Aggregator,
     symbolizer: Symbolizer,
     cpu_time: CpuTime,
+    slices: Slices,
     started: Instant,
     /// Until when the rings are looked at eagerly.
     eager_until: Instant,
+    looked_for_gone: Instant,
     /// The same on `CLOCK_MONOTONIC`.
     start_time: u64,
     torn: u64,
@@ -266,8 +283,20 @@ impl Run {
         let maps = sampler.take_unwind_maps()?;
         let unwinder = Unwinder::new(maps, options.unwind_memory)
             .map_err(system("start the thread that builds unwind tables"))?;
+        let (target, command) = name_of_target(&mut processes, &options.scope, targets);
+        let capture = Capture {
+            target,
+            command,
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            start: 0,
+            duration: 0,
+            frequency: options.frequency,
+            clock: sampler.clock().name(),
+            lost: BTreeMap::new(),
+        };
         Ok(Self {
             clock,
+            slices: Slices::new(options.interval, capture),
             sampler,
             kernel_log,
             processes,
@@ -277,6 +306,7 @@ impl Run {
             cpu_time: CpuTime::start(targets),
             started: Instant::now(),
             eager_until: Instant::now(),
+            looked_for_gone: Instant::now(),
             start_time: clock::monotonic(),
             torn: 0,
             lost_records: 0,
@@ -314,6 +344,7 @@ impl Run {
         targets: &[Target],
         stop: &Stop,
         progress: &mut impl FnMut(Progress),
+        hand_out: &mut impl FnMut(Profile),
     ) -> Result<(), CaptureError> {
         let system = |what| move |source| CaptureError::System { what, source };
         let mut next_slow_tick = self.started + SLOW_TICK;
@@ -340,9 +371,11 @@ impl Run {
                     self.eager_until = Instant::now() + EAGER_TIME;
                 }
             }
-            self.drain(clock::monotonic().saturating_sub(merge::SETTLE));
+            let settled = clock::monotonic().saturating_sub(merge::SETTLE);
+            self.drain(settled);
             self.update_unwinder(false);
             self.take_names();
+            self.cut_slices(settled, hand_out)?;
             // The files stay open, so that nothing is lost by waiting; and each request may have them parsed anew, libc's debug
             // information alone in 20 ms: asking at every look made three quarters of the agent's CPU time.
             if self.aggregator.wants_names() {
@@ -374,6 +407,10 @@ impl Run {
         let (sampler, mut stages) = self.stages();
         sampler.follow_cpus(|event| stages.take_in(event))?;
         self.processes.forget_ended();
+        if self.looked_for_gone.elapsed() >= LOOK_FOR_GONE {
+            self.looked_for_gone = Instant::now();
+            self.processes.look_for_gone();
+        }
         self.cpu_time.update(&self.processes);
         Ok(())
     }
@@ -483,13 +520,9 @@ impl Run {
         }
     }
 
-    fn finish(
-        mut self,
-        (target, command): (String, String),
-        frequency: u32,
-        duration: u64,
-        status: Option<ExitStatus>,
-    ) -> Result<Captured, CaptureError> {
+    fn finish(mut self, end: u64, status: Option<ExitStatus>) -> Result<Captured, CaptureError> {
+        let start = self.clock.wall(self.start_time);
+        let profile = self.last_slice(end)?;
         let symbolizer = self.symbolizer.cost();
         let LocationCounts {
             looked_up,
@@ -503,49 +536,40 @@ impl Run {
             "addresses looked up in the cache of locations"
         );
         let ring_full = self.sampler.counter(Counter::RingFull)?;
-        let losses = [(Loss::RingFull, ring_full), (Loss::TornRecord, self.torn)];
-        let capture = Capture {
-            target,
-            command,
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            start: self.clock.wall(self.start_time),
-            duration,
-            frequency,
-            clock: self.sampler.clock().name(),
-            lost: losses.into_iter().filter(|&(_, count)| count > 0).collect(),
-        };
         Ok(Captured {
             counts: self.aggregator.counts(),
             cpu_time: self.cpu_time.nanoseconds(&self.clock),
             // What the kernel calls lost are records of any kind; the samples among them were counted as such.
             lost_events: self.lost_records.saturating_sub(ring_full),
             unfollowed: self.sampler.counter(Counter::TargetsFull)?,
-            profile: self.aggregator.take(capture, &self.clock),
+            whole: self.slices.whole(start, end.saturating_sub(self.start_time)),
+            totals: self.slices.take_totals(),
+            profile,
             cost: OwnCost::now(&self.clock, symbolizer),
             symbolizer_failures: symbolizer.failed,
             command: status,
         })
     }
+}
 
-    /// What is profiled, for people: its name, and the command line of a process that is alone.
-    fn name_of_target(&mut self, scope: &Scope, pids: Option<&[u32]>) -> (String, String) {
-        match (scope, pids.unwrap_or_default()) {
-            (Scope::Host, _) => ("whole host".into(), String::new()),
-            (Scope::Command(command), _) => {
-                let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
-                (words.join(" "), String::new())
-            }
-            (Scope::Processes(_), &[pid]) => (
-                format!("{} ({pid})", self.processes.find(pid).name),
-                procfs::command_line(pid),
-            ),
-            (Scope::Processes(_), pids) => {
-                let names: Vec<_> = pids
-                    .iter()
-                    .map(|&pid| format!("{} ({pid})", self.processes.find(pid).name))
-                    .collect();
-                (names.join(", "), String::new())
-            }
+/// What is profiled, for people: its name, and the command line of a process that is alone.
+fn name_of_target(processes: &mut Processes, scope: &Scope, pids: Option<&[u32]>) -> (String, String) {
+    match (scope, pids.unwrap_or_default()) {
+        (Scope::Host, _) => ("whole host".into(), String::new()),
+        (Scope::Command(command), _) => {
+            let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
+            (words.join(" "), String::new())
+        }
+        (Scope::Processes(_), &[pid]) => (
+            format!("{} ({pid})", processes.find(pid).name),
+            procfs::command_line(pid),
+        ),
+        (Scope::Processes(_), pids) => {
+            let names: Vec<_> = pids
+                .iter()
+                .map(|&pid| format!("{} ({pid})", processes.find(pid).name))
+                .collect();
+            (names.join(", "), String::new())
         }
     }
 }

@@ -1,14 +1,26 @@
-//! The command line. Nothing below this module sees clap.
+//! The command line, and the variables and the file that say what it does not. Nothing outside this module sees clap.
 
-use std::{ffi::OsString, time::Duration};
+mod file;
+mod layers;
+
+use std::{ffi::OsString, fmt::Write as _, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
 use profiler_agent::{
+    agent::MIN_INTERVAL,
     export::{
         file::Output,
-        otlp::endpoint::{Endpoint, Protocol},
+        otlp::{
+            client, delivery, encode,
+            endpoint::{Endpoint, Protocol},
+            environment::Environment,
+            headers::Header,
+            parcel::Compression,
+            tls,
+        },
     },
+    spool,
     target::Scope,
 };
 use profiler_common::arena::{MAX_SEGMENTS, SEGMENT_LEN};
@@ -25,8 +37,10 @@ Examples:
       sudo profiler-agent -- ./bench --size 1000
   The whole host for ten seconds, as folded stacks for other tools:
       sudo profiler-agent -d 10s -o - | grep nginx
-  To an OpenTelemetry Collector:
+  Thirty seconds of it to an OpenTelemetry Collector:
       sudo profiler-agent -d 30s --otlp-endpoint http://localhost:4317
+  The whole host for ever, sent every 10 seconds, kept on the disk while the Collector is away:
+      sudo profiler-agent --otlp-endpoint http://localhost:4317
   What does this host allow, and what is missing?
       sudo profiler-agent doctor
 
@@ -40,7 +54,6 @@ Exit codes: 0 fine, 1 failed or saw no sample, 2 wrong usage, 3 a privilege is m
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES, max_term_width = 100)]
 #[command(
-    args_conflicts_with_subcommands = true,
     subcommand_value_name = "VERB",
     subcommand_help_heading = "Verbs",
     disable_help_subcommand = true
@@ -70,13 +83,60 @@ pub(crate) struct Cli {
     #[arg(long)]
     force: bool,
 
-    /// Send the profile to this OpenTelemetry Collector, e.g. http://localhost:4317 (gRPC) or http://localhost:4318 (HTTP).
-    #[arg(long, value_name = "URL")]
+    /// Send profiles to this OpenTelemetry Collector, e.g. http://localhost:4317 (gRPC) or https://collector:4318 (HTTP). Without -d and
+    /// --output this goes on until it is ended.
+    #[arg(long, value_name = "URL", help_heading = DELIVERY)]
     otlp_endpoint: Option<String>,
 
-    /// How to send it: grpc or http/protobuf. Default: by the port of the endpoint, 4318 is http/protobuf, any other grpc.
-    #[arg(long, value_name = "PROTOCOL", requires = "otlp_endpoint")]
+    /// How to send: grpc or http/protobuf. Default: by the port of the endpoint, 4318 is http/protobuf, any other grpc.
+    #[arg(long, value_name = "PROTOCOL", help_heading = DELIVERY)]
     otlp_protocol: Option<Protocol>,
+
+    /// gzip, which every receiver takes; zstd, which Collectors take; or none.
+    #[arg(long, value_name = "NAME", default_value_t, help_heading = DELIVERY)]
+    otlp_compression: Compression,
+
+    /// Send this header with every request, e.g. "authorization=Bearer TOKEN"; repeatable. Better set by a variable than here, where every
+    /// user of the host can read it.
+    #[arg(long, value_name = "NAME=VALUE", help_heading = DELIVERY)]
+    otlp_header: Vec<String>,
+
+    /// Longest time for one request.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = DELIVERY)]
+    otlp_timeout: Duration,
+
+    /// Trust the certificate authorities in this file (PEM) instead of the system's.
+    #[arg(long, value_name = "FILE", help_heading = DELIVERY)]
+    otlp_ca: Option<PathBuf>,
+
+    /// Show this certificate (PEM) to a receiver that asks for one.
+    #[arg(long, value_name = "FILE", requires = "otlp_key", help_heading = DELIVERY)]
+    otlp_cert: Option<PathBuf>,
+
+    /// Its private key (PEM).
+    #[arg(long, value_name = "FILE", requires = "otlp_cert", help_heading = DELIVERY)]
+    otlp_key: Option<PathBuf>,
+
+    /// How often a finished profile is sent.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = interval, help_heading = DELIVERY)]
+    interval: Duration,
+
+    /// Keep in this folder what the receiver does not take, and send it later, also after a restart. Default: the spool folder below
+    /// STATE_DIRECTORY, or else /var/lib/profiler-agent, when the profile has no end; none for one with -d or --output.
+    #[arg(long, value_name = "FOLDER", help_heading = DELIVERY)]
+    spool: Option<PathBuf>,
+
+    /// Most bytes in that folder; the oldest profiles make way. 0 keeps nothing there.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size, help_heading = DELIVERY)]
+    spool_limit: u64,
+
+    /// Most bytes that wait in memory where there is no folder, or its disk is full.
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = size, help_heading = DELIVERY)]
+    queue_limit: u64,
+
+    /// How long the end may take to send what is left, from the last success on. What is not sent by then stays in the folder.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = DELIVERY)]
+    shutdown_timeout: Duration,
 
     /// Kernel memory for unwind tables, e.g. 64MiB. They are built of what is sampled; when they do not fit, those not used lately make
     /// room.
@@ -87,6 +147,10 @@ pub(crate) struct Cli {
     /// there is much debug information.
     #[arg(long)]
     no_inlines: bool,
+    /// Read settings from this TOML file: each key is the name of a flag without its dashes. Every flag is a variable too:
+    /// PROFILER_AGENT_FREQUENCY. A flag beats a variable, a variable beats the file.
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
 
     /// Say nothing but errors.
     #[arg(short, long)]
@@ -106,6 +170,20 @@ pub(crate) struct Cli {
 enum Verb {
     /// Says what this host allows and what is missing, each with what it means and what to do. Exit code 1 if something is broken.
     Doctor,
+    /// Look at the settings, and do nothing else.
+    #[command(subcommand)]
+    Config(ConfigVerb),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigVerb {
+    /// Say whether a file is fine; exit code 2 if not.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Show every setting and where it comes from. Values of headers are not shown.
+    Show,
 }
 
 /// What the command line asks for.
@@ -115,6 +193,8 @@ pub(crate) enum Task {
     Capture(Box<Request>),
     /// An examination of this host.
     Doctor,
+    /// A text.
+    Tell(String),
 }
 
 /// What to capture, and what to do with it.
@@ -130,8 +210,12 @@ pub(crate) struct Request {
     pub(crate) outputs: Vec<Output>,
     /// Whether files that exist are overwritten.
     pub(crate) force: bool,
-    /// Where to send.
-    pub(crate) endpoint: Option<Endpoint>,
+    /// Where to send, and how.
+    pub(crate) delivery: Option<Delivery>,
+    /// Whether there is an endpoint, but `OTEL_SDK_DISABLED` says that nothing is to be sent.
+    pub(crate) is_disabled: bool,
+    /// What is wrong with variables, and was passed over.
+    pub(crate) warnings: Vec<String>,
     /// Bytes of kernel memory for unwind tables.
     pub(crate) unwind_memory: usize,
     /// Whether inlined functions and lines are wanted.
@@ -139,6 +223,20 @@ pub(crate) struct Request {
     /// How much to say.
     pub(crate) verbosity: Verbosity,
 }
+
+/// Where to send, and how.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    /// The way.
+    pub(crate) options: delivery::Options,
+    /// How often; `None` is one profile of the whole capture.
+    pub(crate) interval: Option<Duration>,
+    /// How long the end may take.
+    pub(crate) shutdown_timeout: Duration,
+}
+
+/// Heading of the flags about sending.
+const DELIVERY: &str = "Delivery";
 
 /// How much the agent says on the standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -156,15 +254,36 @@ pub(crate) enum Verbosity {
 impl Cli {
     /// Reads the command line of this process. Wrong usage ends it with exit code 2 and the remedy.
     pub(crate) fn read() -> Task {
-        let cli = Self::parse();
-        match cli.verb {
-            Some(Verb::Doctor) => Task::Doctor,
-            None => Task::Capture(Box::new(cli.request().unwrap_or_else(|error| error.exit()))),
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        Self::task(&arguments, &|name| std::env::var(name).ok()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// What arguments and variables ask for.
+    fn task(arguments: &[OsString], get: &dyn Fn(&str) -> Option<String>) -> Result<Task, clap::Error> {
+        let mut layered = layers::read(arguments, get)?;
+        match layered.cli.verb.take() {
+            None => Ok(Task::Capture(Box::new(layered.cli.request(layered.environment)?))),
+            Some(Verb::Doctor) => Ok(Task::Doctor),
+            Some(Verb::Config(ConfigVerb::Show)) => Ok(Task::Tell(shown(&layered))),
+            Some(Verb::Config(ConfigVerb::Check { file })) => {
+                // With nothing but the file, as if it were given in an environment without variables.
+                let arguments = ["profiler-agent".into(), "--config".into(), file.clone().into()];
+                let layered = layers::read(&arguments, &|_| None)?;
+                let settings = layered.settings.values();
+                let count = settings
+                    .filter(|(_, origin)| matches!(origin, layers::Origin::File(..)))
+                    .count();
+                layered.cli.request(layered.environment)?;
+                Ok(Task::Tell(format!(
+                    "{}: {count} settings, all fine",
+                    file.display()
+                )))
+            }
         }
     }
 
     /// The checked request.
-    fn request(self) -> Result<Request, clap::Error> {
+    fn request(self, environment: Environment) -> Result<Request, clap::Error> {
         let Self {
             verb: _,
             mut pid,
@@ -174,18 +293,71 @@ impl Cli {
             force,
             otlp_endpoint,
             otlp_protocol,
+            otlp_compression,
+            otlp_header,
+            otlp_timeout,
+            otlp_ca,
+            otlp_cert,
+            otlp_key,
+            interval,
+            spool,
+            spool_limit,
+            queue_limit,
+            shutdown_timeout,
             unwind_memory,
             no_inlines,
+            config: _,
             quiet,
             verbose,
             command,
         } = self;
+        let wrong = |message: String| Self::command().error(ErrorKind::ValueValidation, message);
         let endpoint = otlp_endpoint
-            .map(|url| Endpoint::parse(&url, otlp_protocol))
+            .as_ref()
+            .map(|url| Endpoint::parse(url, otlp_protocol))
             .transpose()
-            .map_err(|error| {
-                Self::command().error(ErrorKind::ValueValidation, format!("--otlp-endpoint: {error}"))
-            })?;
+            .map_err(|error| wrong(format!("--otlp-endpoint: {error}")))?;
+        // The same text from the variable of the signal means another thing.
+        let variable = environment
+            .settings
+            .iter()
+            .find(|setting| setting.flag == "otlp-endpoint");
+        let is_variable = variable.is_some_and(|setting| setting.values.first() == otlp_endpoint.as_ref());
+        let endpoint = endpoint.map(|endpoint| match environment.exact_endpoint && is_variable {
+            true => endpoint.exactly(),
+            false => endpoint,
+        });
+        // Here and not by clap, whose message would repeat the value.
+        let headers = otlp_header
+            .iter()
+            .map(|header| header.parse())
+            .collect::<Result<Vec<Header>, _>>()
+            .map_err(|error| wrong(format!("--otlp-header: {error}")))?;
+        let is_endless = duration.is_none() && output.is_empty();
+        let folder = spool.or_else(|| is_endless.then(spool::default_folder));
+        let delivery = endpoint.map(|endpoint| Delivery {
+            options: delivery::Options {
+                endpoint,
+                client: client::Options {
+                    timeout: otlp_timeout,
+                    headers,
+                    tls: tls::Files {
+                        authority: otlp_ca,
+                        identity: otlp_cert.zip(otlp_key),
+                    },
+                },
+                compression: otlp_compression,
+                encode: encode::Options::default(),
+                spool: folder.filter(|_| spool_limit > 0).map(|folder| spool::Options {
+                    folder,
+                    limit: spool_limit,
+                }),
+                memory: usize::try_from(queue_limit).unwrap_or(usize::MAX),
+            },
+            // A file is one profile of everything, and what is sent beside it the same one.
+            interval: output.is_empty().then_some(interval),
+            shutdown_timeout,
+        });
         // The second would find the first in its way, after the capture.
         if let Some(twice) = output
             .iter()
@@ -207,7 +379,9 @@ impl Cli {
             duration,
             outputs: output,
             force,
-            endpoint,
+            delivery: delivery.filter(|_| !environment.is_disabled),
+            is_disabled: environment.is_disabled && otlp_endpoint.is_some(),
+            warnings: environment.warnings,
             unwind_memory,
             inlines: !no_inlines,
             verbosity: match (quiet, verbose) {
@@ -220,6 +394,21 @@ impl Cli {
     }
 }
 
+/// Every setting, its values and where they come from, as a file would have them.
+fn shown(layered: &layers::Layered) -> String {
+    let mut text = String::new();
+    for (flag, (values, origin)) in &layered.settings {
+        let line = match values.as_slice() {
+            [] => format!("# {flag}"),
+            [value] => format!("{flag} = {value:?}"),
+            values => format!("{flag} = {values:?}"),
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{line:<40} # {origin}");
+    }
+    text.trim_end().to_owned()
+}
+
 /// Reads `30s`, `5m`, `1h30m`. A bare number is refused: some tools take it for seconds, others for milliseconds.
 fn duration(text: &str) -> Result<Duration, String> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -230,6 +419,23 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) => Ok(duration),
         Err(error) => Err(format!("{error}; write it like 30s, 5m or 1h30m")),
     }
+}
+
+/// Reads the time between two slices.
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = duration(text)?;
+    if interval < MIN_INTERVAL {
+        return Err(format!("must be {MIN_INTERVAL:?} or longer"));
+    }
+    Ok(interval)
+}
+
+/// Reads `256MiB`, `1G`.
+fn size(text: &str) -> Result<u64, String> {
+    let bytes: ByteSize = text
+        .parse()
+        .map_err(|error| format!("{error}; write it like 256MiB"))?;
+    Ok(bytes.as_u64())
 }
 
 /// Reads `32MiB`, `16M`, within what the kernel side can hold.
@@ -249,7 +455,153 @@ mod tests {
     use super::*;
 
     fn parse(arguments: &[&str]) -> Result<Request, clap::Error> {
-        Cli::try_parse_from([&["profiler-agent"], arguments].concat()).and_then(Cli::request)
+        with(arguments, &[])
+    }
+
+    fn task(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Task, clap::Error> {
+        let arguments: Vec<OsString> = ["profiler-agent"]
+            .iter()
+            .chain(arguments)
+            .map(OsString::from)
+            .collect();
+        Cli::task(&arguments, &|name| {
+            let found = variables.iter().find(|(other, _)| *other == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    fn with(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Request, clap::Error> {
+        match task(arguments, variables)? {
+            Task::Capture(request) => Ok(*request),
+            other @ (Task::Doctor | Task::Tell(_)) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_flag_beats_a_variable_and_a_variable_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.toml");
+        let file = path.to_str().unwrap();
+        std::fs::write(
+            &path,
+            "frequency = 11\ninterval = \"1m\"\notlp-endpoint = \"http://file:4317\"\notlp-header = [\"a=file\", \"b=file\"]\npid = [7, 8]\nverbose = 1\n",
+        )
+        .unwrap();
+        let config = ["--config", file];
+        let request = with(&config, &[]).unwrap();
+        assert_eq!((request.frequency, request.verbosity), (11, Verbosity::Verbose));
+        assert_eq!(request.scope, Scope::Processes(vec![7, 8]));
+        let delivery = request.delivery.unwrap();
+        assert_eq!(delivery.interval, Some(Duration::from_secs(60)));
+        assert_eq!(delivery.options.client.headers.len(), 2);
+
+        let variables = [
+            ("PROFILER_AGENT_CONFIG", file),
+            ("PROFILER_AGENT_FREQUENCY", "22"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://general:4318"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "1500"),
+        ];
+        let endpoint = |request: Request| request.delivery.unwrap().options.endpoint.url().to_string();
+        let request = with(&["-q", "--", "ls"], &variables).unwrap();
+        assert_eq!((request.frequency, request.verbosity), (22, Verbosity::Quiet));
+        assert_eq!(request.scope, Scope::Command(vec!["ls".into()]));
+        assert_eq!(
+            request.delivery.as_ref().unwrap().options.client.timeout,
+            Duration::from_millis(1500)
+        );
+        assert_eq!(endpoint(request), "http://general:4318/v1development/profiles");
+        let request = with(&["-F", "33"], &variables).unwrap();
+        assert_eq!(request.frequency, 33);
+
+        let signal = [
+            &variables[..],
+            &[("OTEL_EXPORTER_OTLP_PROFILES_ENDPOINT", "http://signal:4318/in")],
+        ]
+        .concat();
+        assert_eq!(endpoint(with(&[], &signal).unwrap()), "http://signal:4318/in");
+        let own = [
+            &signal[..],
+            &[("PROFILER_AGENT_OTLP_ENDPOINT", "http://own:4318")],
+        ]
+        .concat();
+        assert_eq!(
+            endpoint(with(&[], &own).unwrap()),
+            "http://own:4318/v1development/profiles"
+        );
+        assert_eq!(
+            endpoint(with(&["--otlp-endpoint", "http://flag:4318"], &own).unwrap()),
+            "http://flag:4318/v1development/profiles"
+        );
+        let disabled = [&own[..], &[("OTEL_SDK_DISABLED", "true")]].concat();
+        let request = with(&[], &disabled).unwrap();
+        assert!(request.delivery.is_none() && request.is_disabled);
+    }
+
+    #[test]
+    fn a_wrong_value_says_where_it_comes_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.toml");
+        let file = path.to_str().unwrap();
+        for (text, words) in [
+            (
+                "\nfrequency = 0",
+                "agent.toml, line 2: frequency cannot be \"0\": 0 is not in 1..",
+            ),
+            (
+                "interval = 10",
+                "agent.toml, line 1: interval cannot be \"10\": say which unit",
+            ),
+            (
+                "intervall = '10s'",
+                "line 1: there is no key \"intervall\"; is \"interval\" meant?",
+            ),
+            ("force = 1", "agent.toml, line 1: force must be true or false"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = task(&["config", "check", file], &[]).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        let error = with(&[], &[("PROFILER_AGENT_OTLP_HEADER", "secret")]).unwrap_err();
+        assert!(!error.to_string().contains("secret"), "{error}");
+        let error = with(&[], &[("PROFILER_AGENT_DURATION", "soon")])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("PROFILER_AGENT_DURATION: duration cannot be \"soon\""),
+            "{error}"
+        );
+        let missing = with(&["--config", "/no/such/file"], &[]).unwrap_err().to_string();
+        assert!(missing.contains("cannot read /no/such/file"), "{missing}");
+    }
+
+    #[test]
+    fn settings_are_shown_with_their_origin_and_without_secrets() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.toml");
+        std::fs::write(&path, "frequency = 11\notlp-header = 'token=secret'").unwrap();
+        let file = path.to_str().unwrap();
+        let variables = [("PROFILER_AGENT_INTERVAL", "20s")];
+        let show = task(&["--config", file, "--spool", "/x", "config", "show"], &variables).unwrap();
+        let Task::Tell(text) = show else { panic!() };
+        for line in [
+            format!("frequency = \"11\" # {file}, line 1"),
+            format!("otlp-header = \"…\" # {file}, line 2"),
+            "interval = \"20s\" # PROFILER_AGENT_INTERVAL".into(),
+            "spool = \"/x\" # the command line".into(),
+            "unwind-memory = \"32MiB\" # default".into(),
+            "# duration # default".into(),
+        ] {
+            let lines = text
+                .lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+            assert!(
+                lines.into_iter().any(|other| other == line),
+                "{line} is missing:\n{text}"
+            );
+        }
+        assert!(!text.contains("secret"));
+        let check = task(&["config", "check", file], &[]).unwrap();
+        assert!(matches!(check, Task::Tell(text) if text.ends_with("2 settings, all fine")));
     }
 
     #[test]
@@ -269,6 +621,24 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_without_an_end_has_a_spool_and_an_interval() {
+        let delivery = |arguments: &[&str]| {
+            let endpoint = ["--otlp-endpoint", "http://localhost:4317"];
+            parse(&[&endpoint, arguments].concat()).unwrap().delivery.unwrap()
+        };
+        let endless = delivery(&[]);
+        assert_eq!(endless.interval, Some(Duration::from_secs(10)));
+        assert!(endless.options.spool.is_some());
+        assert!(delivery(&["--spool-limit", "0"]).options.spool.is_none());
+        let short = delivery(&["-d", "30s"]);
+        assert!(short.interval.is_some() && short.options.spool.is_none());
+        let with_file = delivery(&["-o", "x.svg", "--spool", "/x"]);
+        assert_eq!(with_file.interval, None);
+        assert_eq!(with_file.options.spool.unwrap().folder, PathBuf::from("/x"));
+        assert!(parse(&[]).unwrap().delivery.is_none());
+    }
+
+    #[test]
     fn wrong_usage_names_the_remedy() {
         for (arguments, remedy) in [
             (&["-F", "0"][..], "0 is not in 1.."),
@@ -281,6 +651,12 @@ mod tests {
             (&["-o", "x.svg", "-o", "-", "-o", "x.svg"], "x.svg is given twice"),
             (&["-p", "1", "--", "ls"], "cannot be used with"),
             (&["--otlp-endpoint", "collector"], "http://"),
+            (&["--interval", "10"], "say which unit"),
+            (&["--interval", "500ms"], "1s or longer"),
+            (&["--otlp-compression", "brotli"], "choose gzip, zstd or none"),
+            (&["--otlp-header", "token"], "NAME=VALUE"),
+            (&["--otlp-cert", "x"], "--otlp-key"),
+            (&["--spool-limit", "much"], "256MiB"),
         ] {
             let error = parse(arguments).unwrap_err().to_string();
             assert!(error.contains(remedy), "{arguments:?}: {error}");

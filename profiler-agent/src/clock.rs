@@ -24,6 +24,12 @@ impl Clock {
         }
     }
 
+    /// Follows the wall clock, which is set now and then and does not run as `CLOCK_MONOTONIC` does. The time of the boot stays as it was
+    /// read first: what began at a time began at that time.
+    pub fn follow(&mut self) {
+        self.monotonic_epoch = Self::now().monotonic_epoch;
+    }
+
     /// Unix time in nanoseconds of a time of `CLOCK_MONOTONIC`.
     pub const fn wall(&self, monotonic: u64) -> u64 {
         self.monotonic_epoch.saturating_add(monotonic)

@@ -17,6 +17,8 @@ pub struct CpuTime {
     host: (u64, u64),
     /// Per process and start time.
     processes: HashMap<(u32, u64), Seen>,
+    /// Ticks of those that have ended.
+    ended: u64,
 }
 
 /// The CPU time of a process, in clock ticks.
@@ -38,6 +40,7 @@ impl CpuTime {
             whole_host: targets.is_none(),
             host: (host, host),
             processes: HashMap::new(),
+            ended: 0,
         };
         for &pid in targets.unwrap_or_default() {
             if let Some(stat) = procfs::Stat::of(pid) {
@@ -72,11 +75,14 @@ impl CpuTime {
                 seen.parent_counted = counted.contains(&stat.parent);
             }
         }
-        // What has ended and was waited for is in its parent's time by now: it would count twice.
-        self.processes.retain(|&(pid, start), seen| {
-            seen.start > 0
-                || !seen.parent_counted
-                || procfs::Stat::of(pid).is_some_and(|stat| stat.start == start)
+        let Self { processes, ended, .. } = self;
+        processes.retain(|&(pid, start), seen| {
+            let lives = procfs::Stat::of(pid).is_some_and(|stat| stat.start == start);
+            // What was waited for is in its parent's time by now: it would count twice.
+            if !lives && (seen.start > 0 || !seen.parent_counted) {
+                *ended += seen.last.saturating_sub(seen.start);
+            }
+            lives
         });
     }
 
@@ -85,10 +91,8 @@ impl CpuTime {
         clock.nanoseconds(if self.whole_host {
             self.host.1.saturating_sub(self.host.0)
         } else {
-            self.processes
-                .values()
-                .map(|seen| seen.last.saturating_sub(seen.start))
-                .sum()
+            let living = self.processes.values();
+            living.fold(self.ended, |sum, seen| sum + seen.last.saturating_sub(seen.start))
         })
     }
 }

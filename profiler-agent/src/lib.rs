@@ -26,8 +26,8 @@
 //! 6. [`aggregate`] adds up samples of one identity: kind, process, thread, CPU, stack.
 //! 7. [`symbols`] gives names to locations while the capture runs.
 //! 8. [`profile`] is the finished result, and all that an output reads.
-//! 9. [`export`] writes files, whole or not at all, and sends OTLP; [`render`] draws.
-//! 10. [`summary`] tells the person what happened, [`telemetry`] names each kind of loss.
+//! 9. [`export`] writes files, whole or not at all, and sends OTLP, by way of the [`spool`] when nobody takes it; [`render`] draws.
+//! 10. [`summary`] tells the person what happened, [`telemetry`] names each kind of loss, the [`ledger`] knows where each sample is.
 //!
 //! [`doctor`] tells what this host allows. [`agent`] alone knows all of these and their order. [`cpu_time`] is the independent witness of how many samples there should be,
 //! [`clock`] turns the kernel's time into that on the wall, [`procfs`] reads /proc with bounds.
@@ -45,12 +45,14 @@ pub mod doctor;
 pub mod export;
 pub mod jit;
 pub mod kernel;
+pub mod ledger;
 pub mod memory;
 pub mod process;
 pub mod procfs;
 pub mod profile;
 pub mod render;
 pub mod sampling;
+pub mod spool;
 pub mod summary;
 pub mod symbols;
 pub mod target;

@@ -17,7 +17,7 @@ use profiler_agent::{
     doctor::{Diagnosis, Verdict},
     export::{
         file::{CreateError, Output, OutputFile, create_folder},
-        otlp::deliver::{Delivered, deliver},
+        otlp::delivery::{Delivery, Report},
     },
     kernel::{
         btf::BtfError,
@@ -53,6 +53,11 @@ fn main() -> ExitCode {
     let request = match Cli::read() {
         Task::Capture(request) => *request,
         Task::Doctor => return examine(),
+        Task::Tell(text) => {
+            // Nobody may listen: `| head`.
+            let _ = writeln!(stdout(), "{text}");
+            return ExitCode::SUCCESS;
+        }
     };
     start_log(request.verbosity);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -87,11 +92,22 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         duration,
         outputs,
         force,
-        endpoint,
+        delivery,
+        is_disabled,
+        warnings,
         unwind_memory,
         inlines,
         verbosity,
     } = request;
+    for warning in warnings {
+        tracing::warn!("{warning}; it is passed over");
+    }
+    if is_disabled {
+        tell(&"OTEL_SDK_DISABLED is true: nothing is sent");
+        if outputs.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
     capabilities::check()?;
     let quiet = verbosity == Verbosity::Quiet;
     // Before the first file is made: a signal must not leave it behind.
@@ -101,27 +117,53 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         signal(SignalKind::terminate())?,
     );
     // An output that cannot be written is told now, not after the capture.
-    let default_output = outputs.is_empty() && endpoint.is_none();
+    let default_output = outputs.is_empty() && delivery.is_none();
     let mut files = open(outputs, force)?;
-    let announcement = announce(&scope, frequency, duration.is_some());
+    let mut announcement = announce(&scope, frequency, duration.is_some());
+    let interval = delivery.as_ref().and_then(|delivery| delivery.interval);
     let options = Options {
         scope,
         frequency,
         unwind_memory,
         inlines,
         duration,
+        interval,
     };
+    let delivery = match delivery {
+        Some(delivery) => {
+            let name = delivery.options.endpoint.to_string();
+            if let Some(interval) = interval {
+                announcement = format!(
+                    "{announcement} Sent to {name} every {}.",
+                    humantime::format_duration(interval)
+                );
+            }
+            Some((
+                Delivery::start(delivery.options)?,
+                name,
+                delivery.shutdown_timeout,
+            ))
+        }
+        None => None,
+    };
+    let way = delivery.as_ref().map(|(delivery, ..)| delivery.entrance());
     let mut capture = tokio::task::spawn_blocking({
         let (options, stop) = (options.clone(), Arc::clone(&stop));
         move || {
             let mut line = ProgressLine::new(quiet);
             let mut announcement = (!quiet).then_some(announcement);
-            let captured = agent::capture(&options, &stop, |progress| {
+            let progress = |progress| {
                 if let Some(announcement) = announcement.take() {
                     tell(&announcement);
                 }
                 line.show(progress);
-            });
+            };
+            let hand_out = |slice| {
+                if let Some(way) = &way {
+                    way.hand_over(slice);
+                }
+            };
+            let captured = agent::capture(&options, &stop, progress, hand_out);
             line.clear();
             captured
         }
@@ -137,7 +179,8 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         }
     };
 
-    if captured.profile.samples.is_empty() {
+    // Who runs for ever may have nothing to see.
+    if captured.totals.samples == 0 && !(options.interval.is_some() && options.duration.is_none()) {
         tell(&format_args!("profiler-agent: {}", NoSamples(&captured)));
         return Ok(ExitCode::from(exit::FAILED));
     }
@@ -152,38 +195,55 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
             Err(error) => code = failed(&error.into()),
         }
     }
-    if let Some(endpoint) = endpoint {
-        let name = endpoint.to_string();
-        let delivered = tokio::select! {
-            delivered = deliver(&captured.profile, endpoint) => delivered,
+    let summary = (!quiet).then(|| Summary(&captured).to_string());
+    if let Some((delivery, name, timeout)) = delivery {
+        let last = captured.profile;
+        let mut finished = tokio::task::spawn_blocking(move || delivery.finish(last, timeout));
+        let report = tokio::select! {
+            report = &mut finished => report.context("the delivery died")?,
             _ = interrupt.recv() => return Ok(gave_up(&name)),
             _ = terminate.recv() => return Ok(gave_up(&name)),
         };
-        match delivered {
-            Ok(Delivered {
-                samples,
-                rejected: None,
-                bytes,
-            }) => {
-                if !quiet {
-                    tell(&format_args!(
-                        "{name} ({samples} samples, {bytes} bytes before compression)"
-                    ));
-                }
-            }
-            Ok(Delivered {
-                rejected: Some((count, words)),
-                ..
-            }) => {
-                code = failed(&anyhow::anyhow!("{name} rejected {count} samples: {words}"));
-            }
-            Err(error) => code = failed(&error.into()),
+        if !told_delivery(&name, &report, quiet) {
+            code = ExitCode::from(exit::FAILED);
         }
     }
-    if !quiet {
-        tell(&Summary(&captured));
+    if let Some(summary) = summary {
+        tell(&summary);
     }
     Ok(code)
+}
+
+/// Tells what has become of what was sent; says whether all of it is where it should be.
+fn told_delivery(name: &str, report: &Report, quiet: bool) -> bool {
+    let Report {
+        counts,
+        sent,
+        failure,
+    } = report;
+    let dropped = counts.dropped_in_delivery();
+    let words = failure.as_deref().unwrap_or("no reason is known");
+    if dropped > 0 {
+        let all = counts.captured + counts.inherited;
+        tell(&format_args!(
+            "profiler-agent: {dropped} of {all} samples were not exported: {words}"
+        ));
+    } else if counts.spooled > 0 {
+        tell(&format_args!(
+            "profiler-agent: {} samples are kept for the next run: {words}",
+            counts.spooled
+        ));
+    }
+    if !quiet {
+        if sent.requests > 0 {
+            tell(&format_args!(
+                "{name} ({} samples in {} requests, {} bytes, {} before compression)",
+                counts.exported, sent.requests, sent.packed, sent.bytes
+            ));
+        }
+        tell(&format_args!("delivery: {counts}"));
+    }
+    dropped == 0
 }
 
 /// Files are written by now; a receiver that takes its time is not waited for against anybody's will.

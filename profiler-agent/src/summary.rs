@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    agent::{Captured, Progress},
+    agent::{Captured, Progress, Totals},
     profile::Unwinding,
     target,
 };
@@ -67,7 +67,9 @@ pub struct Summary<'a>(pub &'a Captured);
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Captured {
-            profile,
+            profile: _,
+            whole: capture,
+            totals,
             counts,
             cpu_time,
             lost_events,
@@ -76,7 +78,6 @@ impl fmt::Display for Summary<'_> {
             symbolizer_failures,
             command,
         } = self.0;
-        let capture = &profile.capture;
         let seconds = Duration::from_nanos(capture.duration).as_secs_f64();
         let expected = u128::from(*cpu_time) * u128::from(capture.frequency) / 1_000_000_000;
         if let Some(status) = command {
@@ -94,24 +95,13 @@ impl fmt::Display for Summary<'_> {
         )?;
 
         write!(f, "stacks: {} complete", Percent(counts.complete, counts.samples))?;
-        let mut outcomes = std::collections::BTreeMap::<_, u64>::new();
-        for sample in &profile.samples {
-            if let Some(stack) = profile
-                .stacks
-                .get(sample.stack.index())
-                .filter(|stack| !stack.outcome.is_complete())
-            {
-                *outcomes.entry(stack.outcome).or_default() += sample.count;
-            }
-        }
-        for (outcome, count) in outcomes {
-            write!(f, ", {} {}", Thousands(count), outcome.name().replace('_', " "))?;
-        }
-        let mut unwound = std::collections::BTreeMap::<_, u64>::new();
-        for sample in &profile.samples {
-            if let Some(unwinding) = profile.unwinding(sample.stack) {
-                *unwound.entry(unwinding).or_default() += sample.count;
-            }
+        let Totals {
+            samples: _,
+            outcomes,
+            unwound,
+        } = totals;
+        for (outcome, count) in outcomes.iter().filter(|(outcome, _)| !outcome.is_complete()) {
+            write!(f, ", {} {}", Thousands(*count), outcome.name().replace('_', " "))?;
         }
         let user: u64 = unwound.values().sum();
         let mut separator = "; unwound";
@@ -121,13 +111,13 @@ impl fmt::Display for Summary<'_> {
                 Unwinding::FramePointers => "by frame pointers",
                 Unwinding::Mixed => "by both",
             };
-            write!(f, "{separator} {} {how}", Percent(count, user))?;
+            write!(f, "{separator} {} {how}", Percent(*count, user))?;
             separator = ",";
         }
         if counts.over_budget > 0 {
             write!(
                 f,
-                "; {} beyond the budget of distinct stacks",
+                "; {} beyond a budget, without their stacks",
                 Thousands(counts.over_budget)
             )?;
         }
@@ -176,9 +166,10 @@ pub struct NoSamples<'a>(pub &'a Captured);
 impl fmt::Display for NoSamples<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Captured {
-            profile, cpu_time, ..
+            whole: capture,
+            cpu_time,
+            ..
         } = self.0;
-        let capture = &profile.capture;
         let seconds = Duration::from_nanos(capture.duration).as_secs_f64();
         let cpu = Duration::from_nanos(*cpu_time).as_secs_f64();
         write!(

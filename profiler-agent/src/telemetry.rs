@@ -1,23 +1,58 @@
 //! What the agent counts about itself: every loss has a reason, and every reason a name.
 
-/// Why a sample, or what belongs to it, is not in the profile. The one enum for all stages.
+/// Why a sample has not arrived where it was to go. The one enum for all stages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Loss {
     /// The ring of a CPU was full when the sample was taken.
     RingFull,
     /// The ring held bytes that are no record.
     TornRecord,
+    /// Finished slices came faster than they were encoded.
+    EncoderBusy,
+    /// Too much was waiting in memory for the receiver, and the disk did not take it.
+    QueueFull,
+    /// Too much was waiting on the disk for the receiver.
+    SpoolFull,
+    /// What was waiting on the disk could not be read any more.
+    SpoolUnreadable,
+    /// The receiver has refused the request for good.
+    Refused,
+    /// The receiver took the request but not all of it.
+    Rejected,
+    /// Larger than any receiver has to take.
+    TooLarge,
+    /// The agent was to end, and the disk did not take what was left.
+    ShutDown,
 }
 
 impl Loss {
     /// Every reason.
-    pub const ALL: [Self; 2] = [Self::RingFull, Self::TornRecord];
+    pub const ALL: [Self; 10] = [
+        Self::RingFull,
+        Self::TornRecord,
+        Self::EncoderBusy,
+        Self::QueueFull,
+        Self::SpoolFull,
+        Self::SpoolUnreadable,
+        Self::Refused,
+        Self::Rejected,
+        Self::TooLarge,
+        Self::ShutDown,
+    ];
 
     /// Name in metrics and summaries: lower case, words joined by `_`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::RingFull => "ring_full",
             Self::TornRecord => "torn_record",
+            Self::EncoderBusy => "encoder_busy",
+            Self::QueueFull => "queue_full",
+            Self::SpoolFull => "spool_full",
+            Self::SpoolUnreadable => "spool_unreadable",
+            Self::Refused => "refused",
+            Self::Rejected => "rejected",
+            Self::TooLarge => "too_large",
+            Self::ShutDown => "shut_down",
         }
     }
 }

@@ -72,8 +72,8 @@ fn wrong_usage_is_told_before_anything_is_done() {
             &["--otlp-endpoint", "http://localhost:4317"],
         ),
         (
-            &["--otlp-endpoint", "https://collector:4317"],
-            &["--otlp-endpoint", "TLS", "http://"],
+            &["--otlp-endpoint", "http://collector:4317", "--interval", "1ms"],
+            &["--interval", "1s or longer"],
         ),
         (&["-o", "x"], &[".svg", ".folded"]),
         (

@@ -170,7 +170,7 @@ fn tables_are_those_of_the_code() {
 }
 
 /// What stands both in the table of messages and in the source, without what comes from a run.
-const MESSAGES: [&str; 13] = [
+const MESSAGES: [&str; 17] = [
     "so it slept or waited all the while",
     "ring full",
     "no process has pid ",
@@ -181,7 +181,11 @@ const MESSAGES: [&str; 13] = [
     " is above the kernel's limit of ",
     "; is a Collector listening there?",
     " takes no profiles",
-    " asks for TLS, which this version cannot do",
+    "no trusted connection to ",
+    " does not let us in",
+    "cannot keep profiles in ",
+    "another profiler-agent keeps its profiles in ",
+    "the spool is full",
     "the kernel has no type information at ",
     "some names took longer than ",
 ];

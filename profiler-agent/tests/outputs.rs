@@ -17,6 +17,8 @@ mod client;
 mod collector;
 #[path = "outputs/conformance.rs"]
 mod conformance;
+#[path = "outputs/delivery.rs"]
+mod delivery;
 #[path = "outputs/files.rs"]
 mod files;
 #[path = "outputs/folded.rs"]
@@ -27,3 +29,5 @@ mod otlp;
 mod picture;
 #[path = "outputs/pprof.rs"]
 mod pprof;
+#[path = "outputs/tls.rs"]
+mod tls;

@@ -22,6 +22,7 @@ pub(crate) const TARGETS: &[&str] = &[
     "message",
     "perf_map",
     "record",
+    "segment",
     "step",
 ];
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use profiler_common::Outcome;
+use slab::Slab;
 
 use super::UserFrame;
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
 const MAX_REQUEST: usize = 4096;
 
 /// Most locations that are kept, some 100 bytes each with a name. Code is smaller than that; what makes more is a JIT, or wants to.
-const MAX_LOCATIONS: usize = 1_000_000;
+pub(super) const MAX_LOCATIONS: usize = 1_000_000;
 
 /// Most bytes of names that are kept; 300,000 locations of a large C++ program. Beyond, locations are shown by file and offset.
 const MAX_NAME_BYTES: usize = 96 << 20;
@@ -31,6 +32,8 @@ pub(super) enum Marker {
     StackBudget,
     /// The budget of distinct locations is used up.
     LocationBudget,
+    /// The budget of distinct samples of a slice is used up.
+    SampleBudget,
 }
 
 /// What an address belongs to: the row of a mapping.
@@ -53,6 +56,8 @@ enum ObjectKey {
 /// An object with its addresses that have no answer yet.
 #[derive(Debug)]
 pub(super) struct ObjectEntry {
+    /// Under which names are asked for; never used again, unlike its place here. The symbolizer knows files by it.
+    number: u32,
     key: ObjectKey,
     file: Option<Arc<File>>,
     /// Not asked for yet.
@@ -61,6 +66,8 @@ pub(super) struct ObjectEntry {
     asked: Vec<LocationId>,
     /// Whether what is wrong with it has been told.
     told: bool,
+    /// Locations in it.
+    locations: u32,
 }
 
 /// One address of one object.
@@ -76,6 +83,12 @@ pub(super) struct LocationEntry {
     pub(super) language: Language,
     /// Where its function begins, as far as that is known of one without a name.
     pub(super) function_start: Option<u64>,
+    /// Whether its names are to be asked for, or have been.
+    is_awaited: bool,
+    /// The slice in which it was met first.
+    born: u32,
+    /// The last slice in which it was part of a stack.
+    used: u32,
 }
 
 /// What the cache of locations counts about itself.
@@ -95,18 +108,25 @@ type LocationKey = (u32, u64, bool, u32);
 
 #[derive(Debug, Default)]
 pub(super) struct Locations {
-    objects: Vec<ObjectEntry>,
+    objects: Slab<ObjectEntry>,
     object_ids: HashMap<ObjectKey, u32>,
-    locations: Vec<LocationEntry>,
+    /// Places of the objects by their numbers.
+    numbers: HashMap<u32, usize>,
+    next_number: u32,
+    locations: Slab<LocationEntry>,
     ids: HashMap<LocationKey, LocationId>,
-    /// Locations without an answer.
-    unanswered: usize,
     /// Bytes of names.
     name_bytes: usize,
     /// How it went so far.
     counts: LocationCounts,
     /// Locations in generated code that had no name when they were sampled.
     nameless: Vec<(Key, LocationId)>,
+    /// Locations without an answer.
+    unanswered: usize,
+    /// Those among them that a closed slice waits for: they were met in it, or before.
+    unanswered_before: usize,
+    /// Number of the slice that is open.
+    slice: u32,
 }
 
 /// A mapping row as outputs show it.
@@ -141,9 +161,12 @@ const KERNEL_START: u64 = 0xffff_0000_0000_0000;
 
 impl Locations {
     pub(super) fn prepare_kernel(&mut self) -> Request {
-        let id = self.object(ObjectKey::Kernel, None);
+        let object = self.object(ObjectKey::Kernel, None);
+        let object = usize::try_from(object)
+            .ok()
+            .and_then(|object| self.objects.get(object));
         Request {
-            id,
+            id: object.map_or(u32::MAX, |object| object.number),
             object: Object::Kernel,
             addresses: Vec::new(),
         }
@@ -256,7 +279,7 @@ impl Locations {
         if self.unanswered == 0 {
             return;
         }
-        for (id, entry) in (0..).zip(&mut self.objects) {
+        for (_, entry) in &mut self.objects {
             while !entry.due.is_empty() {
                 let batch = entry.due.len().min(MAX_REQUEST);
                 let locations = &self.locations;
@@ -281,12 +304,19 @@ impl Locations {
                     _ => None,
                 };
                 let Some(object) = object else {
-                    self.unanswered = self.unanswered.saturating_sub(entry.due.len());
-                    entry.due.clear();
+                    for id in std::mem::take(&mut entry.due) {
+                        let location = self.locations.get_mut(id.index());
+                        answered(
+                            location,
+                            self.slice,
+                            &mut self.unanswered,
+                            &mut self.unanswered_before,
+                        );
+                    }
                     break;
                 };
                 if send(Request {
-                    id,
+                    id: entry.number,
                     object,
                     addresses,
                 })
@@ -301,7 +331,8 @@ impl Locations {
 
     pub(super) fn name(&mut self, response: Response) {
         let Response { id, symbols, error } = response;
-        let Some(entry) = usize::try_from(id).ok().and_then(|id| self.objects.get_mut(id)) else {
+        let place = self.numbers.get(&id);
+        let Some(entry) = place.and_then(|&place| self.objects.get_mut(place)) else {
             return;
         };
         if let Some(error) = error
@@ -311,10 +342,16 @@ impl Locations {
             tracing::warn!(path, error, "some names are missing");
         }
         // Answers come in the order of the requests, one per address.
-        let answered = symbols.len().min(entry.asked.len());
-        self.unanswered = self.unanswered.saturating_sub(answered);
-        for (location, symbols) in entry.asked.drain(..answered).zip(symbols) {
-            if let Some(location) = self.locations.get_mut(location.index()) {
+        let count = symbols.len().min(entry.asked.len());
+        for (id, symbols) in entry.asked.drain(..count).zip(symbols) {
+            let location = self.locations.get_mut(id.index());
+            let location = answered(
+                location,
+                self.slice,
+                &mut self.unanswered,
+                &mut self.unanswered_before,
+            );
+            if let Some(location) = location {
                 let bytes: usize = symbols.functions.iter().map(bytes).sum();
                 if self.name_bytes + bytes <= MAX_NAME_BYTES {
                     self.name_bytes += bytes;
@@ -331,6 +368,68 @@ impl Locations {
                 location.function_start = symbols.start;
             }
         }
+    }
+
+    /// Begins another slice; what has no name yet is waited for, as far as [`Self::is_named`] goes.
+    pub(super) fn close_slice(&mut self) {
+        self.slice = self.slice.wrapping_add(1);
+        self.unanswered_before = self.unanswered;
+    }
+
+    /// Whether everything that was met before the open slice has its names, or will never have any.
+    pub(super) const fn is_named(&self) -> bool {
+        self.unanswered_before == 0
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.locations.len()
+    }
+
+    /// Takes note that a location was part of a stack in the open slice.
+    pub(super) fn mark(&mut self, id: LocationId) {
+        if let Some(location) = self.locations.get_mut(id.index()) {
+            location.used = self.slice;
+        }
+    }
+
+    /// Forgets what was part of no stack in the open slice nor in the `keep` before it, and then the objects without locations. What is
+    /// asked for stays until the answer is there, which finds it by its number.
+    pub(super) fn sweep(&mut self, keep: u32) {
+        let Self {
+            objects,
+            object_ids,
+            locations,
+            ids,
+            nameless,
+            slice,
+            numbers,
+            name_bytes,
+            ..
+        } = self;
+        locations.retain(|_, location| {
+            let stays = location.is_awaited || slice.wrapping_sub(location.used) <= keep;
+            if !stays {
+                let bytes: usize = location.functions.iter().map(bytes).sum();
+                *name_bytes = name_bytes.saturating_sub(bytes);
+                let object = usize::try_from(location.object).ok();
+                if let Some(object) = object.and_then(|object| objects.get_mut(object)) {
+                    object.locations = object.locations.saturating_sub(1);
+                }
+            }
+            stays
+        });
+        ids.retain(|_, id| locations.contains(id.index()));
+        nameless.retain(|(_, id)| locations.contains(id.index()));
+        objects.retain(|_, object| {
+            let stays =
+                object.locations > 0 || !object.asked.is_empty() || matches!(object.key, ObjectKey::Kernel);
+            if !stays {
+                object_ids.remove(&object.key);
+                numbers.remove(&object.number);
+            }
+            stays
+        });
     }
 
     pub(super) fn view(&self, location: &LocationEntry) -> Option<ObjectView<'_>> {
@@ -426,20 +525,31 @@ impl Locations {
             }
             (ObjectKey::Marker(Marker::StackBudget), _) => "[too many distinct stacks]".into(),
             (ObjectKey::Marker(Marker::LocationBudget), _) => "[too many distinct locations]".into(),
+            (ObjectKey::Marker(Marker::SampleBudget), _) => "[too many distinct samples]".into(),
         }
     }
 
     fn object(&mut self, key: ObjectKey, file: Option<Arc<File>>) -> u32 {
-        let objects = &mut self.objects;
+        let Self {
+            objects,
+            numbers,
+            next_number,
+            ..
+        } = self;
         *self.object_ids.entry(key).or_insert_with_key(|key| {
-            objects.push(ObjectEntry {
+            let number = *next_number;
+            *next_number = next_number.wrapping_add(1);
+            let id = objects.insert(ObjectEntry {
+                number,
                 key: key.clone(),
                 file,
                 due: Vec::new(),
                 asked: Vec::new(),
                 told: false,
+                locations: 0,
             });
-            u32::try_from(objects.len() - 1).unwrap_or(u32::MAX)
+            numbers.insert(number, id);
+            u32::try_from(id).unwrap_or(u32::MAX)
         })
     }
 
@@ -457,24 +567,44 @@ impl Locations {
         };
         *self.ids.entry(key).or_insert_with(|| {
             let (object, address, by_frame_pointer, _) = key;
-            let id = LocationId(u32::try_from(self.locations.len()).unwrap_or(u32::MAX));
-            self.locations.push(LocationEntry {
+            let id = self.locations.insert(LocationEntry {
                 object,
                 address,
                 by_frame_pointer,
                 functions: Box::default(),
                 language: Language::Other,
                 function_start: None,
+                is_awaited: has_names,
+                born: self.slice,
+                used: self.slice,
             });
-            if has_names
-                && let Some(entry) = usize::try_from(object).ok().and_then(|o| self.objects.get_mut(o))
-            {
-                entry.due.push(id);
-                self.unanswered += 1;
+            let id = LocationId(u32::try_from(id).unwrap_or(u32::MAX));
+            if let Some(entry) = usize::try_from(object).ok().and_then(|o| self.objects.get_mut(o)) {
+                entry.locations += 1;
+                if has_names {
+                    entry.due.push(id);
+                    self.unanswered += 1;
+                }
             }
             id
         })
     }
+}
+
+/// Takes a location off the lists of those without an answer.
+fn answered<'a>(
+    location: Option<&'a mut LocationEntry>,
+    slice: u32,
+    unanswered: &mut usize,
+    unanswered_before: &mut usize,
+) -> Option<&'a mut LocationEntry> {
+    *unanswered = unanswered.saturating_sub(1);
+    let location = location?;
+    location.is_awaited = false;
+    if location.born != slice {
+        *unanswered_before = unanswered_before.saturating_sub(1);
+    }
+    Some(location)
 }
 
 /// What a function of a location takes.
@@ -526,10 +656,34 @@ mod tests {
         let named = locations
             .locations
             .iter()
-            .filter(|location| !location.functions.is_empty())
+            .filter(|(_, location)| !location.functions.is_empty())
             .count();
         assert_eq!(named + usize::try_from(counts.over_budget).unwrap(), count);
         assert!(named * LONG < MAX_NAME_BYTES && counts.over_budget > 100);
         assert!(!locations.waiting());
+
+        // What is forgotten makes room; and a number that was used is not used again.
+        let before = locations.prepare_kernel().id;
+        for _ in 0..3 {
+            locations.close_slice();
+        }
+        locations.sweep(1);
+        assert_eq!((locations.len(), locations.name_bytes), (0, 0));
+        assert_eq!(locations.prepare_kernel().id, before, "the kernel stays");
+        let marker = |locations: &mut Locations| {
+            locations.marker(Marker::StackBudget);
+            locations
+                .objects
+                .iter()
+                .map(|(_, object)| object.number)
+                .max()
+                .unwrap()
+        };
+        let first = marker(&mut locations);
+        for _ in 0..3 {
+            locations.close_slice();
+        }
+        locations.sweep(1);
+        assert!(marker(&mut locations) > first);
     }
 }

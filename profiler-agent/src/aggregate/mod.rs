@@ -8,6 +8,13 @@
 //! A location is an address of a *file*, so that processes share it; a stack is a list of locations. The usual sample
 //! finds its stack in the cache by one hash of its raw bytes, and adds a timestamp. Only new stacks are resolved, only new
 //! locations get a name, and every table is bounded.
+//!
+//! A capture without an end is cut into slices. A slice that is closed waits for its names while the next one fills:
+//! ```text
+//! add ──▶ open slice ──close──▶ closed slice ──names──▶ take ──▶ Profile
+//! ```
+//! Stacks and locations are kept from slice to slice, since most come again and their names were dear; those that do not
+//! come again for some slices are forgotten, all that the open slice does not need as soon as a table is half full.
 
 mod locations;
 mod snapshot;
@@ -19,6 +26,8 @@ use profiler_common::{
     Outcome,
     record::{BY_FRAME_POINTER, COMM_LEN, INTERRUPTED},
 };
+
+use slab::Slab;
 
 pub use self::locations::LocationCounts;
 use self::locations::{Generated, Locations, Marker};
@@ -38,6 +47,10 @@ pub struct Limits {
     pub stacks: usize,
     /// Timestamps kept, 8 bytes each; beyond, a profile carries counts without times.
     pub timestamps: usize,
+    /// Distinct samples of a slice, some 150 bytes each; further ones are counted for their process, without thread and stack.
+    pub identities: usize,
+    /// Processes; the samples of further ones are counted under one name.
+    pub processes: usize,
 }
 
 impl Default for Limits {
@@ -45,9 +58,16 @@ impl Default for Limits {
         Self {
             stacks: 100_000,
             timestamps: 4_000_000,
+            identities: 250_000,
+            processes: 65_536,
         }
     }
 }
+
+/// Slices for which a stack that does not come again is kept, and a process.
+const KEEP_STACKS: u32 = 6;
+/// The same for a location and its names, which cost more to find.
+const KEEP_LOCATIONS: u32 = 60;
 
 /// Entries of the cache of raw stacks, 20 bytes each; when full it begins anew.
 const CACHE: usize = 65_536;
@@ -59,15 +79,16 @@ pub struct Aggregator {
     locations: Locations,
     /// Names of generated code.
     jits: Jits,
-    stacks: Vec<Stack>,
+    stacks: Slab<StackEntry>,
     stack_ids: HashMap<Stack, u32>,
     /// Hash of a raw stack and whose it is, to the stack.
     cache: HashMap<u128, u32>,
     hashers: [DefaultHashBuilder; 2],
     processes: HashMap<Key, ProcessInfo>,
-    samples: HashMap<Identity, Total>,
-    /// Timestamps in `samples`.
-    timestamps: usize,
+    /// Number of the open slice.
+    slice: u32,
+    open: Slice,
+    closed: Option<Slice>,
     /// Spare room for the frames of a new stack.
     frames: Vec<LocationId>,
     counts: Counts,
@@ -80,7 +101,7 @@ pub struct Counts {
     pub samples: u64,
     /// Those whose stack was in the cache.
     pub cache_hits: u64,
-    /// Those beyond the budget of stacks, counted without theirs.
+    /// Those beyond the budget of stacks, of distinct samples or of processes, counted without theirs.
     pub over_budget: u64,
     /// Those with a complete user stack, or without any.
     pub complete: u64,
@@ -90,6 +111,24 @@ pub struct Counts {
 struct Stack {
     frames: Box<[LocationId]>,
     outcome: Outcome,
+}
+
+/// A stack, and when it was of use.
+#[derive(Debug)]
+struct StackEntry {
+    stack: Stack,
+    /// The last slice that it was part of.
+    used: u32,
+}
+
+/// The samples of one span of time.
+#[derive(Debug, Default)]
+struct Slice {
+    samples: HashMap<Identity, Total>,
+    /// Timestamps in `samples`.
+    timestamps: usize,
+    /// First and last time of a sample.
+    span: Option<(u64, u64)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -115,7 +154,12 @@ struct ProcessInfo {
     start_ticks: u64,
     name: String,
     executable: String,
+    /// The last slice that it was part of.
+    used: u32,
 }
+
+/// Stands for the processes beyond the budget.
+const OTHERS: Key = Key(u32::MAX);
 
 impl Aggregator {
     /// Empty.
@@ -124,13 +168,14 @@ impl Aggregator {
             limits,
             locations: Locations::default(),
             jits: Jits::new(clock),
-            stacks: Vec::new(),
+            stacks: Slab::new(),
             stack_ids: HashMap::new(),
             cache: HashMap::new(),
             hashers: Default::default(),
             processes: HashMap::new(),
-            samples: HashMap::new(),
-            timestamps: 0,
+            slice: 0,
+            open: Slice::default(),
+            closed: None,
             frames: Vec::new(),
             counts: Counts::default(),
         }
@@ -145,27 +190,12 @@ impl Aggregator {
         process: &Process,
         processes: &mut Processes,
     ) {
-        let (key, generation) = (process.key, process.generation());
-        match self.processes.get_mut(&key) {
-            // The name may change at any time, the program once it is known.
-            Some(info) if info.name == process.name && info.executable == process.executable => {}
-            _ => {
-                self.processes.insert(
-                    key,
-                    ProcessInfo {
-                        pid: process.pid,
-                        start_ticks: process.start_ticks,
-                        name: process.name.clone(),
-                        executable: process.executable.clone(),
-                    },
-                );
-            }
-        }
+        let key = self.take_note_of(process);
         self.counts.samples += 1;
         self.counts.complete += u64::from(sample.outcome.is_complete());
 
-        let generation = (generation, self.jits.generation(key));
-        let hash = self.hash(sample, key, generation);
+        let generation = (process.generation(), self.jits.generation(process.key));
+        let hash = self.hash(sample, process.key, generation);
         let stack = match self.cache.get(&hash) {
             Some(&stack) => {
                 self.counts.cache_hits += 1;
@@ -181,11 +211,38 @@ impl Aggregator {
             cpu,
             stack,
         };
-        let total = self.samples.entry(identity).or_default();
+        if self.open.samples.len() >= self.limits.identities && !self.open.samples.contains_key(&identity) {
+            self.counts.over_budget += 1;
+            let stack = self.beyond(Marker::SampleBudget);
+            let identity = Identity {
+                tid: 0,
+                thread_name: [0; COMM_LEN],
+                cpu: 0,
+                stack,
+                ..identity
+            };
+            self.count(identity, sample.weight, time);
+        } else {
+            self.count(identity, sample.weight, time);
+        }
+    }
+
+    /// Adds one event to a row.
+    fn count(&mut self, identity: Identity, weight: u64, time: u64) {
+        if let Some(entry) = usize::try_from(identity.stack)
+            .ok()
+            .and_then(|id| self.stacks.get_mut(id))
+        {
+            entry.used = self.slice;
+        }
+        let open = &mut self.open;
+        let (first, last) = open.span.unwrap_or((time, time));
+        open.span = Some((first.min(time), last.max(time)));
+        let total = open.samples.entry(identity).or_default();
         total.count += 1;
-        total.weight = total.weight.saturating_add(sample.weight);
-        if self.timestamps < self.limits.timestamps {
-            self.timestamps += 1;
+        total.weight = total.weight.saturating_add(weight);
+        if open.timestamps < self.limits.timestamps {
+            open.timestamps += 1;
             total.timestamps.push(time);
         }
     }
@@ -194,6 +251,109 @@ impl Aggregator {
     /// be more. With `last`, nothing that is there by now is missed.
     pub fn read_jits(&mut self, processes: &Processes, last: bool) -> bool {
         self.jits.read(processes, last)
+    }
+
+    /// Keeps what is known of a process; answers the key that its samples are counted under.
+    fn take_note_of(&mut self, process: &Process) -> Key {
+        if let Some(info) = self.processes.get_mut(&process.key) {
+            info.used = self.slice;
+            // The name may change at any time, the program once it is known.
+            if info.name != process.name || info.executable != process.executable {
+                info.name.clone_from(&process.name);
+                info.executable.clone_from(&process.executable);
+            }
+            return process.key;
+        }
+        if self.processes.len() < self.limits.processes {
+            let info = ProcessInfo {
+                pid: process.pid,
+                start_ticks: process.start_ticks,
+                name: process.name.clone(),
+                executable: process.executable.clone(),
+                used: self.slice,
+            };
+            self.processes.insert(process.key, info);
+            return process.key;
+        }
+        self.counts.over_budget += 1;
+        let others = self.processes.entry(OTHERS).or_insert_with(|| ProcessInfo {
+            pid: 0,
+            start_ticks: 0,
+            name: "[too many processes]".into(),
+            executable: String::new(),
+            used: 0,
+        });
+        others.used = self.slice;
+        OTHERS
+    }
+
+    /// Ends the open slice and begins another. The closed one is taken by [`Self::take`], best when [`Self::is_named`]; if one was
+    /// closed already and not taken, they become one.
+    pub fn close(&mut self) {
+        let slice = std::mem::take(&mut self.open);
+        // As large as the last one: slices of one host resemble each other.
+        self.open
+            .samples
+            .reserve(slice.samples.len().min(self.limits.identities) / 2);
+        self.closed = Some(match self.closed.take() {
+            // Nothing is forgotten that it needs.
+            Some(earlier) => earlier.join(slice),
+            None => {
+                self.forget();
+                slice
+            }
+        });
+        self.slice = self.slice.wrapping_add(1);
+        self.locations.close_slice();
+    }
+
+    /// Whether a slice was closed and not taken.
+    pub const fn is_closed(&self) -> bool {
+        self.closed.is_some()
+    }
+
+    /// Whether the closed slice has all the names that it will get.
+    pub const fn is_named(&self) -> bool {
+        self.locations.is_named()
+    }
+
+    /// Forgets what has not been of use lately; of crowded tables, all that is of no use to the open slice.
+    fn forget(&mut self) {
+        let is_crowded = self.is_crowded();
+        let Self {
+            locations,
+            stacks,
+            stack_ids,
+            cache,
+            processes,
+            slice,
+            ..
+        } = self;
+        for (_, entry) in stacks.iter().filter(|(_, entry)| entry.used == *slice) {
+            for &frame in &entry.stack.frames {
+                locations.mark(frame);
+            }
+        }
+        let (keep_stacks, keep_locations) = if is_crowded {
+            (0, 0)
+        } else {
+            (KEEP_STACKS, KEEP_LOCATIONS)
+        };
+        let before = stacks.len();
+        stacks.retain(|_, entry| {
+            let stays = slice.wrapping_sub(entry.used) <= keep_stacks;
+            if !stays {
+                stack_ids.remove(&entry.stack);
+            }
+            stays
+        });
+        if stacks.len() < before {
+            cache.retain(|_, stack| usize::try_from(*stack).is_ok_and(|stack| stacks.contains(stack)));
+        }
+        if is_crowded || slice.is_multiple_of(KEEP_STACKS) {
+            locations.sweep(keep_locations);
+        }
+        processes.retain(|_, info| slice.wrapping_sub(info.used) <= KEEP_STACKS);
     }
 
     /// A request that has the kernel's names read before the first one is asked for.
@@ -232,12 +392,25 @@ impl Aggregator {
         self.locations.counts()
     }
 
-    /// Everything since the last call as a profile, with the names known by now.
+    /// The closed slice as a profile, with the names known by now; if none is closed, everything since the last call.
     pub fn take(&mut self, capture: Capture, clock: &Clock) -> Profile {
+        if self.closed.is_none() {
+            self.close();
+        }
+        let slice = self.closed.take().unwrap_or_default();
         self.locations.name_late(&self.jits);
-        let profile = snapshot::take(self, capture, clock);
+        let profile = snapshot::take(self, slice, capture, clock);
         self.jits.forget_ended();
+        // Nobody needs what was in it any more.
+        if self.is_crowded() {
+            self.forget();
+        }
         profile
+    }
+
+    /// Whether a table is half full: then there is no room for what has gone by.
+    fn is_crowded(&self) -> bool {
+        self.stacks.len() > self.limits.stacks / 2 || self.locations.len() > locations::MAX_LOCATIONS / 2
     }
 
     /// Two hashes of different keys, together too wide for two stacks to share by chance; the keys are drawn at start, so that no
@@ -288,7 +461,7 @@ impl Aggregator {
         if !sample.outcome.is_complete() {
             frames.push(self.locations.marker(Marker::Incomplete(sample.outcome)));
         }
-        let mut stack = Stack {
+        let stack = Stack {
             frames: frames.as_slice().into(),
             outcome: sample.outcome,
         };
@@ -296,22 +469,65 @@ impl Aggregator {
 
         if self.stacks.len() >= self.limits.stacks && !self.stack_ids.contains_key(&stack) {
             self.counts.over_budget += 1;
-            let marker = self.locations.marker(Marker::StackBudget);
-            stack = Stack {
-                frames: [marker].into(),
-                outcome: Outcome::Complete,
-            };
+            let id = self.beyond(Marker::StackBudget);
+            self.remember(hash, id);
+            return id;
         }
-        let stacks = &mut self.stacks;
-        let id = *self.stack_ids.entry(stack).or_insert_with_key(|stack| {
-            stacks.push(stack.clone());
-            u32::try_from(stacks.len() - 1).unwrap_or(u32::MAX)
-        });
+        let id = self.stack(stack);
+        self.remember(hash, id);
+        id
+    }
+
+    /// The number of a stack.
+    fn stack(&mut self, stack: Stack) -> u32 {
+        let Self {
+            stacks,
+            stack_ids,
+            slice,
+            ..
+        } = self;
+        *stack_ids.entry(stack).or_insert_with_key(|stack| {
+            let id = stacks.insert(StackEntry {
+                stack: stack.clone(),
+                used: *slice,
+            });
+            u32::try_from(id).unwrap_or(u32::MAX)
+        })
+    }
+
+    /// The stack of what has no room.
+    fn beyond(&mut self, budget: Marker) -> u32 {
+        let marker = self.locations.marker(budget);
+        self.stack(Stack {
+            frames: [marker].into(),
+            outcome: Outcome::Complete,
+        })
+    }
+
+    /// Finds this stack by its bytes the next time.
+    fn remember(&mut self, hash: u128, stack: u32) {
         if self.cache.len() >= CACHE {
             self.cache.clear();
         }
-        self.cache.insert(hash, id);
-        id
+        self.cache.insert(hash, stack);
+    }
+}
+
+impl Slice {
+    /// Both as one.
+    fn join(mut self, later: Self) -> Self {
+        for (identity, total) in later.samples {
+            let sum = self.samples.entry(identity).or_default();
+            sum.count += total.count;
+            sum.weight = sum.weight.saturating_add(total.weight);
+            sum.timestamps.extend(total.timestamps);
+        }
+        self.timestamps += later.timestamps;
+        self.span = match (self.span, later.span) {
+            (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
+            (span, None) | (None, span) => span,
+        };
+        self
     }
 }
 
@@ -507,6 +723,7 @@ mod tests {
         let mut bench = Bench::new(Limits {
             stacks: 2,
             timestamps: 3,
+            ..Limits::default()
         });
         for user in 1..=5 {
             bench.add(1, &[], &[user], Outcome::Complete, 0, user);
@@ -522,5 +739,118 @@ mod tests {
         let over = profile.samples.iter().find(|sample| sample.count == 3).unwrap();
         let names: Vec<&str> = profile.frames(over.stack).map(|frame| frame.name).collect();
         assert_eq!(names, ["[too many distinct stacks]"]);
+    }
+
+    #[test]
+    fn a_closed_slice_waits_for_its_own_names_only() {
+        let mut bench = Bench::new(Limits::default());
+        let mut requests = Vec::new();
+        let ask = |bench: &mut Bench, requests: &mut Vec<Request>| {
+            bench.aggregator.request_names(|request| {
+                requests.push(request);
+                Ok(())
+            });
+        };
+        bench.add(1, &[0xffff_ffff_8100_0010], &[], Outcome::Complete, 0, 5);
+        bench.aggregator.close();
+        bench.add(1, &[0xffff_ffff_8100_0020], &[], Outcome::Complete, 0, 15);
+        ask(&mut bench, &mut requests);
+        assert!(bench.aggregator.is_closed() && !bench.aggregator.is_named());
+        let name = |address: u64| Symbols {
+            address,
+            functions: vec![Symbol {
+                name: format!("at_{address:x}"),
+                ..Symbol::default()
+            }],
+            language: Language::Other,
+            start: None,
+        };
+        // The names of the older address, then, with another answer, those of the younger one.
+        let Request { id, addresses, .. } = requests.remove(0);
+        bench.aggregator.name(Response {
+            id,
+            symbols: vec![name(addresses[0])],
+            error: None,
+        });
+        assert!(bench.aggregator.is_named() && bench.aggregator.waits_for_names());
+        let first = bench.take();
+        assert_eq!((first.sample_count(), first.samples[0].timestamps[0]), (1, 5));
+        let names = |profile: &Profile| -> Vec<String> {
+            let frames = profile.frames(profile.samples[0].stack);
+            frames.map(|frame| frame.name.to_owned()).collect()
+        };
+        assert_eq!(names(&first), ["at_ffffffff81000010"]);
+        let second = bench.take();
+        assert_eq!((second.sample_count(), second.samples[0].timestamps[0]), (1, 15));
+        assert_eq!(names(&second), ["[kernel]"]);
+        assert_eq!(bench.take().sample_count(), 0);
+    }
+
+    #[test]
+    fn a_sample_that_waited_is_in_the_span_of_its_slice() {
+        let mut bench = Bench::new(Limits::default());
+        bench.add(1, &[], &[16], Outcome::Complete, 0, 70);
+        bench.add(1, &[], &[16], Outcome::Complete, 0, 120);
+        let capture = Capture {
+            start: 100,
+            duration: 10,
+            ..capture()
+        };
+        let profile = bench.aggregator.take(capture, &Clock::now());
+        assert_eq!((profile.capture.start, profile.capture.duration), (70, 51));
+    }
+
+    /// Hours of slices in which everything is new: stacks, addresses, processes.
+    #[test]
+    fn what_does_not_come_again_is_forgotten() {
+        let limits = Limits {
+            stacks: 1000,
+            ..Limits::default()
+        };
+        let mut bench = Bench::new(limits);
+        let mut most = (0, 0, 0);
+        for slice in 0..2160_u64 {
+            for sample in 0..20 {
+                let address = 0x1000 * (slice * 20 + sample + 1);
+                // A JIT of a process of its own, at new addresses each time.
+                bench.add(1, &[], &[address, 16], Outcome::Complete, 0, slice);
+            }
+            // One that comes again and again keeps its place.
+            bench.add(1, &[], &[48], Outcome::Complete, 0, slice);
+            assert_eq!(bench.take().sample_count(), 21);
+            let aggregator = &bench.aggregator;
+            most.0 = most.0.max(aggregator.stacks.len());
+            most.1 = most.1.max(aggregator.locations.len());
+            most.2 = most.2.max(aggregator.cache.len());
+            assert_eq!(aggregator.stacks.len(), aggregator.stack_ids.len());
+        }
+        assert!(most.0 <= 21 * 8, "{most:?}");
+        assert!(most.1 <= 21 * 70, "{most:?}");
+        assert!(most.2 <= 21 * 8, "{most:?}");
+        assert_eq!(bench.aggregator.counts().over_budget, 0);
+        assert_eq!(bench.aggregator.counts().cache_hits, 2159);
+    }
+
+    #[test]
+    fn a_table_that_fills_up_makes_room_at_the_next_slice() {
+        let limits = Limits {
+            stacks: 100,
+            identities: 50,
+            ..Limits::default()
+        };
+        let mut bench = Bench::new(limits);
+        for round in 0..3_u64 {
+            for sample in 0..90 {
+                let address = 0x1000 * (round * 90 + sample + 1);
+                bench.add(1, &[], &[address], Outcome::Complete, 0, round);
+            }
+            let profile = bench.take();
+            assert_eq!(profile.sample_count(), 90);
+            // 50 identities, and one row for what is beyond.
+            assert_eq!(profile.samples.len(), 51);
+            let over = profile.samples.iter().find(|sample| sample.count == 40).unwrap();
+            let names: Vec<&str> = profile.frames(over.stack).map(|frame| frame.name).collect();
+            assert_eq!((over.tid, names), (0, vec!["[too many distinct samples]"]));
+        }
     }
 }

@@ -4,9 +4,10 @@ use std::hash::Hash;
 
 use hashbrown::HashMap;
 use profiler_common::record::COMM_LEN;
+use slab::Slab;
 
 use super::{
-    Aggregator, Identity, Stack, Total,
+    Aggregator, Identity, Slice, StackEntry, Total,
     locations::{Locations, ObjectView},
 };
 use crate::{
@@ -18,11 +19,19 @@ use crate::{
     },
 };
 
-/// Takes the samples out of the aggregator; its tables of stacks and names stay for the next profile.
-pub(super) fn take(aggregator: &mut Aggregator, capture: Capture, clock: &Clock) -> Profile {
-    let with_timestamps = aggregator.timestamps < aggregator.limits.timestamps;
-    aggregator.timestamps = 0;
-    let mut totals: Vec<(Identity, Total)> = aggregator.samples.drain().collect();
+/// Makes a profile of a slice; the aggregator's tables of stacks and names stay for the next one.
+pub(super) fn take(aggregator: &Aggregator, slice: Slice, mut capture: Capture, clock: &Clock) -> Profile {
+    let with_timestamps = slice.timestamps < aggregator.limits.timestamps;
+    // Samples that had to wait for unwind tables are older than the slice that they come in.
+    if let Some((first, last)) = slice.span {
+        let end = capture
+            .start
+            .saturating_add(capture.duration)
+            .max(last.saturating_add(1));
+        capture.start = capture.start.min(first);
+        capture.duration = end.saturating_sub(capture.start);
+    }
+    let mut totals: Vec<(Identity, Total)> = slice.samples.into_iter().collect();
     // In the order in which things were first seen, whatever the hash table made of it.
     totals.sort_unstable_by_key(|(identity, total)| {
         (
@@ -78,7 +87,7 @@ pub(super) fn take(aggregator: &mut Aggregator, capture: Capture, clock: &Clock)
         stacks,
         ..
     } = builder;
-    let profile = Profile {
+    Profile {
         capture,
         strings: strings.rows,
         processes: processes.rows,
@@ -87,10 +96,7 @@ pub(super) fn take(aggregator: &mut Aggregator, capture: Capture, clock: &Clock)
         locations: locations.rows,
         stacks: stacks.rows,
         samples,
-    };
-    // Whoever is sampled again comes again; the others have ended.
-    aggregator.processes.clear();
-    profile
+    }
 }
 
 /// Samples of one identity as one. What was different while it was sampled can be the same in the end: generated code that got its name
@@ -149,7 +155,7 @@ impl<T: Clone + Eq + Hash> Table<T> {
 struct Builder<'a> {
     clock: &'a Clock,
     source: &'a Locations,
-    source_stacks: &'a [Stack],
+    source_stacks: &'a Slab<StackEntry>,
     source_processes: &'a HashMap<Key, super::ProcessInfo>,
     strings: Table<Box<str>>,
     processes: Table<Process>,
@@ -229,7 +235,7 @@ impl<'a> Builder<'a> {
         if let Some(&id) = self.stack_ids.get(&source) {
             return id;
         }
-        let Some(stack) = usize::try_from(source)
+        let Some(StackEntry { stack, .. }) = usize::try_from(source)
             .ok()
             .and_then(|source| self.source_stacks.get(source))
         else {

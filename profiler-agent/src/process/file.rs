@@ -168,6 +168,9 @@ impl Files {
         if file.is_none() {
             tracing::debug!(pid, path, "the mapped file cannot be read");
             // In the view of another process it may be readable; it is not looked for at every sample, though.
+            if self.failures.len() >= MAX_FILES {
+                self.failures.clear();
+            }
             let failures = self.failures.entry(identity.clone()).or_default();
             *failures += 1;
             if *failures < MAX_FAILURES {

@@ -231,6 +231,21 @@ impl Processes {
         }
     }
 
+    /// Looks for processes whose end was missed, since its news was lost or came before they were met: they go as the others do.
+    pub fn look_for_gone(&mut self) {
+        for process in self.living.values() {
+            let stat = procfs::Stat::of(process.pid);
+            let lives =
+                stat.is_some_and(|stat| process.start_ticks == 0 || stat.start == process.start_ticks);
+            if !lives {
+                self.ended.push_back((Instant::now(), process.pid, process.key));
+                if let Some(targets) = &mut self.targets {
+                    targets.remove(&process.pid);
+                }
+            }
+        }
+    }
+
     /// Takes in an event; a sample is none.
     pub fn apply(&mut self, record: &Record<'_>) {
         match *record {
@@ -646,6 +661,22 @@ mod tests {
         assert!(file.path.contains("profiler_agent"), "{}", file.path);
         assert!((segment.start..segment.limit).contains(&address));
         assert!(matches!(processes.place(&process, 16), Place::Nowhere));
+    }
+
+    #[test]
+    fn a_process_whose_end_was_missed_is_forgotten() {
+        let mut processes = Processes::new(None);
+        let own = std::process::id();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        processes.find(own);
+        processes.find(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        processes.look_for_gone();
+        std::thread::sleep(MEMORY_OF_ENDED);
+        processes.forget_ended();
+        assert!(processes.get(own).is_some());
+        assert!(processes.get(child.id()).is_none());
     }
 
     #[test]

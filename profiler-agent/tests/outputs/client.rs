@@ -10,6 +10,7 @@ use profiler_agent::export::otlp::{
     client::{Accepted, Client, ExportError, Options},
     encode::{self, Request, encode},
     endpoint::{Endpoint, Protocol},
+    parcel::{Compression, Parcel},
 };
 use prost::Message;
 use tonic::{Code, Status};
@@ -24,10 +25,14 @@ fn request() -> Request {
     encode(&profiles::server(), &encode::Options::default()).remove(0)
 }
 
+fn parcel(compression: Compression) -> Parcel {
+    Parcel::pack(&request(), compression)
+}
+
 async fn send(protocol: Protocol, address: SocketAddr, options: Options) -> Result<Accepted, ExportError> {
     let endpoint = Endpoint::parse(&format!("http://{address}"), Some(protocol)).unwrap();
-    let mut client = Client::new(endpoint, options).unwrap();
-    client.export(request().bytes).await
+    let client = Client::new(endpoint, &options).unwrap();
+    client.export(parcel(Compression::Gzip)).await
 }
 
 fn partial(rejected_profiles: i64, error_message: &str) -> ExportProfilesServiceResponse {
@@ -41,16 +46,16 @@ fn partial(rejected_profiles: i64, error_message: &str) -> ExportProfilesService
 
 #[tokio::test]
 async fn grpc_delivers() {
-    for gzip in [true, false] {
+    for compression in Compression::ALL {
         let (address, receiver) = GrpcReceiver::start(Duration::ZERO, || Ok(partial(0, "")));
         let options = Options {
-            gzip,
+            headers: vec!["authorization=Bearer a=b".parse().unwrap()],
             ..Options::default()
         };
         let endpoint = Endpoint::parse(&format!("http://{address}"), None).unwrap();
-        let mut client = Client::new(endpoint, options).unwrap();
+        let client = Client::new(endpoint, &options).unwrap();
         for _ in 0..2 {
-            assert_eq!(client.export(request().bytes).await, Ok(Accepted::default()));
+            assert_eq!(client.export(parcel(compression)).await, Ok(Accepted::default()));
         }
         let requests = receiver.requests.lock().unwrap();
         assert_eq!(requests.len(), 2);
@@ -71,26 +76,25 @@ async fn grpc_delivers() {
                     .unwrap()
                     .starts_with("OTel-OTLP-Exporter-Rust/")
             );
-            assert_eq!(
-                metadata.get("grpc-encoding").is_some_and(|value| value == "gzip"),
-                gzip
-            );
+            let encoding = metadata.get("grpc-encoding").map(|value| value.to_str().unwrap());
+            assert_eq!(encoding.unwrap_or("none"), compression.name());
+            assert_eq!(metadata.get("authorization").unwrap(), "Bearer a=b");
         }
     }
 }
 
 #[tokio::test]
 async fn http_delivers() {
-    for gzip in [true, false] {
+    for compression in Compression::ALL {
         let receiver = HttpReceiver::start("200 OK", partial(0, "").encode_to_vec());
         let options = Options {
-            gzip,
+            headers: vec!["x-token=secret".parse().unwrap()],
             ..Options::default()
         };
-        assert_eq!(
-            send(Protocol::Http, receiver.address, options).await,
-            Ok(Accepted::default())
-        );
+        let endpoint =
+            Endpoint::parse(&format!("http://{}", receiver.address), Some(Protocol::Http)).unwrap();
+        let client = Client::new(endpoint, &options).unwrap();
+        assert_eq!(client.export(parcel(compression)).await, Ok(Accepted::default()));
         let requests = receiver.requests.lock().unwrap();
         let got = &requests[0];
         assert_eq!(got.line, "POST /v1development/profiles HTTP/1.1");
@@ -101,13 +105,18 @@ async fn http_delivers() {
         assert_eq!(header("otlp-profiles-development-version"), ["1"]);
         assert_eq!(header("content-type"), ["application/x-protobuf"]);
         assert!(header("user-agent")[0].starts_with("OTel-OTLP-Exporter-Rust/"));
-        let mut body = got.body.clone();
-        if gzip {
-            assert_eq!(header("content-encoding"), ["gzip"]);
-            body.clear();
-            GzDecoder::new(got.body.as_slice())
-                .read_to_end(&mut body)
-                .unwrap();
+        assert_eq!(header("x-token"), ["secret"]);
+        let encoding = header("content-encoding").first().copied().unwrap_or("none");
+        assert_eq!(encoding, compression.name());
+        let mut body = Vec::new();
+        match compression {
+            Compression::None => body.clone_from(&got.body),
+            Compression::Gzip => {
+                GzDecoder::new(got.body.as_slice())
+                    .read_to_end(&mut body)
+                    .unwrap();
+            }
+            Compression::Zstd => body = zstd::decode_all(got.body.as_slice()).unwrap(),
         }
         assert_conforms(&body, &[]);
         assert!(body == request().bytes);
@@ -157,6 +166,10 @@ async fn grpc_codes_are_sorted() {
         assert_eq!(
             matches!(error, ExportError::NoProfiles { .. }),
             code == Code::Unimplemented
+        );
+        assert_eq!(
+            matches!(error, ExportError::Forbidden { .. }),
+            [Code::Unauthenticated, Code::PermissionDenied].contains(&code)
         );
         assert!(!matches!(error, ExportError::Unreachable { .. }), "{error:?}");
     }
@@ -253,7 +266,7 @@ async fn no_answer_in_time() {
         ..Options::default()
     };
     let (address, _) = GrpcReceiver::start(Duration::from_secs(60), || Ok(partial(0, "")));
-    let grpc = send(Protocol::Grpc, address, options).await.unwrap_err();
+    let grpc = send(Protocol::Grpc, address, options.clone()).await.unwrap_err();
     let receiver = HttpReceiver::start("", Vec::new());
     let http = send(Protocol::Http, receiver.address, options).await.unwrap_err();
     for error in [grpc, http] {
@@ -282,7 +295,14 @@ async fn the_wrong_protocol() {
 #[tokio::test]
 async fn larger_than_any_receiver_takes() {
     let endpoint = Endpoint::parse("http://127.0.0.1:1", None).unwrap();
-    let mut client = Client::new(endpoint, Options::default()).unwrap();
-    let error = client.export(vec![0; (64 << 20) + 1].into()).await.unwrap_err();
+    let client = Client::new(endpoint, &Options::default()).unwrap();
+    let large = Request {
+        bytes: vec![0; (64 << 20) + 1].into(),
+        events: 1,
+        profiles: 1,
+    };
+    // However small it is when it is packed.
+    let parcel = Parcel::pack(&large, Compression::Gzip);
+    let error = client.export(parcel).await.unwrap_err();
     assert_eq!(error, ExportError::TooLarge((64 << 20) + 1));
 }

@@ -154,6 +154,12 @@ impl Running<'_> {
         self.child.id()
     }
 
+    /// Kills it, as nothing else can.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Waits until it ends.
     pub fn finish(mut self) -> Run {
         let status = loop {

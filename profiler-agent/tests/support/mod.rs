@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "shared by inclusion, not by crate")]
 
 pub mod agent;
+pub mod collector;
 pub mod conformance;
 pub mod golden;
 pub mod picture;

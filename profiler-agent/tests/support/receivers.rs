@@ -53,6 +53,7 @@ impl GrpcReceiver {
         let address = incoming.local_addr().unwrap();
         let service = ProfilesServiceServer::new(receiver.clone())
             .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Zstd)
             .send_compressed(CompressionEncoding::Gzip);
         tokio::spawn(
             tonic::transport::Server::builder()

@@ -1,9 +1,10 @@
 //! What a receiver said, sorted by what to do about it:
 //! <https://opentelemetry.io/docs/specs/otlp/#failures>.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prost::Message;
+use reqwest::header::HeaderMap;
 use tonic::Code;
 
 use crate::export::text::plain;
@@ -29,6 +30,16 @@ pub enum ExportError {
         /// Where.
         endpoint: String,
         /// What the system said.
+        reason: String,
+    },
+    /// TLS has failed: a certificate is not trusted, has expired, or is of another name. May be sent again, since certificates are renewed.
+    #[error(
+        "no trusted connection to {endpoint}: {reason}; see --otlp-ca for whom to trust, --otlp-cert and --otlp-key for who we are"
+    )]
+    Untrusted {
+        /// Where.
+        endpoint: String,
+        /// What TLS said.
         reason: String,
     },
     /// Nothing came back. May be sent again.
@@ -60,6 +71,24 @@ pub enum ExportError {
         /// Its words.
         reason: String,
     },
+    /// The receiver does not know this compression. Never to be sent again.
+    #[error(
+        "{endpoint} does not take zstd ({reason}); use --otlp-compression gzip, which every receiver takes"
+    )]
+    NoZstd {
+        /// Who.
+        endpoint: String,
+        /// Its words.
+        reason: String,
+    },
+    /// The receiver does not know us. Never to be sent again.
+    #[error("{endpoint} does not let us in: {reason}; is the token in --otlp-header right?")]
+    Forbidden {
+        /// Who.
+        endpoint: String,
+        /// Its words.
+        reason: String,
+    },
     /// The receiver does not want this request. Never to be sent again.
     #[error("{endpoint} has refused the profiles: {reason}")]
     Refused {
@@ -77,8 +106,14 @@ impl ExportError {
     /// Whether sending the same request again may help.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Busy { .. } => true,
-            Self::NoProfiles { .. } | Self::Refused { .. } | Self::TooLarge(_) => false,
+            Self::Unreachable { .. } | Self::Untrusted { .. } | Self::Timeout { .. } | Self::Busy { .. } => {
+                true
+            }
+            Self::NoProfiles { .. }
+            | Self::NoZstd { .. }
+            | Self::Forbidden { .. }
+            | Self::Refused { .. }
+            | Self::TooLarge(_) => false,
         }
     }
 
@@ -87,8 +122,11 @@ impl ExportError {
         match self {
             Self::Busy { after, .. } => *after,
             Self::Unreachable { .. }
+            | Self::Untrusted { .. }
             | Self::Timeout { .. }
             | Self::NoProfiles { .. }
+            | Self::NoZstd { .. }
+            | Self::Forbidden { .. }
             | Self::Refused { .. }
             | Self::TooLarge(_) => None,
         }
@@ -148,8 +186,7 @@ impl RpcStatus {
 pub(super) fn of_grpc(endpoint: String, status: &tonic::Status) -> ExportError {
     // A status with a cause was made on this side, of an error of the connection.
     if let Some(cause) = std::error::Error::source(status) {
-        let reason = chain(cause);
-        return ExportError::Unreachable { endpoint, reason };
+        return of_connection(endpoint, cause);
     }
     let reason = format!("{:?}: {}", status.code(), plain(status.message(), TEXT_LIMIT));
     let after = RpcStatus::decode(status.details())
@@ -173,21 +210,20 @@ pub(super) fn of_grpc(endpoint: String, status: &tonic::Status) -> ExportError {
             after,
         },
         Code::Unimplemented => ExportError::NoProfiles { endpoint, reason },
+        Code::PermissionDenied | Code::Unauthenticated => ExportError::Forbidden { endpoint, reason },
         Code::Ok
         | Code::Unknown
         | Code::InvalidArgument
         | Code::NotFound
         | Code::AlreadyExists
-        | Code::PermissionDenied
         | Code::ResourceExhausted
         | Code::FailedPrecondition
-        | Code::Internal
-        | Code::Unauthenticated => ExportError::Refused { endpoint, reason },
+        | Code::Internal => ExportError::Refused { endpoint, reason },
     }
 }
 
 /// Sorts an answer over HTTP that is no success.
-pub(super) fn of_http(endpoint: String, status: u16, retry_after: Option<&str>, body: &[u8]) -> ExportError {
+pub(super) fn of_http(endpoint: String, status: u16, headers: &HeaderMap, body: &[u8]) -> ExportError {
     // A `google.rpc.Status` from OTLP receivers; text from whatever else listens there.
     let text = match RpcStatus::decode(body) {
         Ok(status) if !status.message.is_empty() => status.message,
@@ -203,13 +239,44 @@ pub(super) fn of_http(endpoint: String, status: u16, retry_after: Option<&str>, 
         429 | 502..=504 => ExportError::Busy {
             endpoint,
             reason,
-            after: retry_after
-                .and_then(|text| text.trim().parse().ok())
-                .map(Duration::from_secs),
+            after: headers
+                .get("retry-after")
+                .and_then(|value| retry_after(value.to_str().ok()?.trim())),
         },
+        401 | 403 => ExportError::Forbidden { endpoint, reason },
         404 => ExportError::NoProfiles { endpoint, reason },
         _ => ExportError::Refused { endpoint, reason },
     }
+}
+
+/// Reads `Retry-After`: seconds, or a date.
+fn retry_after(text: &str) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+/// Sorts an error of the connection.
+pub(super) fn of_connection(endpoint: String, error: &(dyn std::error::Error + 'static)) -> ExportError {
+    let reason = chain(error);
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if is_of_tls(error) {
+            return ExportError::Untrusted { endpoint, reason };
+        }
+        next = error.source();
+    }
+    ExportError::Unreachable { endpoint, reason }
+}
+
+/// Whether TLS said this, itself or in an error of input and output, which has no source but what it holds.
+fn is_of_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let inner = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref);
+    error.is::<rustls::Error>() || inner.is_some_and(|inner| is_of_tls(inner))
 }
 
 /// An error of the connection with its causes, each once.

@@ -1,37 +1,37 @@
-//! Sends encoded requests: one at a time, once. What to do about a failure is for the caller to decide; the error
+//! Sends packed requests: one at a time, once. What to do about a failure is for the caller to decide; the error
 //! says whether sending again may help.
 //!
-//! Requests stay bytes on their way: they are not decoded to be encoded again, so what was written to a disk
-//! yesterday is sent as it is.
+//! A request is compressed when it is packed, not when it is sent: what was written to a disk yesterday is sent as it is. So gRPC's frame
+//! of flag and length is made here, and tonic is the connection below it and the reader of the answer.
 
-use std::{
-    io::{self, Write},
-    time::Duration,
-};
+use std::{future::poll_fn, time::Duration};
 
-use flate2::{Compression, write::GzEncoder};
+use http_body_util::{BodyExt as _, Full};
 use opentelemetry_proto::tonic::collector::profiles::v1development::ExportProfilesServiceResponse;
 use prost::{
     Message,
-    bytes::{Buf, BufMut, Bytes},
+    bytes::{Buf, BufMut as _, Bytes, BytesMut},
 };
 use tonic::{
-    Status,
-    client::Grpc,
-    codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    codegen::http::uri::PathAndQuery,
-    metadata::MetadataValue,
+    Status, Streaming,
+    body::Body,
+    client::GrpcService,
+    codec::{CompressionEncoding, DecodeBuf, Decoder},
+    codegen::http::{self, HeaderMap, HeaderName, HeaderValue},
     transport::Channel,
 };
 
 pub use super::answer::{Accepted, ExportError};
 use super::{
-    answer::{chain, of_grpc, of_http},
+    answer::{chain, of_connection, of_grpc, of_http},
     endpoint::{Endpoint, Protocol},
+    headers::Header,
+    parcel::{Compression, Parcel},
+    tls::{self, Tls, TlsError},
 };
 
 /// Says which layout the bytes have. Receivers refuse a request that says it twice.
-const VERSION_HEADER: &str = "otlp-profiles-development-version";
+pub(super) const VERSION_HEADER: &str = "otlp-profiles-development-version";
 const VERSION: &str = "1";
 
 const USER_AGENT: &str = concat!(
@@ -41,25 +41,31 @@ const USER_AGENT: &str = concat!(
 );
 const GRPC_PATH: &str = "/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export";
 
+/// How often an idle connection is tried.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
 /// A client must not send more: <https://opentelemetry.io/docs/specs/otlp/>.
 const REQUEST_LIMIT: usize = 64 << 20;
 /// An answer must not be larger.
 const ANSWER_LIMIT: usize = 4 << 20;
 
 /// How to send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Longest time for one request, the connection included.
     pub timeout: Duration,
-    /// Whether requests are compressed with gzip, which every receiver takes.
-    pub gzip: bool,
+    /// Headers that go out with every request.
+    pub headers: Vec<Header>,
+    /// For endpoints of https.
+    pub tls: tls::Files,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(10),
-            gzip: true,
+            headers: Vec::new(),
+            tls: tls::Files::default(),
         }
     }
 }
@@ -68,64 +74,90 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Client {
     endpoint: Endpoint,
-    options: Options,
+    timeout: Duration,
+    headers: HeaderMap,
     transport: Transport,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Transport {
-    Grpc(Grpc<Channel>),
+    Grpc(Channel),
     Http(reqwest::Client),
 }
 
 /// The client could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot prepare the connection to {endpoint}: {reason}")]
-pub struct ClientError {
-    endpoint: String,
-    reason: String,
+pub enum ClientError {
+    /// The transport does not take the endpoint.
+    #[error("cannot prepare the connection to {endpoint}: {reason}")]
+    Transport {
+        /// Where to.
+        endpoint: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Certificates are missing or wrong.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 impl Client {
     /// Prepares a client; connects to nothing yet, so it starts without a receiver. Call it in a tokio runtime.
     ///
     /// # Errors
-    /// [`ClientError`] if the endpoint cannot be used by the transport.
-    pub fn new(endpoint: Endpoint, options: Options) -> Result<Self, ClientError> {
-        let failed = |error: &dyn std::error::Error| ClientError {
+    /// [`ClientError`] if the endpoint cannot be used by the transport, or a certificate not at all.
+    pub fn new(endpoint: Endpoint, options: &Options) -> Result<Self, ClientError> {
+        let Options {
+            timeout,
+            headers,
+            tls,
+        } = options;
+        let failed = |error: &dyn std::error::Error| ClientError::Transport {
             endpoint: endpoint.to_string(),
             reason: chain(error),
         };
+        tls::choose_cryptography();
+        let tls = endpoint.is_secure().then(|| Tls::load(tls)).transpose()?;
         let transport = match endpoint.protocol() {
             Protocol::Grpc => {
-                let channel = tonic::transport::Endpoint::from_shared(String::from(endpoint.url()))
+                let mut channel = tonic::transport::Endpoint::from_shared(String::from(endpoint.url()))
                     .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
                     .map_err(|error| failed(&error))?
-                    .connect_timeout(options.timeout)
-                    .connect_lazy();
-                let grpc = Grpc::new(channel)
-                    .accept_compressed(CompressionEncoding::Gzip)
-                    .max_encoding_message_size(REQUEST_LIMIT)
-                    .max_decoding_message_size(ANSWER_LIMIT);
-                Transport::Grpc(if options.gzip {
-                    grpc.send_compressed(CompressionEncoding::Gzip)
-                } else {
-                    grpc
-                })
+                    .connect_timeout(*timeout)
+                    // A receiver that is gone without a word is noticed between two requests.
+                    .http2_keep_alive_interval(KEEP_ALIVE)
+                    .keep_alive_timeout(*timeout);
+                if let Some(tls) = &tls {
+                    channel = channel
+                        .tls_config(tls.for_grpc())
+                        .map_err(|error| failed(&error))?;
+                }
+                Transport::Grpc(channel.connect_lazy())
             }
-            Protocol::Http => Transport::Http(
-                reqwest::Client::builder()
+            Protocol::Http => {
+                let config = match &tls {
+                    Some(tls) => tls.for_http()?,
+                    None => tls::trusting_nobody(),
+                };
+                let client = reqwest::Client::builder()
                     .user_agent(USER_AGENT)
-                    .connect_timeout(options.timeout)
+                    .connect_timeout(*timeout)
                     // Where profiles go is decided here, not by whoever answers.
                     .redirect(reqwest::redirect::Policy::none())
-                    .build()
-                    .map_err(|error| failed(&error))?,
-            ),
+                    .pool_max_idle_per_host(1)
+                    .tls_backend_preconfigured(config);
+                Transport::Http(client.build().map_err(|error| failed(&error))?)
+            }
         };
+        let mut all: HeaderMap = headers.iter().map(Header::parts).collect();
+        all.insert(
+            HeaderName::from_static(VERSION_HEADER),
+            HeaderValue::from_static(VERSION),
+        );
         Ok(Self {
             endpoint,
-            options,
+            timeout: *timeout,
+            headers: all,
             transport,
         })
     }
@@ -135,105 +167,144 @@ impl Client {
         &self.endpoint
     }
 
-    /// Sends one [`Request`](super::encode::Request)'s bytes, once.
+    /// Sends one request, once.
     ///
     /// # Errors
     /// [`ExportError`], sorted by what to do about it.
-    pub async fn export(&mut self, request: Bytes) -> Result<Accepted, ExportError> {
-        if request.len() > REQUEST_LIMIT {
-            return Err(ExportError::TooLarge(request.len()));
-        }
-        let endpoint = self.endpoint.to_string();
-        let Options { timeout, gzip } = self.options;
-        let sent = async {
-            match &mut self.transport {
-                Transport::Grpc(grpc) => export_grpc(grpc, endpoint.clone(), request).await,
-                Transport::Http(http) => {
-                    export_http(http, endpoint.clone(), self.endpoint.url(), request, gzip).await
-                }
+    pub fn export(
+        &self,
+        parcel: Parcel,
+    ) -> impl Future<Output = Result<Accepted, ExportError>> + Send + use<> {
+        let (endpoint, url) = (self.endpoint.to_string(), self.endpoint.url());
+        let (transport, headers, timeout) = (self.transport.clone(), self.headers.clone(), self.timeout);
+        async move {
+            if parcel.length > REQUEST_LIMIT {
+                return Err(ExportError::TooLarge(parcel.length));
             }
-        };
-        match tokio::time::timeout(timeout, sent).await {
-            Ok(result) => result,
-            Err(_) => Err(ExportError::Timeout { endpoint, timeout }),
+            let compression = parcel.compression;
+            let sent = async {
+                match transport {
+                    Transport::Grpc(channel) => export_grpc(channel, endpoint.clone(), headers, parcel).await,
+                    Transport::Http(http) => export_http(http, endpoint.clone(), url, headers, parcel).await,
+                }
+            };
+            match tokio::time::timeout(timeout, sent).await {
+                Ok(Err(ExportError::NoProfiles { endpoint, reason }))
+                    if compression == Compression::Zstd && reason.to_lowercase().contains("compress") =>
+                {
+                    Err(ExportError::NoZstd { endpoint, reason })
+                }
+                Ok(result) => result,
+                Err(_) => Err(ExportError::Timeout { endpoint, timeout }),
+            }
         }
     }
 }
 
 async fn export_grpc(
-    grpc: &mut Grpc<Channel>,
+    mut channel: Channel,
     endpoint: String,
-    request: Bytes,
+    headers: HeaderMap,
+    parcel: Parcel,
 ) -> Result<Accepted, ExportError> {
-    if let Err(error) = grpc.ready().await {
-        let reason = chain(&error);
-        return Err(ExportError::Unreachable { endpoint, reason });
+    let ready = poll_fn(|context| GrpcService::<Body>::poll_ready(&mut channel, context));
+    if let Err(error) = ready.await {
+        return Err(of_connection(endpoint, &error));
     }
-    let mut request = tonic::Request::new(request);
-    request
-        .metadata_mut()
-        .insert(VERSION_HEADER, MetadataValue::from_static(VERSION));
-    let answer = grpc
-        .unary(request, PathAndQuery::from_static(GRPC_PATH), Bare)
-        .await;
-    match answer {
-        Ok(answer) => Ok(accepted(answer.into_inner())),
-        Err(status) => Err(of_grpc(endpoint, &status)),
+    let Parcel {
+        body, compression, ..
+    } = parcel;
+    let length = u32::try_from(body.len()).map_err(|_| ExportError::TooLarge(body.len()))?;
+    // One flag, whether it is compressed; four bytes of length: gRPC's frame of a message.
+    let mut frame = BytesMut::with_capacity(5 + body.len());
+    frame.put_u8(u8::from(compression != Compression::None));
+    frame.put_u32(length);
+    frame.put(body);
+
+    let mut request = http::Request::new(Body::new(
+        Full::new(frame.freeze()).map_err(|never| match never {}),
+    ));
+    *request.method_mut() = http::Method::POST;
+    *request.version_mut() = http::Version::HTTP_2;
+    *request.uri_mut() = http::Uri::from_static(GRPC_PATH);
+    let map = request.headers_mut();
+    *map = headers;
+    map.insert("content-type", HeaderValue::from_static("application/grpc"));
+    map.insert("te", HeaderValue::from_static("trailers"));
+    map.insert(
+        "grpc-accept-encoding",
+        HeaderValue::from_static("identity,gzip,zstd"),
+    );
+    if compression != Compression::None {
+        map.insert("grpc-encoding", HeaderValue::from_static(compression.name()));
     }
+    let answer = match GrpcService::call(&mut channel, request).await {
+        Ok(answer) => answer,
+        Err(error) => return Err(of_connection(endpoint, &error)),
+    };
+    let failed = |status: &Status| of_grpc(endpoint.clone(), status);
+    let code = answer.status();
+    if let Some(status) = Status::from_header_map(answer.headers())
+        && status.code() != tonic::Code::Ok
+    {
+        return Err(failed(&status));
+    }
+    if code != http::StatusCode::OK && answer.headers().get("grpc-status").is_none() {
+        // No gRPC server, or a proxy before it.
+        return Err(of_http(endpoint, code.as_u16(), answer.headers(), &[]));
+    }
+    let encoding = match answer.headers().get("grpc-encoding").map(HeaderValue::as_bytes) {
+        Some(b"gzip") => Some(CompressionEncoding::Gzip),
+        // Go's servers answer as they were asked, whatever they are told of what is understood.
+        Some(b"zstd") => Some(CompressionEncoding::Zstd),
+        _ => None,
+    };
+    let mut messages =
+        Streaming::new_response(Answer, answer.into_body(), code, encoding, Some(ANSWER_LIMIT));
+    let message = messages.message().await.map_err(|status| failed(&status))?;
+    // The status comes last, whatever came before it.
+    messages.trailers().await.map_err(|status| failed(&status))?;
+    message
+        .map(accepted)
+        .ok_or_else(|| failed(&Status::unknown("an answer without a message")))
 }
 
 async fn export_http(
-    http: &reqwest::Client,
+    http: reqwest::Client,
     endpoint: String,
     url: reqwest::Url,
-    body: Bytes,
-    gzip: bool,
+    headers: HeaderMap,
+    parcel: Parcel,
 ) -> Result<Accepted, ExportError> {
+    let Parcel {
+        body, compression, ..
+    } = parcel;
     let mut request = http
         .post(url)
-        .header("content-type", "application/x-protobuf")
-        .header(VERSION_HEADER, VERSION);
-    request = match gzip.then(|| compress(&body)) {
-        Some(Ok(compressed)) => request.header("content-encoding", "gzip").body(compressed),
-        // Compression in memory does not fail; if it did, the profile would still go out.
-        Some(Err(_)) | None => request.body(body),
-    };
-    let unreachable = |error: reqwest::Error| {
-        // The URL is in the message already.
-        let reason = chain(&error.without_url());
-        ExportError::Unreachable {
-            endpoint: endpoint.clone(),
-            reason,
-        }
-    };
-    let mut answer = request.send().await.map_err(unreachable)?;
-    let status = answer.status();
-    let retry_after = answer
-        .headers()
-        .get("retry-after")
-        .and_then(|value| value.to_str().ok());
-    let retry_after = retry_after.map(str::to_owned);
+        .headers(headers)
+        .header("content-type", "application/x-protobuf");
+    if compression != Compression::None {
+        request = request.header("content-encoding", compression.name());
+    }
+    // The URL is in the message already.
+    let failed = |error: reqwest::Error| of_connection(endpoint.clone(), &error.without_url());
+    let mut answer = request.body(body).send().await.map_err(failed)?;
     let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(unreachable)? {
+    while let Some(chunk) = answer.chunk().await.map_err(failed)? {
         body.extend_from_slice(&chunk);
         if body.len() > ANSWER_LIMIT {
             let reason = format!("its answer is larger than {ANSWER_LIMIT} bytes");
             return Err(ExportError::Refused { endpoint, reason });
         }
     }
+    let status = answer.status();
     if !status.is_success() {
-        return Err(of_http(endpoint, status.as_u16(), retry_after.as_deref(), &body));
+        return Err(of_http(endpoint, status.as_u16(), answer.headers(), &body));
     }
     // A success is one, whatever its body is.
     Ok(ExportProfilesServiceResponse::decode(body.as_slice())
         .map(accepted)
         .unwrap_or_default())
-}
-
-fn compress(body: &[u8]) -> io::Result<Vec<u8>> {
-    let mut gzip = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
-    gzip.write_all(body)?;
-    gzip.finish()
 }
 
 fn accepted(answer: ExportProfilesServiceResponse) -> Accepted {
@@ -245,42 +316,16 @@ fn accepted(answer: ExportProfilesServiceResponse) -> Accepted {
     }
 }
 
-/// A codec for requests that are bytes already.
+/// Reads the message of an answer.
 #[derive(Debug, Clone, Copy)]
-struct Bare;
+struct Answer;
 
-impl Codec for Bare {
-    type Encode = Bytes;
-    type Decode = ExportProfilesServiceResponse;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        *self
-    }
-
-    fn decoder(&mut self) -> Self {
-        *self
-    }
-}
-
-impl Encoder for Bare {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, request: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.reserve(request.len());
-        out.put(request);
-        Ok(())
-    }
-}
-
-impl Decoder for Bare {
+impl Decoder for Answer {
     type Item = ExportProfilesServiceResponse;
     type Error = Status;
 
     fn decode(&mut self, answer: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
-        let answer = answer.copy_to_bytes(answer.remaining());
+        let answer: Bytes = answer.copy_to_bytes(answer.remaining());
         ExportProfilesServiceResponse::decode(answer)
             .map(Some)
             .map_err(|error| Status::internal(format!("cannot read the answer: {error}")))

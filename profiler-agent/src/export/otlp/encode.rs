@@ -44,6 +44,8 @@ pub struct Request {
     pub bytes: Bytes,
     /// Events in it; those of all requests of a profile add up to [`Profile::sample_count`].
     pub events: u64,
+    /// `Profile` messages in it.
+    pub profiles: u32,
 }
 
 /// Encodes a profile. A profile without samples gives no request: the specification wants no empty ones.
@@ -89,6 +91,8 @@ struct Encoder<'p, 'a> {
     head: Vec<u8>,
     samples: Vec<u8>,
     open: Option<Open>,
+    /// Finished `Profile`s in the request.
+    closed: u32,
     events: u64,
     requests: Vec<Request>,
     /// The sample that is being made.
@@ -107,6 +111,7 @@ impl<'p, 'a> Encoder<'p, 'a> {
             head: Vec::new(),
             samples: Vec::new(),
             open: None,
+            closed: 0,
             events: 0,
             requests: Vec::new(),
             body: Vec::new(),
@@ -255,6 +260,7 @@ impl<'p, 'a> Encoder<'p, 'a> {
         let length = self.head.len() + self.samples.len();
         varint(&mut self.profiles, 2 << 3 | 2);
         varint(&mut self.profiles, length as u64);
+        self.closed += 1;
         self.profiles.append(&mut self.head);
         self.profiles.append(&mut self.samples);
     }
@@ -320,6 +326,7 @@ impl<'p, 'a> Encoder<'p, 'a> {
         self.requests.push(Request {
             bytes: bytes.into(),
             events: std::mem::take(&mut self.events),
+            profiles: std::mem::take(&mut self.closed),
         });
         self.dictionary.clear();
     }

@@ -48,6 +48,7 @@ impl FromStr for Protocol {
 pub struct Endpoint {
     url: Url,
     protocol: Protocol,
+    exact: bool,
 }
 
 /// Why an endpoint is none.
@@ -62,13 +63,8 @@ pub enum EndpointError {
         reason: String,
     },
     /// Its scheme is not one of OTLP; often there is none at all.
-    #[error("{0:?} does not begin with http://; an endpoint looks like http://localhost:4317")]
+    #[error("{0:?} does not begin with http:// or https://; an endpoint looks like http://localhost:4317")]
     UnknownScheme(String),
-    /// TLS has not been built yet.
-    #[error(
-        "{0:?} asks for TLS, which this version cannot do; send to a Collector on this host over http://"
-    )]
-    Tls(String),
     /// User and password would be seen in logs, and gRPC has no place for them. They are not repeated here.
     #[error("the endpoint holds a user or a password; leave them out")]
     Credentials,
@@ -93,8 +89,7 @@ impl Endpoint {
             reason: format!("{reason}"),
         })?;
         match url.scheme() {
-            "http" => {}
-            "https" => return Err(EndpointError::Tls(given.to_owned())),
+            "http" | "https" => {}
             _ => return Err(EndpointError::UnknownScheme(given.to_owned())),
         }
         if !url.username().is_empty() || url.password().is_some() {
@@ -107,7 +102,22 @@ impl Endpoint {
         if protocol == Protocol::Grpc && !matches!(url.path(), "" | "/") {
             return Err(EndpointError::PathWithGrpc(given.to_owned()));
         }
-        Ok(Self { url, protocol })
+        Ok(Self {
+            url,
+            protocol,
+            exact: false,
+        })
+    }
+
+    /// Uses the path as it is given, without that of the signal: what `OTEL_EXPORTER_OTLP_PROFILES_ENDPOINT` means.
+    #[must_use]
+    pub fn exactly(self) -> Self {
+        Self { exact: true, ..self }
+    }
+
+    /// Whether it is spoken to through TLS.
+    pub fn is_secure(&self) -> bool {
+        self.url.scheme() == "https"
     }
 
     /// How it is spoken to.
@@ -118,7 +128,7 @@ impl Endpoint {
     /// Where requests go: with the path of the signal for HTTP.
     pub fn url(&self) -> Url {
         let mut url = self.url.clone();
-        if self.protocol == Protocol::Http {
+        if self.protocol == Protocol::Http && !self.exact {
             let path = format!("{}{HTTP_PATH}", url.path().trim_end_matches('/'));
             url.set_path(&path);
         }
@@ -171,6 +181,13 @@ mod tests {
     }
 
     #[test]
+    fn an_exact_path_stays() {
+        let endpoint = Endpoint::parse("https://x:4318/in", None).unwrap();
+        assert!(endpoint.is_secure());
+        assert_eq!(endpoint.exactly().url().as_str(), "https://x:4318/in");
+    }
+
+    #[test]
     fn bad_endpoints_say_what_a_good_one_looks_like() {
         use EndpointError as E;
         let error = |url: &str| Endpoint::parse(url, None).unwrap_err();
@@ -180,7 +197,6 @@ mod tests {
         assert!(matches!(error("http://x:99999"), E::NotAUrl { .. }));
         assert!(matches!(error("localhost:4317"), E::UnknownScheme(_)));
         assert!(matches!(error("ftp://x"), E::UnknownScheme(_)));
-        assert!(matches!(error("https://x"), E::Tls(_)));
         assert!(matches!(error("http://x:4317/y"), E::PathWithGrpc(_)));
         let credentials = error("http://me:secret@x:4317");
         assert_eq!(credentials, E::Credentials);

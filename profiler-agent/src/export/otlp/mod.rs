@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! Profile ──▶ prepare: rows that are equal on the wire become one ──▶ encode: split below a limit ──▶ Request
-//!                                                                                         file ◀──┴──▶ client
+//!                                                                                         file ◀──┴──▶ parcel: packed
+//!                                                            delivery: memory, spool, retry ──▶ client ◀──┘
 //! ```
 //!
 //! What is sent follows what receivers take, where the specification leaves a choice:
@@ -17,12 +18,17 @@
 //! - requests stay below 4 MiB, the default of gRPC servers in Go.
 
 pub mod client;
-pub mod deliver;
+pub mod delivery;
 pub mod encode;
 pub mod endpoint;
+pub mod environment;
 pub mod file;
+pub mod headers;
+pub mod parcel;
+pub mod tls;
 
 mod answer;
 mod dictionary;
 mod prepare;
+mod retry;
 mod wire;

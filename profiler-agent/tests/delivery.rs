@@ -1,0 +1,198 @@
+//! Profiles without an end, to a real Collector that comes and goes, from an agent that is killed: what arrives, once.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test that fails fails"
+)]
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use profiler_agent::export::otlp::endpoint::Protocol;
+use rustix::process::Signal;
+use support::{
+    agent::Agent,
+    collector::{AS_REWRITTEN, Event, Site, TO_FILE, events},
+    conformance::{Rule, assert_conforms},
+    workload::{Workload, alone, compiled, wait_for},
+};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// Nanoseconds since the Unix epoch.
+fn now() -> u64 {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(time.as_nanos()).unwrap()
+}
+
+/// Segments in a spool.
+fn segments(spool: &Path) -> usize {
+    let files = std::fs::read_dir(spool.join("v1")).into_iter().flatten();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(".segment")).count()
+}
+
+/// What the last line about the delivery says: words and the numbers before them.
+fn ledger(stderr: &str) -> BTreeMap<String, u64> {
+    let line = stderr.lines().find_map(|line| line.strip_prefix("delivery: "));
+    let line = line.unwrap_or_else(|| panic!("no word of the delivery:\n{stderr}"));
+    let words: Vec<&str> = line
+        .split([' ', '(', ')', ','])
+        .filter(|word| !word.is_empty())
+        .collect();
+    words
+        .windows(2)
+        .filter_map(|pair| Some((pair[1].to_owned(), pair[0].parse().ok()?)))
+        .collect()
+}
+
+/// A program that burns one CPU for a minute.
+fn burning(agent: &Agent) -> Workload {
+    let report = agent.path("report");
+    Workload::start(&compiled("split"), [report.to_str().unwrap(), "60000", "1"])
+}
+
+fn arguments<'a>(url: &'a str, spool: &'a Path) -> Vec<&'a str> {
+    vec![
+        "--otlp-endpoint",
+        url,
+        "--interval",
+        "1s",
+        "--spool",
+        spool.to_str().unwrap(),
+    ]
+}
+
+#[test]
+fn it_starts_without_a_collector_and_loses_nothing() {
+    let test = "it_starts_without_a_collector_and_loses_nothing";
+    let Some(_alone) = alone(test) else { return };
+    let Some(mut site) = Site::find(test) else { return };
+    for protocol in [Protocol::Grpc, Protocol::Http] {
+        let agent = Agent::new();
+        let workload = burning(&agent);
+        let spool = site.path(&format!(
+            "spool-{}",
+            site.url(protocol).len() + protocol.name().len()
+        ));
+        let url = site.url(protocol);
+        let mut arguments = arguments(&url, &spool);
+        arguments.extend(["--otlp-protocol", protocol.name()]);
+        let mut running = agent.start(arguments);
+        running.samples();
+        wait_for("two segments", || segments(&spool) >= 2);
+        let collector = site.start(TO_FILE, "", "");
+        wait_for("the backlog, and something fresh", || {
+            segments(&spool) == 0 && collector.written().len() >= 4
+        });
+        running.send(Signal::TERM);
+        let run = running.finish();
+        run.expect(
+            0,
+            &[
+                "Sent to",
+                "every 1s",
+                "cannot reach",
+                "takes profiles again",
+                "lost: ",
+            ],
+        );
+        let requests = collector.finish();
+        let mut arrived = Vec::new();
+        for request in &requests {
+            // Of a whole host, some files have no build ID.
+            assert_conforms(request, &[AS_REWRITTEN, &[Rule::BuildId]].concat());
+            arrived.extend(events(request));
+        }
+        let ledger = ledger(&run.stderr);
+        assert_eq!(ledger["exported"], arrived.len() as u64, "{}", run.stderr);
+        assert_eq!((ledger["spooled"], ledger["waiting"]), (0, 0), "{}", run.stderr);
+        assert_eq!(
+            ledger["captured"],
+            ledger["exported"] + ledger["dropped"],
+            "{}",
+            run.stderr
+        );
+        let distinct: BTreeSet<Event> = arrived.iter().copied().collect();
+        assert_eq!(distinct.len(), arrived.len(), "some came twice");
+        assert!(arrived.iter().any(|event| event.pid == workload.pid()));
+        assert!(run.stderr.contains(&format!("({} samples", ledger["exported"])) || ledger["exported"] > 999);
+    }
+}
+
+#[test]
+fn an_outage_and_a_kill_cost_at_most_what_was_in_memory() {
+    let test = "an_outage_and_a_kill_cost_at_most_what_was_in_memory";
+    let Some(_alone) = alone(test) else { return };
+    let Some(mut site) = Site::find(test) else { return };
+    let agent = Agent::new();
+    let workload = burning(&agent);
+    let spool = site.path("spool");
+    let url = site.url(Protocol::Grpc);
+
+    let first_collector = site.start(TO_FILE, "", "");
+    let mut first = agent.start(arguments(&url, &spool));
+    first.samples();
+    wait_for("two requests", || first_collector.written().len() >= 2);
+    let mut requests = first_collector.finish();
+    wait_for("two segments", || segments(&spool) >= 2);
+    let killed = now();
+    first.kill();
+    let kept = segments(&spool);
+
+    let another = Agent::new();
+    let mut second = another.start(arguments(&url, &spool));
+    second.samples();
+    let sampled_again = now();
+    wait_for("more segments", || segments(&spool) > kept);
+    let second_collector = site.start(TO_FILE, "", "");
+    wait_for("the backlog", || segments(&spool) == 0);
+    second.send(Signal::TERM);
+    let run = second.finish();
+    run.expect(0, &["from before"]);
+    let from_second = second_collector.finish();
+    let arrived_at_second: usize = from_second.iter().map(|request| events(request).len()).sum();
+    let ledger = ledger(&run.stderr);
+    assert_eq!(ledger["exported"], arrived_at_second as u64, "{}", run.stderr);
+    assert_eq!(ledger["spooled"] + ledger["waiting"], 0, "{}", run.stderr);
+    assert_eq!(
+        ledger["from"] + ledger["captured"],
+        ledger["exported"] + ledger["dropped"],
+        "{}",
+        run.stderr
+    );
+
+    // Every request is different from all others, samples and all.
+    requests.extend(from_second);
+    let all: Vec<Event> = requests.iter().flat_map(|request| events(request)).collect();
+    let distinct: BTreeSet<Event> = all.iter().copied().collect();
+    assert_eq!(distinct.len(), all.len(), "some came twice");
+    // Some program burnt all the while, whichever got the CPUs: where there is a hole, the agent was dead, or what it had in memory is missing.
+    assert!(all.iter().any(|event| event.pid == workload.pid()));
+    let burnt: Vec<u64> = distinct.iter().map(|event| event.time).collect();
+    let interval = Duration::from_secs(1).as_nanos();
+    let holes: Vec<(u64, u64)> = burnt
+        .windows(2)
+        .filter(|pair| u128::from(pair[1] - pair[0]) > interval)
+        .map(|pair| (pair[0], pair[1]))
+        .collect();
+    assert!(holes.len() <= 1, "{holes:?}");
+    for (from, to) in holes {
+        // One interval that was open, one second in which it may have waited for names or an answer, and room for a busy machine.
+        assert!(
+            from + 4 * SECOND > killed,
+            "{} s too much",
+            (killed - from) / SECOND
+        );
+        assert!(to < sampled_again + 2 * SECOND);
+    }
+}
