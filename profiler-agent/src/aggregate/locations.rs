@@ -56,6 +56,8 @@ enum ObjectKey {
 /// An object with its addresses that have no answer yet.
 #[derive(Debug)]
 pub(super) struct ObjectEntry {
+    /// Under which names are asked for; never used again, unlike its place here. The symbolizer knows files by it.
+    number: u32,
     key: ObjectKey,
     file: Option<Arc<File>>,
     /// Not asked for yet.
@@ -108,6 +110,9 @@ type LocationKey = (u32, u64, bool, u32);
 pub(super) struct Locations {
     objects: Slab<ObjectEntry>,
     object_ids: HashMap<ObjectKey, u32>,
+    /// Places of the objects by their numbers.
+    numbers: HashMap<u32, usize>,
+    next_number: u32,
     locations: Slab<LocationEntry>,
     ids: HashMap<LocationKey, LocationId>,
     /// Bytes of names.
@@ -156,9 +161,12 @@ const KERNEL_START: u64 = 0xffff_0000_0000_0000;
 
 impl Locations {
     pub(super) fn prepare_kernel(&mut self) -> Request {
-        let id = self.object(ObjectKey::Kernel, None);
+        let object = self.object(ObjectKey::Kernel, None);
+        let object = usize::try_from(object)
+            .ok()
+            .and_then(|object| self.objects.get(object));
         Request {
-            id,
+            id: object.map_or(u32::MAX, |object| object.number),
             object: Object::Kernel,
             addresses: Vec::new(),
         }
@@ -272,8 +280,7 @@ impl Locations {
         if self.unanswered == 0 {
             return;
         }
-        for (id, entry) in &mut self.objects {
-            let Ok(id) = u32::try_from(id) else { continue };
+        for (_, entry) in &mut self.objects {
             while !entry.due.is_empty() {
                 let batch = entry.due.len().min(MAX_REQUEST);
                 let locations = &self.locations;
@@ -310,7 +317,7 @@ impl Locations {
                     break;
                 };
                 if send(Request {
-                    id,
+                    id: entry.number,
                     object,
                     addresses,
                 })
@@ -325,7 +332,8 @@ impl Locations {
 
     pub(super) fn name(&mut self, response: Response) {
         let Response { id, symbols, error } = response;
-        let Some(entry) = usize::try_from(id).ok().and_then(|id| self.objects.get_mut(id)) else {
+        let place = self.numbers.get(&id);
+        let Some(entry) = place.and_then(|&place| self.objects.get_mut(place)) else {
             return;
         };
         if let Some(error) = error
@@ -396,18 +404,15 @@ impl Locations {
             ids,
             nameless,
             name_bytes,
+            numbers,
             slice,
             ..
         } = self;
         locations.retain(|_, location| {
             let stays = location.is_awaited || slice.wrapping_sub(location.used) <= keep;
             if !stays {
-                *name_bytes -= location
-                    .functions
-                    .iter()
-                    .map(bytes)
-                    .sum::<usize>()
-                    .min(*name_bytes);
+                let bytes: usize = location.functions.iter().map(bytes).sum();
+                *name_bytes = name_bytes.saturating_sub(bytes);
                 let object = usize::try_from(location.object).ok();
                 if let Some(object) = object.and_then(|object| objects.get_mut(object)) {
                     object.locations = object.locations.saturating_sub(1);
@@ -422,6 +427,7 @@ impl Locations {
                 object.locations > 0 || !object.asked.is_empty() || matches!(object.key, ObjectKey::Kernel);
             if !stays {
                 object_ids.remove(&object.key);
+                numbers.remove(&object.number);
             }
             stays
         });
@@ -525,9 +531,17 @@ impl Locations {
     }
 
     fn object(&mut self, key: ObjectKey, file: Option<Arc<File>>) -> u32 {
-        let objects = &mut self.objects;
+        let Self {
+            objects,
+            numbers,
+            next_number,
+            ..
+        } = self;
         *self.object_ids.entry(key).or_insert_with_key(|key| {
+            let number = *next_number;
+            *next_number = next_number.wrapping_add(1);
             let id = objects.insert(ObjectEntry {
+                number,
                 key: key.clone(),
                 file,
                 due: Vec::new(),
@@ -535,6 +549,7 @@ impl Locations {
                 told: false,
                 locations: 0,
             });
+            numbers.insert(number, id);
             u32::try_from(id).unwrap_or(u32::MAX)
         })
     }
@@ -647,5 +662,29 @@ mod tests {
         assert_eq!(named + usize::try_from(counts.over_budget).unwrap(), count);
         assert!(named * LONG < MAX_NAME_BYTES && counts.over_budget > 100);
         assert!(!locations.waiting());
+
+        // What is forgotten makes room; and a number that was used is not used again.
+        let before = locations.prepare_kernel().id;
+        for _ in 0..3 {
+            locations.close_slice();
+        }
+        locations.sweep(1);
+        assert_eq!((locations.len(), locations.name_bytes), (0, 0));
+        assert_eq!(locations.prepare_kernel().id, before, "the kernel stays");
+        let marker = |locations: &mut Locations| {
+            locations.marker(Marker::StackBudget);
+            locations
+                .objects
+                .iter()
+                .map(|(_, object)| object.number)
+                .max()
+                .unwrap()
+        };
+        let first = marker(&mut locations);
+        for _ in 0..3 {
+            locations.close_slice();
+        }
+        locations.sweep(1);
+        assert!(marker(&mut locations) > first);
     }
 }
