@@ -43,6 +43,8 @@ pub mod clock;
 pub mod cpu_time;
 pub mod doctor;
 pub mod export;
+pub mod history;
+pub mod http;
 pub mod jit;
 pub mod kernel;
 pub mod ledger;
