@@ -4,7 +4,13 @@ mod file;
 mod layers;
 mod verbs;
 
-use std::{ffi::OsString, fmt::Write as _, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use bytesize::ByteSize;
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
@@ -22,6 +28,8 @@ use profiler_agent::{
             tls,
         },
     },
+    history,
+    http::{self, Address},
     resource, spool,
     target::Scope,
 };
@@ -45,6 +53,8 @@ Examples:
       sudo profiler-agent -d 30s --otlp-endpoint http://localhost:4317
   The whole host for ever, sent every 10 seconds, kept on the disk while the Collector is away:
       sudo profiler-agent --otlp-endpoint http://localhost:4317
+  The whole host for ever, to be asked: curl -s 'localhost:7979/flamegraph.svg?last=5m' > now.svg
+      sudo profiler-agent --serve 127.0.0.1:7979
   What does this host allow, and what is missing?
       sudo profiler-agent doctor
   Where does the time of a capture go, in text? What has changed since another one?
@@ -155,6 +165,24 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = DELIVERY)]
     shutdown_timeout: Duration,
 
+    /// Answer over HTTP what this host has been doing: 127.0.0.1:7979, unix:/run/profiler-agent.sock, or off. Other addresses than this
+    /// host's own take a token. Default: 127.0.0.1:7979 for a profile that is sent and has no end, else off.
+    #[arg(long, value_name = "ADDR", value_parser = serve, conflicts_with = "output", help_heading = SERVING)]
+    serve: Option<Serve>,
+
+    /// What a request has to show as "Authorization: Bearer TOKEN". Better set by a variable than here, where every user of the host can
+    /// read it.
+    #[arg(long, value_name = "TOKEN", help_heading = SERVING)]
+    serve_token: Option<String>,
+
+    /// Answer whoever reaches the address, without a token.
+    #[arg(long, help_heading = SERVING)]
+    insecure: bool,
+
+    /// How much of the past is kept for that, by age and by size.
+    #[arg(long, value_name = "TIME,SIZE", default_value = "1h,64MiB", value_parser = history, help_heading = SERVING)]
+    history: history::Limits,
+
     /// Kernel memory for unwind tables, e.g. 64MiB. They are built of what is sampled; when they do not fit, those not used lately make
     /// room.
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = unwind_memory)]
@@ -247,6 +275,8 @@ pub(crate) struct Request {
     pub(crate) is_disabled: bool,
     /// What is wrong with variables, and was passed over.
     pub(crate) warnings: Vec<String>,
+    /// Where to answer.
+    pub(crate) serving: Option<Serving>,
     /// Bytes of kernel memory for unwind tables.
     pub(crate) unwind_memory: usize,
     /// Whether inlined functions and lines are wanted.
@@ -266,8 +296,29 @@ pub(crate) struct Delivery {
     pub(crate) shutdown_timeout: Duration,
 }
 
+/// Where to answer, and how.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    /// The way.
+    pub(crate) options: http::Options,
+    /// Whether somebody asked for it; what is only a default may be missing.
+    pub(crate) is_asked_for: bool,
+}
+
+/// What `--serve` says.
+#[derive(Debug, Clone)]
+enum Serve {
+    Off,
+    At(Address),
+}
+
+/// Where a running agent is asked when nobody says otherwise.
+const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7979);
+
 /// Heading of the flags about sending.
 const DELIVERY: &str = "Delivery";
+/// Heading of the flags about answering.
+const SERVING: &str = "Asking the running agent";
 
 /// How much the agent says on the standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -354,6 +405,10 @@ impl Cli {
             spool_limit,
             queue_limit,
             shutdown_timeout,
+            serve,
+            serve_token,
+            insecure,
+            history,
             unwind_memory,
             no_inlines,
             config: _,
@@ -414,6 +469,30 @@ impl Cli {
             shutdown_timeout,
         });
         once_each(&output)?;
+        let serving = match serve {
+            Some(Serve::Off) => None,
+            Some(Serve::At(address)) => Some((address, true)),
+            None if is_endless && delivery.is_some() => Some((Address::Tcp(DEFAULT_ADDRESS), false)),
+            None => None,
+        };
+        let serving = serving.map(|(address, is_asked_for)| Serving {
+            options: http::Options {
+                address,
+                token: serve_token,
+                limits: history,
+            },
+            is_asked_for,
+        });
+        if let Some(Serving { options, .. }) = &serving
+            && !options.address.is_local()
+            && options.token.is_none()
+            && !insecure
+        {
+            return Err(wrong(format!(
+                "--serve: everybody who reaches {} could see what this host does; set PROFILER_AGENT_SERVE_TOKEN, or say --insecure",
+                options.address
+            )));
+        }
         pid.sort_unstable();
         pid.dedup();
         Ok(Request {
@@ -429,6 +508,7 @@ impl Cli {
             delivery: delivery.filter(|_| !environment.is_disabled),
             is_disabled: environment.is_disabled && otlp_endpoint.is_some(),
             warnings: environment.warnings,
+            serving,
             unwind_memory,
             inlines: !no_inlines,
             verbosity: match (quiet, verbose) {
@@ -466,6 +546,28 @@ fn shown(layered: &layers::Layered) -> String {
         let _ = writeln!(text, "{line:<40} # {origin}");
     }
     text.trim_end().to_owned()
+}
+
+fn serve(text: &str) -> Result<Serve, String> {
+    if text == "off" {
+        return Ok(Serve::Off);
+    }
+    text.parse().map(Serve::At)
+}
+
+/// Reads `1h,64MiB`, or one of the two.
+fn history(text: &str) -> Result<history::Limits, String> {
+    let mut limits = history::Limits::default();
+    for part in text.split(',') {
+        if let Ok(age) = humantime::parse_duration(part) {
+            limits.age = age;
+        } else {
+            let bytes = size(part)
+                .map_err(|_| format!("{part} is neither a time nor a size; write it like 1h,64MiB"))?;
+            limits.bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        }
+    }
+    Ok(limits)
 }
 
 /// Reads `30s`, `5m`, `1h30m`. A bare number is refused: some tools take it for seconds, others for milliseconds.

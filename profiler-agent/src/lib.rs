@@ -45,6 +45,8 @@ pub mod cpu_time;
 pub mod diff;
 pub mod doctor;
 pub mod export;
+pub mod history;
+pub mod http;
 pub mod jit;
 pub mod kernel;
 pub mod ledger;

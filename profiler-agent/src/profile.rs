@@ -13,6 +13,8 @@
 
 use std::collections::BTreeMap;
 
+pub mod tables;
+
 /// What a sample counts, and in which unit. One run may carry several kinds on one clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
