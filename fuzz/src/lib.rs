@@ -5,6 +5,7 @@ use std::{fs::File, hint::black_box, ops::Range, os::unix::fs::FileExt as _};
 use profiler_agent::{
     clock::Clock,
     jit::{Code, Follower, Format},
+    process,
     sampling::record,
     spool::segment,
     symbols::{self, Kallsyms, Parts, Pclntab},
@@ -28,6 +29,7 @@ pub const TARGETS: &[Target] = &[
     ("gopclntab", gopclntab),
     ("jitdump", jitdump),
     ("kallsyms", kallsyms),
+    ("maps", maps),
     ("message", message),
     ("perf_map", perf_map),
     ("record", record),
@@ -196,10 +198,17 @@ pub fn gopclntab(bytes: &[u8]) {
     let Some(table) = Pclntab::parse(&file, (0, bytes.len() as u64), CODE.start) else {
         return;
     };
-    for address in CODE.step_by(0x1003).chain([0, u64::MAX, CODE.start]) {
+    for address in CODE.step_by(0x1_0003).chain([0, u64::MAX, CODE.start]) {
         if let Some(position) = table.position(&file, address) {
             assert!(!position.name.is_empty() && position.name.len() <= 8192 && position.file.len() <= 8192);
         }
+    }
+}
+
+/// Bytes as /proc/PID/maps.
+pub fn maps(bytes: &[u8]) {
+    for mapping in process::executable(bytes) {
+        black_box(format!("{mapping:?}"));
     }
 }
 
@@ -229,8 +238,8 @@ fn follow(bytes: &[u8], format: Format) {
         code.limit(LIMIT);
         for (time, &len) in (1..).zip(lengths) {
             file.write_all_at(bytes.get(..len)?, 0).ok()?;
-            for _ in 0..64 {
-                let mut left = 64 << 10;
+            for _ in 0..2 {
+                let mut left = 4 << 20;
                 follower.read(&mut code, &mut left, time, &clock);
             }
         }

@@ -209,6 +209,8 @@ fn direct(how: &str, path: &Path) {
             path: path.to_str().unwrap().to_owned(),
             debug: None,
             inlines: true,
+            supplement: None,
+            package: None,
         });
         let addresses = addresses.clone();
         Box::new(move || {

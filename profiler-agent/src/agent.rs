@@ -315,7 +315,7 @@ impl Run {
     }
 
     /// Lets this thread run before others: it takes a thousandth of a CPU, but if a host has thousands of threads that want to run, its fair
-    /// turn comes after the rings are full. The threads that build and that find names go on as they are.
+    /// turn comes after the rings are full. So does the thread that builds tables; the one that finds names goes on as it is.
     fn take_precedence() {
         const NICE: i32 = -10;
         if let Err(error) = rustix::process::setpriority_process(None, NICE) {

@@ -19,6 +19,7 @@ pub(crate) const TARGETS: &[&str] = &[
     "gopclntab",
     "jitdump",
     "kallsyms",
+    "maps",
     "message",
     "perf_map",
     "record",

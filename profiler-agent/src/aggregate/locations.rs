@@ -218,11 +218,12 @@ impl Locations {
                 let Generated { runtime, function } = generated;
                 let object = self.object(ObjectKey::Anonymous(process, start, end, runtime), None);
                 let serial = function.map_or(0, |function| function.serial);
-                let before = self.locations.len();
+                // Where a new one comes to stand: places of forgotten ones are used again.
+                let next = self.locations.vacant_key();
                 let id = self.location((object, address, by_frame_pointer, serial), false);
                 // The budget may have answered with a row of its own.
                 if let Some(entry) = self.locations.get_mut(id.index())
-                    && id.index() == before
+                    && id.index() == next
                     && entry.object == object
                 {
                     match function {

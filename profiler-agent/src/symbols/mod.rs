@@ -18,13 +18,14 @@
 //! | `client`, `spawn` | the child as the agent sees it: start, ask, give up, end |
 //! | `message`, `socket` | what crosses; neither side trusts the other's |
 //! | `server`, `confine`, `trial` | the child, what it gives up before it reads anything, and the proof |
-//! | `resolver`, `elf`, `kallsyms`, `gopclntab`, `fde`, `demangle` | the parsers |
+//! | `resolver`, `elf`, `dwarf`, `kallsyms`, `gopclntab`, `fde`, `demangle` | the parsers |
 
 mod client;
 mod confine;
 mod copy;
 mod debug_file;
 mod demangle;
+mod dwarf;
 mod elf;
 mod fde;
 mod gopclntab;
@@ -101,6 +102,10 @@ pub enum Source<F = Arc<File>> {
         path: String,
         /// The file with its debug information, where that is another one.
         debug: Option<F>,
+        /// What dwz has moved out of its debug information.
+        supplement: Option<F>,
+        /// The contents of its split debug information, if it is split.
+        package: Option<F>,
         /// Whether inlined functions are wanted, and lines: without them it is faster.
         inlines: bool,
     },
@@ -120,11 +125,15 @@ impl<F> Source<F> {
                 file,
                 path,
                 debug,
+                supplement,
+                package,
                 inlines,
             } => Source::Elf {
                 file: change(file)?,
                 path,
-                debug: debug.map(change).transpose()?,
+                debug: debug.map(&mut change).transpose()?,
+                supplement: supplement.map(&mut change).transpose()?,
+                package: package.map(change).transpose()?,
                 inlines,
             },
         })
