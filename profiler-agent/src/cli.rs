@@ -3,7 +3,7 @@
 mod file;
 mod layers;
 
-use std::{ffi::OsString, fmt::Write as _, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, fmt::Write as _, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
@@ -225,6 +225,8 @@ pub(crate) struct Request {
     pub(crate) is_disabled: bool,
     /// What is wrong with variables, and was passed over.
     pub(crate) warnings: Vec<String>,
+    /// Every setting as it was given, by its flag, but for values of headers.
+    pub(crate) settings: BTreeMap<String, Vec<String>>,
     /// Bytes of kernel memory for unwind tables.
     pub(crate) unwind_memory: usize,
     /// Whether inlined functions and lines are wanted.
@@ -242,6 +244,11 @@ pub(crate) struct Delivery {
     pub(crate) interval: Option<Duration>,
     /// How long the end may take.
     pub(crate) shutdown_timeout: Duration,
+}
+
+/// Whether a setting can be changed while the agent runs.
+pub(crate) fn can_change(flag: &str) -> bool {
+    flag.starts_with("otlp-") || flag == "queue-limit"
 }
 
 /// Heading of the flags about sending.
@@ -267,11 +274,26 @@ impl Cli {
         Self::task(&arguments, &|name| std::env::var(name).ok()).unwrap_or_else(|error| error.exit())
     }
 
+    /// Reads everything again: the file may have changed. The error is for people.
+    pub(crate) fn read_again() -> Result<Request, String> {
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        match Self::task(&arguments, &|name| std::env::var(name).ok()) {
+            Ok(Task::Capture(request)) => Ok(*request),
+            Ok(Task::Doctor | Task::Tell(_)) => Err("there is nothing to profile".into()),
+            Err(error) => Err(error.to_string().lines().next().unwrap_or_default().to_owned()),
+        }
+    }
+
     /// What arguments and variables ask for.
     fn task(arguments: &[OsString], get: &dyn Fn(&str) -> Option<String>) -> Result<Task, clap::Error> {
         let mut layered = layers::read(arguments, get)?;
         match layered.cli.verb.take() {
-            None => Ok(Task::Capture(Box::new(layered.cli.request(layered.environment)?))),
+            None => {
+                let mut request = layered.cli.request(layered.environment)?;
+                let settings = layered.settings.into_iter();
+                request.settings = settings.map(|(flag, (values, _))| (flag, values)).collect();
+                Ok(Task::Capture(Box::new(request)))
+            }
             Some(Verb::Doctor) => Ok(Task::Doctor),
             Some(Verb::Config(ConfigVerb::Show)) => Ok(Task::Tell(shown(&layered))),
             Some(Verb::Config(ConfigVerb::Check { file })) => {
@@ -398,6 +420,7 @@ impl Cli {
             delivery: delivery.filter(|_| !environment.is_disabled),
             is_disabled: environment.is_disabled && otlp_endpoint.is_some(),
             warnings: environment.warnings,
+            settings: BTreeMap::new(),
             unwind_memory,
             inlines: !no_inlines,
             verbosity: match (quiet, verbose) {
