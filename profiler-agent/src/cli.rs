@@ -2,6 +2,7 @@
 
 mod file;
 mod layers;
+mod verbs;
 
 use std::{collections::BTreeMap, ffi::OsString, fmt::Write as _, path::PathBuf, time::Duration};
 
@@ -24,6 +25,8 @@ use profiler_agent::{
     resource, spool,
     target::Scope,
 };
+pub(crate) use verbs::FilesTask;
+
 use profiler_common::arena::{MAX_SEGMENTS, SEGMENT_LEN};
 
 const EXAMPLES: &str = "\
@@ -44,6 +47,11 @@ Examples:
       sudo profiler-agent --otlp-endpoint http://localhost:4317
   What does this host allow, and what is missing?
       sudo profiler-agent doctor
+  Where does the time of a capture go, in text? What has changed since another one?
+      profiler-agent report out.pb.gz
+      profiler-agent diff yesterday.pb.gz out.pb.gz -o changed.svg
+  A flamegraph of what perf recorded:
+      perf script | profiler-agent render - -o perf.svg
 
 Exit codes: 0 fine, 1 failed or saw no sample, 2 wrong usage, 3 a privilege is missing,
 4 this kernel cannot, 130 aborted by a second Ctrl-C.";
@@ -76,7 +84,7 @@ pub(crate) struct Cli {
     duration: Option<Duration>,
 
     /// Write this file; repeatable. The extension decides: .svg (flamegraph), .folded (stacks as text), .pb.gz (pprof), .otlp
-    /// (OpenTelemetry). `-` is folded stacks on the standard output. Default: an .svg in flamegraphs/.
+    /// (OpenTelemetry), .json (speedscope). `-` is folded stacks on the standard output. Default: an .svg in flamegraphs/.
     #[arg(short, long, value_name = "FILE", value_parser = clap::value_parser!(Output))]
     output: Vec<Output>,
 
@@ -177,6 +185,16 @@ pub(crate) struct Cli {
 /// What is done instead of a capture.
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Draws or converts profiles that were taken before, or by other tools; several are added up.
+    Render(verbs::RenderArgs),
+    /// Says and draws what has changed between two profiles, and what may be chance.
+    Diff(verbs::DiffArgs),
+    /// Says in text who has most of a profile: functions, the hottest path, processes.
+    Report(verbs::ReportArgs),
+    /// Writes the completions of this command line for a shell.
+    Completions(verbs::CompletionsArgs),
+    /// Writes the manual page, or that of a verb.
+    Man(verbs::ManArgs),
     /// Says what this host allows and what is missing, each with what it means and what to do. Exit code 1 if something is broken.
     Doctor,
     /// Look at the settings, and do nothing else.
@@ -202,6 +220,10 @@ pub(crate) enum Task {
     Capture(Box<Request>),
     /// An examination of this host.
     Doctor,
+    /// Something with profiles that are there already.
+    Files(FilesTask),
+    /// Writes this on the standard output.
+    Print(Vec<u8>),
     /// A text.
     Tell(String),
 }
@@ -279,22 +301,27 @@ impl Cli {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         match Self::task(&arguments, &|name| std::env::var(name).ok()) {
             Ok(Task::Capture(request)) => Ok(*request),
-            Ok(Task::Doctor | Task::Tell(_)) => Err("there is nothing to profile".into()),
+            Ok(Task::Doctor | Task::Files(_) | Task::Print(_) | Task::Tell(_)) => {
+                Err("there is nothing to profile".into())
+            }
             Err(error) => Err(error.to_string().lines().next().unwrap_or_default().to_owned()),
         }
     }
 
     /// What arguments and variables ask for.
     fn task(arguments: &[OsString], get: &dyn Fn(&str) -> Option<String>) -> Result<Task, clap::Error> {
+        // What works with files has no settings, and is not kept from it by wrong ones.
+        match Self::try_parse_from(arguments)?.verb {
+            Some(Verb::Render(args)) => return args.task(),
+            Some(Verb::Diff(args)) => return args.task(),
+            Some(Verb::Report(args)) => return Ok(args.task()),
+            Some(Verb::Completions(args)) => return Ok(args.task()),
+            Some(Verb::Man(args)) => return args.task(),
+            Some(Verb::Doctor) => return Ok(Task::Doctor),
+            Some(Verb::Config(_)) | None => {}
+        }
         let mut layered = layers::read(arguments, get)?;
         match layered.cli.verb.take() {
-            None => {
-                let mut request = layered.cli.request(layered.environment)?;
-                let settings = layered.settings.into_iter();
-                request.settings = settings.map(|(flag, (values, _))| (flag, values)).collect();
-                Ok(Task::Capture(Box::new(request)))
-            }
-            Some(Verb::Doctor) => Ok(Task::Doctor),
             Some(Verb::Config(ConfigVerb::Show)) => Ok(Task::Tell(shown(&layered))),
             Some(Verb::Config(ConfigVerb::Check { file })) => {
                 // With nothing but the file, as if it were given in an environment without variables.
@@ -309,6 +336,20 @@ impl Cli {
                     "{}: {count} settings, all fine",
                     file.display()
                 )))
+            }
+            Some(
+                Verb::Render(_)
+                | Verb::Diff(_)
+                | Verb::Report(_)
+                | Verb::Completions(_)
+                | Verb::Man(_)
+                | Verb::Doctor,
+            )
+            | None => {
+                let mut request = layered.cli.request(layered.environment)?;
+                let settings = layered.settings.into_iter();
+                request.settings = settings.map(|(flag, (values, _))| (flag, values)).collect();
+                Ok(Task::Capture(Box::new(request)))
             }
         }
     }
@@ -396,15 +437,7 @@ impl Cli {
             interval: output.is_empty().then_some(interval),
             shutdown_timeout,
         });
-        // The second would find the first in its way, after the capture.
-        if let Some(twice) = output
-            .iter()
-            .enumerate()
-            .find(|(place, this)| output.iter().take(*place).any(|other| other == *this))
-        {
-            let message = format!("--output: {} is given twice", twice.1);
-            return Err(Self::command().error(ErrorKind::ValueValidation, message));
-        }
+        once_each(&output)?;
         pid.sort_unstable();
         pid.dedup();
         Ok(Request {
@@ -430,6 +463,18 @@ impl Cli {
                 (false, _) => Verbosity::Debug,
             },
         })
+    }
+}
+
+/// Refuses an output that is given twice: the second would find the first in its way, after the work.
+fn once_each(outputs: &[Output]) -> Result<(), clap::Error> {
+    let mut others = outputs.iter().enumerate();
+    match others.find(|(place, this)| outputs.iter().take(*place).any(|other| other == *this)) {
+        None => Ok(()),
+        Some((_, twice)) => {
+            let message = format!("--output: {twice} is given twice");
+            Err(Cli::command().error(ErrorKind::ValueValidation, message))
+        }
     }
 }
 
@@ -512,7 +557,7 @@ mod tests {
     fn with(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Request, clap::Error> {
         match task(arguments, variables)? {
             Task::Capture(request) => Ok(*request),
-            other @ (Task::Doctor | Task::Tell(_)) => panic!("{other:?}"),
+            other @ (Task::Doctor | Task::Tell(_) | Task::Files(_) | Task::Print(_)) => panic!("{other:?}"),
         }
     }
 

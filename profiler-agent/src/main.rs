@@ -1,6 +1,7 @@
 //! The command `profiler-agent`: reads the command line, captures, writes, says what happened.
 
 mod cli;
+mod verbs;
 
 use std::{
     collections::BTreeMap,
@@ -54,6 +55,11 @@ fn main() -> ExitCode {
     let request = match Cli::read() {
         Task::Capture(request) => *request,
         Task::Doctor => return examine(),
+        Task::Files(task) => {
+            start_log(Verbosity::Normal);
+            return finished(verbs::run(task));
+        }
+        Task::Print(text) => return finished(verbs::print(&text)),
         Task::Tell(text) => {
             // Nobody may listen: `| head`.
             let _ = writeln!(stdout(), "{text}");
@@ -72,6 +78,13 @@ fn main() -> ExitCode {
     // A capture that was aborted is not waited for.
     runtime.shutdown_background();
     code
+}
+
+fn finished(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
 }
 
 /// Tells on the standard output what this host allows: it is what was asked for.

@@ -29,6 +29,7 @@ use profiler_common::{
 
 use slab::Slab;
 
+pub use self::locations::LocationCounts;
 use self::locations::{Generated, Locations, Marker};
 use crate::{
     clock::Clock,
@@ -387,6 +388,11 @@ impl Aggregator {
     /// What happened so far.
     pub const fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// How the cache of locations did so far.
+    pub const fn location_counts(&self) -> LocationCounts {
+        self.locations.counts()
     }
 
     /// The closed slice as a profile, with the names known by now; if none is closed, everything since the last call.

@@ -5,6 +5,7 @@
 //!            ┌▶ folded ─┬─▶ `.folded`, `-`
 //!            │          └─▶ render::svg ─▶ `.svg`
 //! Profile ───┼▶ pprof ────▶ `.pb.gz`
+//!            ├▶ speedscope ▶ `.json`
 //!            └▶ otlp::encode ─┬─▶ `.otlp`
 //!                             └─▶ otlp::client ─▶ gRPC, HTTP
 //! ```
@@ -43,4 +44,5 @@ pub mod file;
 pub mod folded;
 pub mod otlp;
 pub mod pprof;
+pub mod speedscope;
 pub mod text;

@@ -17,18 +17,11 @@ use inferno::flamegraph::{
     color::{BackgroundColor, Color, PaletteMap, StrokeColor},
 };
 
+use super::{subtitle, title};
 use crate::{
-    export::{
-        folded::{Folded, LabelKind, Options},
-        text::{Rfc3339, Thousands, plain},
-    },
-    profile::{Capture, Profile},
+    export::folded::{Folded, LabelKind, Options},
+    profile::Profile,
 };
-
-/// Characters of the title that fit beside the buttons at 1,200 pixels.
-const TITLE_LIMIT: usize = 90;
-/// Characters of a host name that leave room for the rest of its line.
-const HOST_LIMIT: usize = 40;
 
 /// Pixels that the legend adds at the bottom.
 const LEGEND_HEIGHT: usize = 22;
@@ -68,7 +61,7 @@ pub fn write(profile: &Profile, options: &Options, out: &mut impl io::Write) -> 
     inferno.title = title(profile);
     inferno.subtitle = Some(subtitle(profile));
     inferno.notes = notes(profile);
-    "samples".clone_into(&mut inferno.count_name);
+    options.kind.counted().clone_into(&mut inferno.count_name);
     "verdana, dejavu sans, sans-serif".clone_into(&mut inferno.font_type);
     inferno.bgcolors = Some(BackgroundColor::Flat(Color::new(255, 255, 255)));
     inferno.stroke_color = StrokeColor::None;
@@ -150,57 +143,6 @@ const fn kind_name(kind: LabelKind) -> &'static str {
         LabelKind::Jit => "generated code",
         LabelKind::Marker => "stack not whole",
     }
-}
-
-/// What was profiled, with its command line as far as there is room.
-fn title(profile: &Profile) -> String {
-    let Capture { target, command, .. } = &profile.capture;
-    match (target.trim().is_empty(), command.trim().is_empty()) {
-        (true, true) => "flamegraph".to_owned(),
-        (true, false) => plain(command, TITLE_LIMIT),
-        (false, true) => plain(target, TITLE_LIMIT),
-        (false, false) => plain(&format!("{target}: {command}"), TITLE_LIMIT),
-    }
-}
-
-/// When, where, how, how much, and how much not.
-fn subtitle(profile: &Profile) -> String {
-    let capture = &profile.capture;
-    let mut text = format!(
-        "{} to {}",
-        Rfc3339(capture.start),
-        Rfc3339(capture.start.saturating_add(capture.duration))
-    );
-    let tenths = capture.duration / 100_000_000;
-    // Writing to a string cannot fail.
-    let _ = write!(text, " ({}.{} s)", tenths / 10, tenths % 10);
-    let host = plain(&capture.host, HOST_LIMIT);
-    if !host.is_empty() {
-        let _ = write!(text, " · host {host}");
-    }
-    let samples = profile.sample_count();
-    let _ = write!(text, " · {} Hz {}", capture.frequency, capture.clock);
-    let _ = write!(text, " · {} samples", Thousands(samples));
-    let _ = write!(text, " · {} lost", Thousands(capture.lost_total()));
-    let incomplete = incomplete(profile);
-    if incomplete > 0 {
-        let _ = write!(text, " · {} incomplete", Thousands(incomplete));
-    }
-    text
-}
-
-/// Samples whose stack is not whole.
-fn incomplete(profile: &Profile) -> u64 {
-    let whole = |sample: &&crate::profile::Sample| {
-        let stack = profile.stacks.get(sample.stack.index());
-        !stack.is_none_or(|stack| stack.outcome.is_complete())
-    };
-    profile
-        .samples
-        .iter()
-        .filter(whole)
-        .map(|sample| sample.count)
-        .sum()
 }
 
 /// A comment in the file: what made it, and the losses by reason.

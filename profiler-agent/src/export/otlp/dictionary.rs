@@ -200,6 +200,7 @@ impl<'p, 'a> Dictionary<'p, 'a> {
                 bytes(value, 1, text.as_bytes());
             }
             Attribute::ByFramePointer => bytes(value, 1, super::prepare::BY_FRAME_POINTER.as_bytes()),
+            Attribute::Generated => bytes(value, 1, super::prepare::GENERATED.as_bytes()),
             Attribute::ThreadName(name) => bytes(value, 1, self.prepared.profile.string(name).as_bytes()),
             Attribute::GoBuildId(id) => bytes(value, 1, self.prepared.profile.string(id).as_bytes()),
             Attribute::BuildId(id) => bytes(value, 1, hex(id).as_bytes()),
@@ -246,6 +247,11 @@ impl<'p, 'a> Dictionary<'p, 'a> {
             .by_frame_pointer
             .filter(|_| location.by_frame_pointer)
             .map(|id| self.attribute(id));
+        let generated = self
+            .prepared
+            .generated
+            .filter(|_| location.kind == crate::profile::FrameKind::Jit(crate::profile::Runtime::Unknown))
+            .map(|id| self.attribute(id));
         let lines = lines(self.prepared.profile, location, self.prepared.names);
         let functions: Vec<u32> = lines.iter().map(|line| self.function(line.function.0)).collect();
         self.body.clear();
@@ -259,9 +265,11 @@ impl<'p, 'a> Dictionary<'p, 'a> {
             uint(&mut self.nested, 3, line.column.into());
             bytes(&mut self.body, 3, &self.nested);
         }
-        let attributes = [frame_type, by_frame_pointer.unwrap_or_default()];
-        let present = 1 + usize::from(by_frame_pointer.is_some());
-        packed(&mut self.body, 4, attributes.get(..present).unwrap_or_default());
+        let attributes: Vec<u32> = [Some(frame_type), by_frame_pointer, generated]
+            .into_iter()
+            .flatten()
+            .collect();
+        packed(&mut self.body, 4, &attributes);
         self.locations.push(id, &self.body)
     }
 

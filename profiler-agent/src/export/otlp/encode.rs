@@ -342,8 +342,11 @@ impl<'p, 'a> Encoder<'p, 'a> {
     /// `Profile { sample_type = 1, time_unix_nano = 3, duration_nano = 4, period_type = 5, period = 6 }`.
     fn profile_head(&mut self, kind: Kind) {
         let (events, weight) = (kind.event_type(), kind.weight_type());
-        let [name, unit, weight_name, weight_unit] =
-            [events.name, events.unit, weight.name, weight.unit].map(|text| self.dictionary.constant(text));
+        let [name, unit] = [events.name, events.unit].map(|text| self.dictionary.constant(text));
+        let [weight_name, weight_unit] = match kind {
+            Kind::Cpu => [weight.name, weight.unit].map(|text| self.dictionary.constant(text)),
+            Kind::Other(_) => [0; 2],
+        };
         let value_type = |body: &mut Vec<u8>, name: u32, unit: u32| {
             body.clear();
             uint(body, 1, name.into());
@@ -355,9 +358,15 @@ impl<'p, 'a> Encoder<'p, 'a> {
         bytes(&mut self.head, 1, &self.body);
         fixed64(&mut self.head, 3, capture.start);
         uint(&mut self.head, 4, capture.duration.max(1));
-        value_type(&mut self.body, weight_name, weight_unit);
+        // A type without a period says nothing, but receivers refuse a profile that has none.
+        match kind {
+            Kind::Cpu => value_type(&mut self.body, weight_name, weight_unit),
+            Kind::Other(_) => self.body.clear(),
+        }
         bytes(&mut self.head, 5, &self.body);
-        uint(&mut self.head, 6, capture.period());
+        if kind == Kind::Cpu {
+            uint(&mut self.head, 6, capture.period());
+        }
     }
 
     fn close_profile(&mut self) {
@@ -485,7 +494,13 @@ fn resource(out: &mut Vec<u8>, profile: &Profile, process: Option<&Process>, hos
         text_attribute(out, 1, "process.executable.path", path);
     }
     if let Some(process) = process {
-        number_attribute(out, 1, "process.pid", process.pid);
+        let title = profile.string(process.name);
+        if !title.is_empty() && title != name {
+            text_attribute(out, 1, "process.title", title);
+        }
+        if process.pid != 0 {
+            number_attribute(out, 1, "process.pid", process.pid);
+        }
         if process.start != 0 {
             let time = format!("{:.3}", Rfc3339(process.start));
             text_attribute(out, 1, "process.creation.time", &time);

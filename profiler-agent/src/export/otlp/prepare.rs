@@ -36,10 +36,12 @@ pub(super) enum Attribute<'a> {
     Unwinding(&'static str),
     /// Of a location whose caller was looked for by frame pointer.
     ByFramePointer,
+    /// Of a location of code that was generated at run time, where the frame type does not say so.
+    Generated,
 }
 
 /// Keys of attributes, and the types of values: the strings that are not the profile's own.
-pub(super) const CONSTANTS: [&str; 16] = [
+pub(super) const CONSTANTS: [&str; 22] = [
     "profile.frame.type",
     "process.executable.build_id.gnu",
     "process.executable.build_id.go",
@@ -56,10 +58,19 @@ pub(super) const CONSTANTS: [&str; 16] = [
     "cpu",
     "nanoseconds",
     UNKNOWN,
+    "profile.frame.code",
+    GENERATED,
+    "events",
+    "time",
+    "space",
+    "bytes",
 ];
 
 /// The value of `profile.frame.unwinding`; frames that a table was there for have no such attribute.
 pub(super) const BY_FRAME_POINTER: &str = "frame_pointer";
+
+/// The value of `profile.frame.code`; frames whose type says what they are have no such attribute.
+pub(super) const GENERATED: &str = "generated";
 
 /// Name of a function that has none: the wire wants one.
 pub(super) const UNKNOWN: &str = "[unknown]";
@@ -78,6 +89,7 @@ impl Attribute<'_> {
             Self::Outcome(_) => 7,
             Self::Unwinding(_) => 8,
             Self::ByFramePointer => 9,
+            Self::Generated => 16,
         }
     }
 }
@@ -126,6 +138,8 @@ pub(super) struct Prepared<'a> {
     pub(super) frame_types: Vec<u32>,
     /// The attribute of locations whose caller was looked for by frame pointer, if there are such.
     pub(super) by_frame_pointer: Option<u32>,
+    /// The attribute of locations of generated code that is nobody's, if there are such.
+    pub(super) generated: Option<u32>,
     /// Samples in the order of the wire.
     pub(super) items: Vec<Item>,
     /// Row of each of [`CONSTANTS`]: in the profile's strings, or behind them.
@@ -154,6 +168,11 @@ impl<'a> Prepared<'a> {
             .iter()
             .any(|location| location.by_frame_pointer)
             .then(|| attributes.id(Attribute::ByFramePointer));
+        let generated = profile
+            .locations
+            .iter()
+            .any(|location| location.kind == FrameKind::Jit(Runtime::Unknown))
+            .then(|| attributes.id(Attribute::Generated));
         let functions = functions(profile, names);
         let locations = locations(profile, &mappings, &frame_types, &functions, names);
         let stacks = stacks(profile, &locations);
@@ -170,6 +189,7 @@ impl<'a> Prepared<'a> {
             names,
             frame_types,
             by_frame_pointer,
+            generated,
             items,
             constants: constants(profile),
             timed,
@@ -335,6 +355,7 @@ fn locations(
                 lines,
                 frame_type,
                 location.by_frame_pointer,
+                location.kind == FrameKind::Jit(Runtime::Unknown),
             );
             *first.entry(key).or_insert(index)
         })
