@@ -516,7 +516,7 @@ mod tests {
     fn with(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Request, clap::Error> {
         match task(arguments, variables)? {
             Task::Capture(request) => Ok(*request),
-            other @ (Task::Doctor | Task::Tell(_)) => panic!("{other:?}"),
+            other @ (Task::Doctor | Task::Tell(_) | Task::Files(_) | Task::Print(_)) => panic!("{other:?}"),
         }
     }
 

@@ -72,7 +72,11 @@ impl fmt::Display for Difference<'_> {
             columns,
         } = *self;
         for (name, profile) in [("before", before), ("after", after)] {
-            let line = format!("{name:<7} {} · {}", title(profile), subtitle(profile));
+            let samples = Thousands(profile.sample_count());
+            let counted = profile.kind().counted();
+            let line = format!("{name:<7} {samples} {counted} of {}", title(profile));
+            writeln!(f, "{}", fit(&line, columns))?;
+            let line = format!("        {}", subtitle(profile));
             writeln!(f, "{}", fit(&line, columns))?;
         }
         let is_sampled = before.kind().is_sampled() && after.kind().is_sampled();
@@ -84,11 +88,10 @@ impl fmt::Display for Difference<'_> {
             )?;
         }
         let tables: [(&str, fn(&Share) -> Option<u64>); 2] = [
-            ("themselves", |share| Some(share.own)),
-            (
-                "with what they call, but for those that only pass it on",
-                |share| (!share.passes_on()).then_some(share.total),
-            ),
+            ("by themselves", |share| Some(share.own)),
+            ("with callees, without wrappers", |share| {
+                (!share.passes_on()).then_some(share.total)
+            }),
         ];
         for (words, part) in tables {
             table(f, self, &tallies, is_sampled, words, part)?;

@@ -18,6 +18,7 @@ pub(crate) const TARGETS: &[&str] = &[
     "gopclntab",
     "jitdump",
     "perf_map",
+    "profile",
     "record",
     "segment",
     "step",
