@@ -63,6 +63,9 @@ impl Change {
     }
 }
 
+/// What a table tells of a share; `None` leaves it out.
+type Part = fn(&Share) -> Option<u64>;
+
 impl fmt::Display for Difference<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -87,7 +90,7 @@ impl fmt::Display for Difference<'_> {
                 "These are no samples, so that nothing is known of what chance does to them."
             )?;
         }
-        let tables: [(&str, fn(&Share) -> Option<u64>); 2] = [
+        let tables: [(&str, Part); 2] = [
             ("by themselves", |share| Some(share.own)),
             ("with callees, without wrappers", |share| {
                 (!share.passes_on()).then_some(share.total)
@@ -107,7 +110,7 @@ fn table(
     (before, after): &(Tally, Tally),
     is_sampled: bool,
     words: &str,
-    part: fn(&Share) -> Option<u64>,
+    part: Part,
 ) -> fmt::Result {
     let names: BTreeSet<&String> = before.functions.keys().chain(after.functions.keys()).collect();
     let share = |tally: &Tally, name: &String| tally.functions.get(name).copied();

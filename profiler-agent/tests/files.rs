@@ -239,6 +239,50 @@ proptest! {
     }
 }
 
+/// Files as other tools write them.
+fn seeds() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/profile");
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.push(fixture("collector.json"));
+    paths.sort();
+    #[expect(clippy::disallowed_methods, reason = "files of this repository")]
+    paths.iter().map(|path| fs::read(path).unwrap()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Damage is an error or another profile, and never more than that.
+    #[test]
+    fn damaged_files_do_no_harm(
+        seed in 0..seeds().len(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let mut bytes = seeds()[seed].clone();
+        for (place, byte) in changes {
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        if let Ok(profile) = read(&bytes) {
+            for format in [Format::Folded, Format::Pprof, Format::Otlp, Format::Svg] {
+                let again = read(&write(&profile, format));
+                if format != Format::Svg {
+                    prop_assert_eq!(again.unwrap().sample_count(), profile.sample_count(), "{:?}", format);
+                }
+            }
+            let report = Report { profile: &profile, rows: 5, columns: 80 }.to_string();
+            prop_assert!(!report.is_empty());
+        }
+    }
+}
+
 #[test]
 fn a_capture_is_the_same_after_reading() {
     let profile = profiles::server();
@@ -540,7 +584,7 @@ fn render_writes_what_is_asked_for() {
     run.expect(0, &["x.svg (", "x.pb.gz (", "x.json ("]);
     let sum: u64 = lines(run.stdout.as_bytes()).values().sum();
     let [one, other] = ["server.folded", "slower.folded"]
-        .map(|name| lines(&fs::read(agent.path(name)).unwrap()).values().sum::<u64>());
+        .map(|name| lines(text(&agent.path(name)).as_bytes()).values().sum::<u64>());
     assert_eq!(sum, one + other);
     for (arguments, code, words) in [
         (&["render", "server.otlp"][..], 2, "--output"),

@@ -127,7 +127,9 @@ fn encode(message: &Value, fields: &[Field], out: &mut Vec<u8>) {
         let values = match value {
             Value::Null => continue,
             Value::Array(values) => values.as_slice(),
-            _ => std::slice::from_ref(value),
+            Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_) => {
+                std::slice::from_ref(value)
+            }
         };
         for value in values {
             match kind {
@@ -158,7 +160,7 @@ fn integer(value: &Value) -> u64 {
             Ok(number) => number,
             Err(_) => text.parse().map_or(0, i64::cast_unsigned),
         },
-        _ => value
+        Value::Null | Value::Number(_) | Value::Array(_) | Value::Object(_) => value
             .as_u64()
             .or_else(|| value.as_i64().map(i64::cast_unsigned))
             .unwrap_or(0),
