@@ -153,7 +153,7 @@ const fn kind_name(kind: LabelKind) -> &'static str {
 }
 
 /// What was profiled, with its command line as far as there is room.
-fn title(profile: &Profile) -> String {
+pub(super) fn title(profile: &Profile) -> String {
     let Capture { target, command, .. } = &profile.capture;
     match (target.trim().is_empty(), command.trim().is_empty()) {
         (true, true) => "flamegraph".to_owned(),
@@ -164,7 +164,7 @@ fn title(profile: &Profile) -> String {
 }
 
 /// When, where, how, how much, and how much not.
-fn subtitle(profile: &Profile) -> String {
+pub(super) fn subtitle(profile: &Profile) -> String {
     let capture = &profile.capture;
     let mut text = format!(
         "{} to {}",
