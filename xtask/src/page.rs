@@ -90,12 +90,16 @@ pub(crate) fn install(workspace: &Workspace) -> Result<()> {
     }
     install_packages(workspace)?;
     if find_browser().is_none() {
-        setup::install_packages(PACKAGES).with_context(|| {
+        let remedy = || {
             format!(
                 "there is no browser to test the page in; install one of {}",
                 BROWSERS.join(", ")
             )
-        })?;
+        };
+        setup::install_packages(PACKAGES).with_context(remedy)?;
+        if find_browser().is_none() {
+            bail!(remedy());
+        }
     }
     Ok(())
 }

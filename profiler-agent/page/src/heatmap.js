@@ -6,6 +6,8 @@ import { heatColour } from "./palette.js";
 /** Rows; each is 20 ms. */
 const ROWS = 50;
 const STEP = 1000 / ROWS;
+/** What is beyond the first day has no columns. */
+const LONGEST = 86_400_000;
 /** Height of a cell, in pixels. */
 const CELL = 3;
 const HEATMAP_HEIGHT = ROWS * CELL + BELOW;
@@ -65,9 +67,10 @@ export class Heatmap {
    */
   show(profile, kept) {
     this.profile = profile;
-    const cells = Math.ceil(profile.duration / 1000) * ROWS;
+    const cells = Math.ceil(Math.min(profile.duration, LONGEST) / 1000) * ROWS;
     this.counts = new Uint32Array(cells);
-    for (let event = 0; event < profile.time.length; event += 1) {
+    const [, behind] = profile.events([0, LONGEST]);
+    for (let event = 0; event < behind; event += 1) {
       this.counts[Math.min(cells - 1, Math.floor(profile.time[event] / STEP))] += kept[profile.row[event]];
     }
     // A single wild cell is not to make all others pale.

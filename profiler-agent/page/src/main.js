@@ -144,6 +144,7 @@ class Page {
     const lost = Object.entries(columns.lost);
     element("lost").hidden = lost.length === 0;
     element("lost").textContent = `Lost: ${lost.map(([reason, count]) => `${thousands(count)} ${reason}`).join(", ")}`;
+    element("measure").textContent = columns.period > 0 ? "CPUs in use" : "Samples";
     element("times").hidden = !this.profile.hasTimes;
     element("timeless").hidden = this.profile.hasTimes;
     this.legends();

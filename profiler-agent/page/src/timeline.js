@@ -87,8 +87,9 @@ export class Timeline {
       rank[process] = place;
     });
     this.use = Array.from({ length: PROCESSES_SHOWN + 1 }, () => new Float64Array(bars));
-    // A sample stands for its period, of which a bar has so many for each CPU.
-    const share = profile.columns.period / 1e6 / (profile.duration / bars);
+    // A sample stands for its period, of which a bar has so many for each CPU; where that is not known, samples are counted.
+    const { period } = profile.columns;
+    const share = period > 0 ? period / 1e6 / (profile.duration / bars) : 1;
     for (let event = 0; event < profile.time.length; event += 1) {
       const row = profile.row[event];
       const bar = Math.min(bars - 1, Math.floor((profile.time[event] / profile.duration) * bars));
