@@ -94,8 +94,9 @@ pub(crate) struct Cli {
     #[arg(short, long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
 
-    /// Write this file; repeatable. The extension decides: .svg (flamegraph), .folded (stacks as text), .pb.gz (pprof), .otlp
-    /// (OpenTelemetry), .json (speedscope). `-` is folded stacks on the standard output. Default: an .svg in flamegraphs/.
+    /// Write this file; repeatable. The extension decides: .svg (flamegraph), .html (page to explore: time line, search, differences),
+    /// .folded (stacks as text), .pb.gz (pprof), .otlp (OpenTelemetry), .json (speedscope). `-` is folded stacks on the standard
+    /// output. Default: an .svg in flamegraphs/.
     #[arg(short, long, value_name = "FILE", value_parser = clap::value_parser!(Output))]
     output: Vec<Output>,
 

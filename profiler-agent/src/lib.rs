@@ -14,7 +14,7 @@
 //!            aggregate ◀──names── symbols       a thread of its own and a child without privileges; neither waits for the other
 //!               │
 //!               ▼
-//!            profile ─▶ export (folded, pprof, OTLP) and render (SVG)
+//!            profile ─▶ export (folded, pprof, OTLP) and render (SVG, HTML)
 //! ```
 //!
 //! 1. [`target`] finds the processes, or creates the command and holds it before its first instruction.

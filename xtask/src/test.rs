@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::collector;
 use crate::command;
+use crate::page;
 use crate::python::Python;
 use crate::run;
 use crate::setup;
@@ -42,6 +43,13 @@ pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> Result<()> {
     }
     if let Some(zig) = setup::find_zig(workspace)? {
         cargo.env("PROFILER_TEST_ZIG", zig);
+    }
+    cargo.env("PROFILER_TEST_PAGE_TOOLS", page::tools(workspace));
+    if let Some(node) = page::find_node(workspace)? {
+        cargo.env("PROFILER_TEST_NODE", node.program);
+    }
+    if let Some(browser) = page::find_browser() {
+        cargo.env("PROFILER_TEST_BROWSER", browser);
     }
     let (all_passed, tally) = follow(&mut cargo)?;
 

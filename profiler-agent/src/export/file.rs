@@ -20,7 +20,10 @@ use tempfile::NamedTempFile;
 use super::{folded, otlp, pprof, speedscope};
 use crate::{
     profile::Profile,
-    render::svg::{self, SvgError},
+    render::{
+        html,
+        svg::{self, SvgError},
+    },
 };
 
 /// What a file holds; the end of its name decides.
@@ -30,6 +33,8 @@ pub enum Format {
     Folded,
     /// A flamegraph, [`crate::render::svg`].
     Svg,
+    /// A page to explore the profile in, [`crate::render::html`].
+    Html,
     /// pprof, gzipped, [`pprof`].
     Pprof,
     /// OTLP Profiles, [`otlp::file`].
@@ -40,13 +45,21 @@ pub enum Format {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 5] = [Self::Svg, Self::Folded, Self::Pprof, Self::Otlp, Self::Speedscope];
+    pub const ALL: [Self; 6] = [
+        Self::Svg,
+        Self::Html,
+        Self::Folded,
+        Self::Pprof,
+        Self::Otlp,
+        Self::Speedscope,
+    ];
 
     /// The end of the file's name, with its dot.
     pub const fn extension(self) -> &'static str {
         match self {
             Self::Folded => ".folded",
             Self::Svg => ".svg",
+            Self::Html => ".html",
             Self::Pprof => ".pb.gz",
             Self::Otlp => ".otlp",
             Self::Speedscope => ".json",
@@ -80,6 +93,7 @@ impl Format {
         match self {
             Self::Folded => Ok(folded::write(profile, &folded::Options::of(profile), out)?),
             Self::Svg => svg::write(profile, &folded::Options::of(profile), out),
+            Self::Html => Ok(html::write(profile, &folded::Options::of(profile), out)?),
             Self::Pprof => Ok(pprof::write(profile, out)?),
             Self::Otlp => Ok(otlp::file::write(profile, out)?),
             Self::Speedscope => Ok(speedscope::write(profile, out)?),

@@ -67,7 +67,7 @@ pub enum LabelKind {
 }
 
 impl LabelKind {
-    const fn of(location: &Location, inlined: bool) -> Self {
+    pub(crate) const fn of(location: &Location, inlined: bool) -> Self {
         match (location.kind, inlined, location.is_named) {
             (FrameKind::Kernel, ..) => Self::Kernel,
             (FrameKind::Jit(_), true, _) => Self::Inlined,

@@ -4,6 +4,7 @@
 //! ```text
 //!            ┌▶ folded ─┬─▶ `.folded`, `-`
 //!            │          └─▶ render::svg ─▶ `.svg`
+//!            ├▶ render::html ─▶ `.html`
 //! Profile ───┼▶ pprof ────▶ `.pb.gz`
 //!            ├▶ speedscope ▶ `.json`
 //!            └▶ otlp::encode ─┬─▶ `.otlp`
@@ -16,7 +17,7 @@
 //! # use profiler_agent::{export::file::{Output, OutputFile}, profile::Profile};
 //! # fn capture() -> Profile { unimplemented!() }
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let output: Output = "out.svg".parse()?;    // or `.folded`, `.pb.gz`, `.otlp`, `-`
+//! let output: Output = "out.svg".parse()?;    // or `.html`, `.folded`, `.pb.gz`, `.otlp`, `-`
 //! let file = OutputFile::create(output, false)?; // fails before the capture, not after it
 //! let profile = capture();
 //! let written = file.write(&profile)?;        // complete under its name, or not there at all

@@ -73,7 +73,7 @@ pub(super) fn profile(history: &History, question: &Question, format: Format) ->
     let mut body = Vec::new();
     let written = match format {
         Format::Svg => svg::draw(&profile, &folded::Options::default(), question.look, &mut body),
-        Format::Folded | Format::Pprof | Format::Otlp | Format::Speedscope => {
+        Format::Html | Format::Folded | Format::Pprof | Format::Otlp | Format::Speedscope => {
             format.write(&profile, &mut body)
         }
     };
@@ -228,6 +228,7 @@ pub(super) fn metrics(shared: &Shared) -> Answer {
 const fn content_type(format: Format) -> &'static str {
     match format {
         Format::Svg => "image/svg+xml",
+        Format::Html => "text/html; charset=utf-8",
         Format::Folded => "text/plain; charset=utf-8",
         Format::Pprof => "application/octet-stream",
         Format::Otlp => "application/x-protobuf",

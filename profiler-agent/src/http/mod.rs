@@ -424,9 +424,10 @@ enum Place {
 }
 
 /// Paths of all there is, as the answer to a wrong one lists them.
-pub const PATHS: [&str; 13] = [
+pub const PATHS: [&str; 14] = [
     "/",
     "/flamegraph.svg",
+    "/flamegraph.html",
     "/profile.folded",
     "/profile.pb.gz",
     "/profile.otlp",
@@ -450,6 +451,7 @@ fn place(path: &str) -> Option<Place> {
         "/readyz" => Place::Ready,
         "/openapi.json" => Place::Description,
         "/flamegraph.svg" => profile(Format::Svg),
+        "/flamegraph.html" => profile(Format::Html),
         "/profile.folded" => profile(Format::Folded),
         "/profile.pb.gz" | "/debug/pprof/profile" => profile(Format::Pprof),
         "/profile.otlp" => profile(Format::Otlp),

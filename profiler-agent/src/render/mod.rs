@@ -5,7 +5,9 @@ use crate::{
     profile::{Capture, Kind, Profile},
 };
 
+mod columns;
 pub mod difference;
+pub mod html;
 pub mod svg;
 
 /// Characters of the title that fit beside the buttons at 1,200 pixels.

@@ -1,0 +1,118 @@
+//! The page: a file that shows a profile in any browser, offline, and asks nobody for anything.
+//!
+//! ```text
+//! page/page.html ─┬─ page/page.css
+//!                 ├─ page/src/*.js, one after the other
+//!                 └─ columns, gzipped, in base64
+//! ```
+//!
+//! Its policy lets in the style and the script that stand in it, by their hashes, and nothing else: no other script,
+//! no request to any host. Names of the profiled programs are in the packed data alone, and the script shows them as
+//! text: nothing that a program calls itself becomes markup.
+
+use std::io::{self, Write};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use flate2::{Compression, write::GzEncoder};
+use sha2::{Digest as _, Sha256};
+
+use super::columns;
+use crate::{export::folded::Options, profile::Profile};
+
+const PAGE: &str = include_str!("../../page/page.html");
+const STYLE: &str = include_str!("../../page/page.css");
+/// What each module imports stands before it.
+const MODULES: [&str; 11] = [
+    include_str!("../../page/src/text.js"),
+    include_str!("../../page/src/tree.js"),
+    include_str!("../../page/src/profile.js"),
+    include_str!("../../page/src/address.js"),
+    include_str!("../../page/src/palette.js"),
+    include_str!("../../page/src/canvas.js"),
+    include_str!("../../page/src/flame.js"),
+    include_str!("../../page/src/timeline.js"),
+    include_str!("../../page/src/heatmap.js"),
+    include_str!("../../page/src/functions.js"),
+    include_str!("../../page/src/main.js"),
+];
+
+/// Writes the page with the profile in it. An empty profile makes a page that says so.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write(profile: &Profile, options: &Options, out: &mut impl Write) -> io::Result<()> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+    columns::write(profile, options, &mut packed)?;
+    let data = STANDARD.encode(packed.finish()?);
+    page(Some(&data), out)
+}
+
+/// Writes the page without a profile: for a server that gives [what it asks for](write_columns) as `page.json` in the same folder, and
+/// passes on what is behind `?` in the address of the page.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_served(out: &mut impl Write) -> io::Result<()> {
+    page(None, out)
+}
+
+/// Writes what the served page asks for as `page.json`.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_columns(profile: &Profile, options: &Options, out: &mut impl Write) -> io::Result<()> {
+    columns::write(profile, options, out)
+}
+
+fn page(data: Option<&str>, out: &mut impl Write) -> io::Result<()> {
+    let script = script();
+    let policy = format!(
+        "default-src 'none'; script-src {}; style-src {}; img-src data:; connect-src {}; base-uri 'none'; form-action 'none'",
+        hash(&script),
+        hash(STYLE),
+        if data.is_some() { "'none'" } else { "'self'" },
+    );
+    let mut rest = PAGE;
+    while let Some((before, (name, after))) = rest
+        .split_once("{{")
+        .and_then(|(before, rest)| Some((before, rest.split_once("}}")?)))
+    {
+        out.write_all(before.as_bytes())?;
+        match (name, data) {
+            ("policy", _) => out.write_all(policy.as_bytes())?,
+            ("version", _) => out.write_all(env!("CARGO_PKG_VERSION").as_bytes())?,
+            ("style", _) => out.write_all(STYLE.as_bytes())?,
+            ("script", _) => out.write_all(script.as_bytes())?,
+            // Of a type that is no script: the browser leaves it alone.
+            ("data", Some(data)) => {
+                writeln!(out, "<script type=\"text/plain\" id=\"profile\">{data}</script>")?;
+            }
+            _ => {}
+        }
+        rest = after;
+    }
+    out.write_all(rest.as_bytes())
+}
+
+/// The modules as one: without their imports, which stand before them, and without `export`.
+fn script() -> String {
+    let mut script = String::new();
+    for module in MODULES {
+        let mut is_import = false;
+        for line in module.lines() {
+            is_import |= line.starts_with("import ");
+            if is_import {
+                is_import = !line.ends_with(';');
+                continue;
+            }
+            script.push_str(line.strip_prefix("export ").unwrap_or(line));
+            script.push('\n');
+        }
+    }
+    script
+}
+
+/// What a policy calls a text by.
+fn hash(text: &str) -> String {
+    format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text.as_bytes())))
+}
