@@ -2,8 +2,15 @@
 
 mod file;
 mod layers;
+mod verbs;
 
-use std::{ffi::OsString, fmt::Write as _, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use bytesize::ByteSize;
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
@@ -12,7 +19,8 @@ use profiler_agent::{
     export::{
         file::Output,
         otlp::{
-            client, delivery, encode,
+            client, delivery,
+            encode::{self, Names, Times},
             endpoint::{Endpoint, Protocol},
             environment::Environment,
             headers::Header,
@@ -20,9 +28,13 @@ use profiler_agent::{
             tls,
         },
     },
-    spool,
+    history,
+    http::{self, Address},
+    resource, spool,
     target::Scope,
 };
+pub(crate) use verbs::FilesTask;
+
 use profiler_common::arena::{MAX_SEGMENTS, SEGMENT_LEN};
 
 const EXAMPLES: &str = "\
@@ -41,8 +53,15 @@ Examples:
       sudo profiler-agent -d 30s --otlp-endpoint http://localhost:4317
   The whole host for ever, sent every 10 seconds, kept on the disk while the Collector is away:
       sudo profiler-agent --otlp-endpoint http://localhost:4317
+  The whole host for ever, to be asked: curl -s 'localhost:7979/flamegraph.svg?last=5m' > now.svg
+      sudo profiler-agent --serve 127.0.0.1:7979
   What does this host allow, and what is missing?
       sudo profiler-agent doctor
+  Where does the time of a capture go, in text? What has changed since another one?
+      profiler-agent report out.pb.gz
+      profiler-agent diff yesterday.pb.gz out.pb.gz -o changed.svg
+  A flamegraph of what perf recorded:
+      perf script | profiler-agent render - -o perf.svg
 
 Exit codes: 0 fine, 1 failed or saw no sample, 2 wrong usage, 3 a privilege is missing,
 4 this kernel cannot, 130 aborted by a second Ctrl-C.";
@@ -74,8 +93,8 @@ pub(crate) struct Cli {
     #[arg(short, long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
 
-    /// Write this file; repeatable. The extension decides: .svg (flamegraph), .html (page to explore: time
-    /// line, search, differences), .folded (stacks as text), .pb.gz (pprof), .otlp (OpenTelemetry). `-` is folded stacks on the standard output. Default: an .svg in flamegraphs/.
+    /// Write this file; repeatable. The extension decides: .svg (flamegraph), .html (page to explore), .folded (stacks as text),
+    /// .pb.gz (pprof), .otlp (OpenTelemetry), .json (speedscope). `-` is folded stacks on the standard output. Default: an .svg in flamegraphs/.
     #[arg(short, long, value_name = "FILE", value_parser = clap::value_parser!(Output))]
     output: Vec<Output>,
 
@@ -100,6 +119,14 @@ pub(crate) struct Cli {
     /// user of the host can read it.
     #[arg(long, value_name = "NAME=VALUE", help_heading = DELIVERY)]
     otlp_header: Vec<String>,
+
+    /// When each event was: exact; rounded to less than a hundredth of the sampling period, which is half of the size; or none, only their number.
+    #[arg(long, value_name = "HOW", default_value = "rounded", help_heading = DELIVERY)]
+    otlp_times: Times,
+
+    /// Names of functions: all, with mangled ones; readable ones; or none where a build ID tells the receiver which file to look in.
+    #[arg(long, value_name = "WHICH", default_value = "readable", help_heading = DELIVERY)]
+    otlp_names: Names,
 
     /// Longest time for one request.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = DELIVERY)]
@@ -138,6 +165,24 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = DELIVERY)]
     shutdown_timeout: Duration,
 
+    /// Answer over HTTP what this host has been doing: 127.0.0.1:7979, unix:/run/profiler-agent.sock, or off. Other addresses than this
+    /// host's own take a token. Default: 127.0.0.1:7979 for a profile that is sent and has no end, else off.
+    #[arg(long, value_name = "ADDR", value_parser = serve, conflicts_with = "output", help_heading = SERVING)]
+    serve: Option<Serve>,
+
+    /// What a request has to show as "Authorization: Bearer TOKEN". Better set by a variable than here, where every user of the host can
+    /// read it.
+    #[arg(long, value_name = "TOKEN", help_heading = SERVING)]
+    serve_token: Option<String>,
+
+    /// Answer whoever reaches the address, without a token.
+    #[arg(long, help_heading = SERVING)]
+    insecure: bool,
+
+    /// How much of the past is kept for that, by age and by size.
+    #[arg(long, value_name = "TIME,SIZE", default_value = "1h,64MiB", value_parser = history, help_heading = SERVING)]
+    history: history::Limits,
+
     /// Kernel memory for unwind tables, e.g. 64MiB. They are built of what is sampled; when they do not fit, those not used lately make
     /// room.
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = unwind_memory)]
@@ -168,6 +213,16 @@ pub(crate) struct Cli {
 /// What is done instead of a capture.
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Draws or converts profiles that were taken before, or by other tools; several are added up.
+    Render(verbs::RenderArgs),
+    /// Says and draws what has changed between two profiles, and what may be chance.
+    Diff(verbs::DiffArgs),
+    /// Says in text who has most of a profile: functions, the hottest path, processes.
+    Report(verbs::ReportArgs),
+    /// Writes the completions of this command line for a shell.
+    Completions(verbs::CompletionsArgs),
+    /// Writes the manual page, or that of a verb.
+    Man(verbs::ManArgs),
     /// Says what this host allows and what is missing, each with what it means and what to do. Exit code 1 if something is broken.
     Doctor,
     /// Look at the settings, and do nothing else.
@@ -193,6 +248,10 @@ pub(crate) enum Task {
     Capture(Box<Request>),
     /// An examination of this host.
     Doctor,
+    /// Something with profiles that are there already.
+    Files(FilesTask),
+    /// Writes this on the standard output.
+    Print(Vec<u8>),
     /// A text.
     Tell(String),
 }
@@ -216,6 +275,8 @@ pub(crate) struct Request {
     pub(crate) is_disabled: bool,
     /// What is wrong with variables, and was passed over.
     pub(crate) warnings: Vec<String>,
+    /// Where to answer.
+    pub(crate) serving: Option<Serving>,
     /// Bytes of kernel memory for unwind tables.
     pub(crate) unwind_memory: usize,
     /// Whether inlined functions and lines are wanted.
@@ -235,8 +296,29 @@ pub(crate) struct Delivery {
     pub(crate) shutdown_timeout: Duration,
 }
 
+/// Where to answer, and how.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    /// The way.
+    pub(crate) options: http::Options,
+    /// Whether somebody asked for it; what is only a default may be missing.
+    pub(crate) is_asked_for: bool,
+}
+
+/// What `--serve` says.
+#[derive(Debug, Clone)]
+enum Serve {
+    Off,
+    At(Address),
+}
+
+/// Where a running agent is asked when nobody says otherwise.
+const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7979);
+
 /// Heading of the flags about sending.
 const DELIVERY: &str = "Delivery";
+/// Heading of the flags about answering.
+const SERVING: &str = "Asking the running agent";
 
 /// How much the agent says on the standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -260,10 +342,18 @@ impl Cli {
 
     /// What arguments and variables ask for.
     fn task(arguments: &[OsString], get: &dyn Fn(&str) -> Option<String>) -> Result<Task, clap::Error> {
+        // What works with files has no settings, and is not kept from it by wrong ones.
+        match Self::try_parse_from(arguments)?.verb {
+            Some(Verb::Render(args)) => return args.task(),
+            Some(Verb::Diff(args)) => return args.task(),
+            Some(Verb::Report(args)) => return Ok(args.task()),
+            Some(Verb::Completions(args)) => return Ok(args.task()),
+            Some(Verb::Man(args)) => return args.task(),
+            Some(Verb::Doctor) => return Ok(Task::Doctor),
+            Some(Verb::Config(_)) | None => {}
+        }
         let mut layered = layers::read(arguments, get)?;
         match layered.cli.verb.take() {
-            None => Ok(Task::Capture(Box::new(layered.cli.request(layered.environment)?))),
-            Some(Verb::Doctor) => Ok(Task::Doctor),
             Some(Verb::Config(ConfigVerb::Show)) => Ok(Task::Tell(shown(&layered))),
             Some(Verb::Config(ConfigVerb::Check { file })) => {
                 // With nothing but the file, as if it were given in an environment without variables.
@@ -279,6 +369,15 @@ impl Cli {
                     file.display()
                 )))
             }
+            Some(
+                Verb::Render(_)
+                | Verb::Diff(_)
+                | Verb::Report(_)
+                | Verb::Completions(_)
+                | Verb::Man(_)
+                | Verb::Doctor,
+            )
+            | None => Ok(Task::Capture(Box::new(layered.cli.request(layered.environment)?))),
         }
     }
 
@@ -295,6 +394,8 @@ impl Cli {
             otlp_protocol,
             otlp_compression,
             otlp_header,
+            otlp_times,
+            otlp_names,
             otlp_timeout,
             otlp_ca,
             otlp_cert,
@@ -304,6 +405,10 @@ impl Cli {
             spool_limit,
             queue_limit,
             shutdown_timeout,
+            serve,
+            serve_token,
+            insecure,
+            history,
             unwind_memory,
             no_inlines,
             config: _,
@@ -347,7 +452,12 @@ impl Cli {
                     },
                 },
                 compression: otlp_compression,
-                encode: encode::Options::default(),
+                encode: encode::Options {
+                    times: otlp_times,
+                    names: otlp_names,
+                    resource: resource::of_this_host(&environment.resource),
+                    ..encode::Options::default()
+                },
                 spool: folder.filter(|_| spool_limit > 0).map(|folder| spool::Options {
                     folder,
                     limit: spool_limit,
@@ -358,14 +468,30 @@ impl Cli {
             interval: output.is_empty().then_some(interval),
             shutdown_timeout,
         });
-        // The second would find the first in its way, after the capture.
-        if let Some(twice) = output
-            .iter()
-            .enumerate()
-            .find(|(place, this)| output.iter().take(*place).any(|other| other == *this))
+        once_each(&output)?;
+        let serving = match serve {
+            Some(Serve::Off) => None,
+            Some(Serve::At(address)) => Some((address, true)),
+            None if is_endless && delivery.is_some() => Some((Address::Tcp(DEFAULT_ADDRESS), false)),
+            None => None,
+        };
+        let serving = serving.map(|(address, is_asked_for)| Serving {
+            options: http::Options {
+                address,
+                token: serve_token,
+                limits: history,
+            },
+            is_asked_for,
+        });
+        if let Some(Serving { options, .. }) = &serving
+            && !options.address.is_local()
+            && options.token.is_none()
+            && !insecure
         {
-            let message = format!("--output: {} is given twice", twice.1);
-            return Err(Self::command().error(ErrorKind::ValueValidation, message));
+            return Err(wrong(format!(
+                "--serve: everybody who reaches {} could see what this host does; set PROFILER_AGENT_SERVE_TOKEN, or say --insecure",
+                options.address
+            )));
         }
         pid.sort_unstable();
         pid.dedup();
@@ -382,6 +508,7 @@ impl Cli {
             delivery: delivery.filter(|_| !environment.is_disabled),
             is_disabled: environment.is_disabled && otlp_endpoint.is_some(),
             warnings: environment.warnings,
+            serving,
             unwind_memory,
             inlines: !no_inlines,
             verbosity: match (quiet, verbose) {
@@ -391,6 +518,18 @@ impl Cli {
                 (false, _) => Verbosity::Debug,
             },
         })
+    }
+}
+
+/// Refuses an output that is given twice: the second would find the first in its way, after the work.
+fn once_each(outputs: &[Output]) -> Result<(), clap::Error> {
+    let mut others = outputs.iter().enumerate();
+    match others.find(|(place, this)| outputs.iter().take(*place).any(|other| other == *this)) {
+        None => Ok(()),
+        Some((_, twice)) => {
+            let message = format!("--output: {twice} is given twice");
+            Err(Cli::command().error(ErrorKind::ValueValidation, message))
+        }
     }
 }
 
@@ -407,6 +546,28 @@ fn shown(layered: &layers::Layered) -> String {
         let _ = writeln!(text, "{line:<40} # {origin}");
     }
     text.trim_end().to_owned()
+}
+
+fn serve(text: &str) -> Result<Serve, String> {
+    if text == "off" {
+        return Ok(Serve::Off);
+    }
+    text.parse().map(Serve::At)
+}
+
+/// Reads `1h,64MiB`, or one of the two.
+fn history(text: &str) -> Result<history::Limits, String> {
+    let mut limits = history::Limits::default();
+    for part in text.split(',') {
+        if let Ok(age) = humantime::parse_duration(part) {
+            limits.age = age;
+        } else {
+            let bytes = size(part)
+                .map_err(|_| format!("{part} is neither a time nor a size; write it like 1h,64MiB"))?;
+            limits.bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        }
+    }
+    Ok(limits)
 }
 
 /// Reads `30s`, `5m`, `1h30m`. A bare number is refused: some tools take it for seconds, others for milliseconds.
@@ -473,7 +634,7 @@ mod tests {
     fn with(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Request, clap::Error> {
         match task(arguments, variables)? {
             Task::Capture(request) => Ok(*request),
-            other @ (Task::Doctor | Task::Tell(_)) => panic!("{other:?}"),
+            other @ (Task::Doctor | Task::Tell(_) | Task::Files(_) | Task::Print(_)) => panic!("{other:?}"),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The command `profiler-agent`: reads the command line, captures, writes, says what happened.
 
 mod cli;
+mod verbs;
 
 use std::{
     fmt::Display,
@@ -8,7 +9,7 @@ use std::{
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
@@ -19,11 +20,13 @@ use profiler_agent::{
         file::{CreateError, Output, OutputFile, create_folder},
         otlp::delivery::{Delivery, Report},
     },
+    http::{ServeError, Server},
     kernel::{
         btf::BtfError,
         capabilities::{self, MissingCapabilities},
     },
     memory,
+    profile::Profile,
     sampling::SamplingError,
     summary::{NoSamples, ProgressLine, Summary, one_line},
     symbols,
@@ -33,7 +36,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::cli::{Cli, Request, Task, Verbosity};
+use crate::cli::{Cli, Request, Serving, Task, Verbosity};
+
+/// How often a slice is finished where it is only kept to be asked for.
+const SERVED_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Exit codes, as `--help` states them.
 mod exit {
@@ -53,6 +59,11 @@ fn main() -> ExitCode {
     let request = match Cli::read() {
         Task::Capture(request) => *request,
         Task::Doctor => return examine(),
+        Task::Files(task) => {
+            start_log(Verbosity::Normal);
+            return finished(verbs::run(task));
+        }
+        Task::Print(text) => return finished(verbs::print(&text)),
         Task::Tell(text) => {
             // Nobody may listen: `| head`.
             let _ = writeln!(stdout(), "{text}");
@@ -71,6 +82,13 @@ fn main() -> ExitCode {
     // A capture that was aborted is not waited for.
     runtime.shutdown_background();
     code
+}
+
+fn finished(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
 }
 
 /// Tells on the standard output what this host allows: it is what was asked for.
@@ -95,6 +113,7 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         delivery,
         is_disabled,
         warnings,
+        serving,
         unwind_memory,
         inlines,
         verbosity,
@@ -117,10 +136,18 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         signal(SignalKind::terminate())?,
     );
     // An output that cannot be written is told now, not after the capture.
-    let default_output = outputs.is_empty() && delivery.is_none();
+    let default_output = outputs.is_empty() && delivery.is_none() && serving.is_none();
     let mut files = open(outputs, force)?;
     let mut announcement = announce(&scope, frequency, duration.is_some());
-    let interval = delivery.as_ref().and_then(|delivery| delivery.interval);
+    let server = serving.map(start_server).transpose()?.flatten();
+    if let Some(server) = &server {
+        announcement = format!("{announcement} Asked at {}.", server.address());
+    }
+    let interval = match (&delivery, &server) {
+        (Some(delivery), _) => delivery.interval,
+        (None, Some(_)) => Some(SERVED_INTERVAL),
+        (None, None) => None,
+    };
     let options = Options {
         scope,
         frequency,
@@ -147,21 +174,29 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         None => None,
     };
     let way = delivery.as_ref().map(|(delivery, ..)| delivery.entrance());
+    let history = server.as_ref().map(Server::entrance);
     let mut capture = tokio::task::spawn_blocking({
         let (options, stop) = (options.clone(), Arc::clone(&stop));
         move || {
             let mut line = ProgressLine::new(quiet);
             let mut announcement = (!quiet).then_some(announcement);
             let progress = |progress| {
+                if let Some(history) = &history {
+                    history.note(progress);
+                }
                 if let Some(announcement) = announcement.take() {
                     tell(&announcement);
                 }
                 line.show(progress);
             };
-            let hand_out = |slice| {
-                if let Some(way) = &way {
+            let hand_out = |slice: Profile| match (&way, &history) {
+                (Some(way), Some(history)) => {
+                    history.hand_over(slice.clone());
                     way.hand_over(slice);
                 }
+                (Some(way), None) => way.hand_over(slice),
+                (None, Some(history)) => history.hand_over(slice),
+                (None, None) => {}
             };
             let captured = agent::capture(&options, &stop, progress, hand_out);
             line.clear();
@@ -212,6 +247,23 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         tell(&summary);
     }
     Ok(code)
+}
+
+/// The server; `None` when nobody asked for it and its address is taken.
+fn start_server(
+    Serving {
+        options,
+        is_asked_for,
+    }: Serving,
+) -> Result<Option<Server>, ServeError> {
+    match Server::start(options) {
+        Ok(server) => Ok(Some(server)),
+        Err(error) if is_asked_for => Err(error),
+        Err(error) => {
+            tracing::warn!("{:#}", anyhow::Error::new(error));
+            Ok(None)
+        }
+    }
 }
 
 /// Tells what has become of what was sent; says whether all of it is where it should be.
@@ -277,7 +329,7 @@ fn default_file(scope: &Scope, captured: &Captured) -> anyhow::Result<OutputFile
             }
         })
         .collect();
-    let time = UNIX_EPOCH + std::time::Duration::from_nanos(profile.capture.start);
+    let time = UNIX_EPOCH + Duration::from_nanos(profile.capture.start);
     let time = humantime::format_rfc3339_seconds(time.max(SystemTime::UNIX_EPOCH)).to_string();
     let time: String = time.chars().filter(|c| !"-:".contains(*c)).collect();
     let folder = PathBuf::from("flamegraphs");

@@ -13,12 +13,29 @@
 
 use std::collections::BTreeMap;
 
+pub mod tables;
+
 /// What a sample counts, and in which unit. One run may carry several kinds on one clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Kind {
     /// Time on a CPU, sampled at a fixed rate: each sample stands for one period.
     Cpu,
+    /// Of a file that says no more than the unit of its numbers: count and weight are the same.
+    Other(Unit),
+}
+
+/// What numbers of a [`Kind`] that is not ours count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Unit {
+    /// Samples, each of which came by chance.
+    Events,
+    /// Anything else that is counted: objects, contentions.
+    Counts,
+    /// Nanoseconds.
+    Nanoseconds,
+    /// Bytes.
+    Bytes,
 }
 
 /// How a [`Kind`] is called in outputs: pprof's and OTLP's `ValueType`s.
@@ -42,9 +59,21 @@ impl Kind {
     /// Type of the number of events: one per sample.
     pub const fn event_type(self) -> ValueType {
         match self {
-            Self::Cpu => ValueType {
+            Self::Cpu | Self::Other(Unit::Events) => ValueType {
                 name: "samples",
                 unit: "count",
+            },
+            Self::Other(Unit::Counts) => ValueType {
+                name: "events",
+                unit: "count",
+            },
+            Self::Other(Unit::Nanoseconds) => ValueType {
+                name: "time",
+                unit: "nanoseconds",
+            },
+            Self::Other(Unit::Bytes) => ValueType {
+                name: "space",
+                unit: "bytes",
             },
         }
     }
@@ -56,12 +85,28 @@ impl Kind {
                 name: "cpu",
                 unit: "nanoseconds",
             },
+            Self::Other(_) => self.event_type(),
         }
+    }
+
+    /// What [`Sample::count`] counts, for people.
+    pub const fn counted(self) -> &'static str {
+        match self {
+            Self::Cpu | Self::Other(Unit::Events) => "samples",
+            Self::Other(Unit::Counts) => "events",
+            Self::Other(Unit::Nanoseconds) => "nanoseconds",
+            Self::Other(Unit::Bytes) => "bytes",
+        }
+    }
+
+    /// Whether [`Sample::count`] counts events of chance, whose noise is known.
+    pub const fn is_sampled(self) -> bool {
+        matches!(self, Self::Cpu | Self::Other(Unit::Events))
     }
 }
 
 /// When, where and how a profile was taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Capture {
     /// What was profiled, for people: `redis-server (1234)`, `whole host`, or a command line.
     pub target: String,
@@ -69,27 +114,62 @@ pub struct Capture {
     pub command: String,
     /// Host name.
     pub host: String,
-    /// Start, nanoseconds since the Unix epoch.
+    /// Start, nanoseconds since the Unix epoch; 0 where a file does not tell.
     pub start: u64,
     /// Length in nanoseconds; every timestamp lies in `start .. start + duration`.
     pub duration: u64,
-    /// Samples per second and CPU that were asked for.
+    /// Samples per second and CPU that were asked for; 0 where a file does not tell.
     pub frequency: u32,
-    /// Clock of the samples: `cycles` or `cpu-clock`.
+    /// Clock of the samples: `cycles` or `cpu-clock`; empty where a file does not tell.
     pub clock: &'static str,
     /// What was not captured, by reason; a reason that did not occur is absent.
     pub lost: BTreeMap<crate::telemetry::Loss, u64>,
 }
 
 impl Capture {
-    /// Nanoseconds between two samples of one CPU: 1e9 / frequency, rounded down.
+    /// Nanoseconds between two samples of one CPU: 1e9 / frequency, rounded down; 0 where that is not known.
     pub fn period(&self) -> u64 {
-        1_000_000_000 / u64::from(self.frequency.max(1))
+        1_000_000_000_u64.checked_div(self.frequency.into()).unwrap_or(0)
+    }
+
+    /// Adds what another file says about itself; what the two do not agree on becomes unknown.
+    pub fn add(&mut self, capture: Self) {
+        let end = |capture: &Self| capture.start.saturating_add(capture.duration);
+        let last = end(self).max(end(&capture));
+        if self.start == 0 || capture.start == 0 {
+            self.start = 0;
+            self.duration = self.duration.saturating_add(capture.duration);
+        } else {
+            self.start = self.start.min(capture.start);
+            self.duration = last.saturating_sub(self.start);
+        }
+        for (one, other) in [(&mut self.target, capture.target), (&mut self.host, capture.host)] {
+            if *one != other && !other.is_empty() {
+                *one = if one.is_empty() {
+                    other
+                } else {
+                    format!("{one}, {other}")
+                };
+            }
+        }
+        self.command.clear();
+        if self.frequency != capture.frequency {
+            self.frequency = 0;
+        }
+        if self.clock != capture.clock {
+            self.clock = "";
+        }
+        for (loss, count) in capture.lost {
+            let sum = self.lost.entry(loss).or_default();
+            *sum = sum.saturating_add(count);
+        }
     }
 
     /// Number of lost samples, all reasons together.
     pub fn lost_total(&self) -> u64 {
-        self.lost.values().sum()
+        self.lost
+            .values()
+            .fold(0, |sum, &count| sum.saturating_add(count))
     }
 }
 
@@ -136,7 +216,7 @@ index!(
 /// One process: a pid in one life. `pid` alone is no identity, since pids are used again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Process {
-    /// Process id (thread group id) in the initial pid namespace.
+    /// Process id (thread group id) in the initial pid namespace; 0 where a file does not tell.
     pub pid: u32,
     /// Start, nanoseconds since the Unix epoch; 0 where it could not be learned.
     pub start: u64,
@@ -144,6 +224,17 @@ pub struct Process {
     pub name: StringId,
     /// Path of its executable as it sees it; empty for kernel threads.
     pub executable: StringId,
+    /// Name of the service that it says it is; empty where it says none.
+    pub service: StringId,
+    /// What else is known of where it belongs: its container, and what it says of itself. No key twice.
+    pub attributes: Vec<(StringId, StringId)>,
+}
+
+impl Process {
+    /// Whether nothing is known of it, as in files that do not tell processes apart.
+    pub const fn is_unknown(&self) -> bool {
+        self.pid == 0 && self.name.0 == 0 && self.executable.0 == 0
+    }
 }
 
 /// What kind of memory a [`Mapping`] covers.
@@ -352,9 +443,16 @@ impl Profile {
         self.strings.get(id.index()).map_or("", |s| s)
     }
 
+    /// What its samples count. All of them count the same.
+    pub fn kind(&self) -> Kind {
+        self.samples.first().map_or(Kind::Cpu, |sample| sample.kind)
+    }
+
     /// Number of events of all samples.
     pub fn sample_count(&self) -> u64 {
-        self.samples.iter().map(|sample| sample.count).sum()
+        self.samples
+            .iter()
+            .fold(0, |sum, sample| sum.saturating_add(sample.count))
     }
 
     /// How the user frames of a stack were found; `None` when it has none.

@@ -14,6 +14,7 @@ mod support;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    process::Command,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -21,7 +22,7 @@ use profiler_agent::export::otlp::endpoint::Protocol;
 use rustix::process::Signal;
 use support::{
     agent::Agent,
-    collector::{AS_REWRITTEN, Event, Site, TO_FILE, events},
+    collector::{AS_REWRITTEN, Event, Site, TO_FILE, events, resource_of},
     conformance::{Rule, assert_conforms},
     workload::{Workload, alone, compiled, wait_for},
 };
@@ -57,8 +58,13 @@ fn ledger(stderr: &str) -> BTreeMap<String, u64> {
 
 /// A program that burns one CPU for a minute.
 fn burning(agent: &Agent) -> Workload {
-    let report = agent.path("report");
-    Workload::start(&compiled("split"), [report.to_str().unwrap(), "60000", "1"])
+    let mut command = Command::new(compiled("split"));
+    command
+        .arg(agent.path("report"))
+        .args(["60000", "1"])
+        .env("OTEL_SERVICE_NAME", "burner")
+        .env("OTEL_RESOURCE_ATTRIBUTES", "service.version=1.2,host.name=liar");
+    Workload::of(&mut command)
 }
 
 fn arguments<'a>(url: &'a str, spool: &'a Path) -> Vec<&'a str> {
@@ -108,7 +114,9 @@ fn it_starts_without_a_collector_and_loses_nothing() {
         );
         let requests = collector.finish();
         let mut arrived = Vec::new();
+        let mut resources = BTreeSet::new();
         for request in &requests {
+            resources.extend(resource_of(request, workload.pid()));
             // Of a whole host, some files have no build ID.
             assert_conforms(request, &[AS_REWRITTEN, &[Rule::BuildId]].concat());
             arrived.extend(events(request));
@@ -122,6 +130,20 @@ fn it_starts_without_a_collector_and_loses_nothing() {
             "{}",
             run.stderr
         );
+        let pair = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+        for expected in [
+            ("service.name", "burner"),
+            ("service.version", "1.2"),
+            ("process.executable.name", "split"),
+            ("os.type", "linux"),
+            ("process.pid", &workload.pid().to_string()),
+            ("host.name", &rustix::system::uname().nodename().to_string_lossy()),
+        ] {
+            assert!(resources.contains(&pair(expected)), "{expected:?}: {resources:?}");
+        }
+        // The same in each slice.
+        let keys: BTreeSet<&str> = resources.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys.len(), resources.len(), "{resources:?}");
         let distinct: BTreeSet<Event> = arrived.iter().copied().collect();
         assert_eq!(distinct.len(), arrived.len(), "some came twice");
         assert!(arrived.iter().any(|event| event.pid == workload.pid()));

@@ -17,7 +17,7 @@ use std::{
 
 use tempfile::NamedTempFile;
 
-use super::{folded, otlp, pprof};
+use super::{folded, otlp, pprof, speedscope};
 use crate::{
     profile::Profile,
     render::{
@@ -39,11 +39,20 @@ pub enum Format {
     Pprof,
     /// OTLP Profiles, [`otlp::file`].
     Otlp,
+    /// speedscope's own, [`speedscope`].
+    Speedscope,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 5] = [Self::Svg, Self::Html, Self::Folded, Self::Pprof, Self::Otlp];
+    pub const ALL: [Self; 6] = [
+        Self::Svg,
+        Self::Html,
+        Self::Folded,
+        Self::Pprof,
+        Self::Otlp,
+        Self::Speedscope,
+    ];
 
     /// The end of the file's name, with its dot.
     pub const fn extension(self) -> &'static str {
@@ -53,6 +62,7 @@ impl Format {
             Self::Html => ".html",
             Self::Pprof => ".pb.gz",
             Self::Otlp => ".otlp",
+            Self::Speedscope => ".json",
         }
     }
 
@@ -81,11 +91,12 @@ impl Format {
     /// [`SvgError`]: an empty picture, or what the writer says.
     pub fn write(self, profile: &Profile, out: &mut impl Write) -> Result<(), SvgError> {
         match self {
-            Self::Folded => Ok(folded::write(profile, &folded::Options::default(), out)?),
-            Self::Svg => svg::write(profile, &folded::Options::default(), out),
-            Self::Html => Ok(html::write(profile, &folded::Options::default(), out)?),
+            Self::Folded => Ok(folded::write(profile, &folded::Options::of(profile), out)?),
+            Self::Svg => svg::write(profile, &folded::Options::of(profile), out),
+            Self::Html => Ok(html::write(profile, &folded::Options::of(profile), out)?),
             Self::Pprof => Ok(pprof::write(profile, out)?),
             Self::Otlp => Ok(otlp::file::write(profile, out)?),
+            Self::Speedscope => Ok(speedscope::write(profile, out)?),
         }
     }
 }
@@ -283,23 +294,35 @@ impl OutputFile {
     /// # Errors
     /// [`WriteError`]; nothing has the final name then, and a file that was to be replaced is untouched.
     pub fn write(self, profile: &Profile) -> Result<Written, WriteError> {
-        let Self { output, file, force } = self;
         if profile.samples.is_empty() {
-            return Err(WriteError::NoSamples(output));
+            return Err(WriteError::NoSamples(self.output));
         }
-        match (&output, file) {
-            (Output::File { path, format }, Some(file)) => {
-                write_file(profile, *format, &file)
-                    .map_err(|error| WriteError::svg(output.clone(), error))?;
-                let bytes = file.as_file().metadata().map_or(0, |metadata| metadata.len());
-                persist(file, path, *format, force)?;
-                Ok(Written::File {
-                    path: path.clone(),
-                    bytes,
-                })
-            }
-            (Output::File { .. } | Output::Stdout, _) => write_stream(profile, io::stdout().lock()),
+        match self.output {
+            Output::Stdout => write_stream(profile, io::stdout().lock()),
+            Output::File { format, .. } => self.write_with(|out| format.write(profile, out)),
         }
+    }
+
+    /// Writes a file with what `content` puts into it.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn write_with(
+        self,
+        content: impl FnOnce(&mut BufWriter<&fs::File>) -> Result<(), SvgError>,
+    ) -> Result<Written, WriteError> {
+        let Self { output, file, force } = self;
+        let (Output::File { path, format }, Some(file)) = (&output, file) else {
+            let source = io::ErrorKind::Unsupported.into();
+            return Err(WriteError::Io { output, source });
+        };
+        write_file(content, &file).map_err(|error| WriteError::svg(output.clone(), error))?;
+        let bytes = file.as_file().metadata().map_or(0, |metadata| metadata.len());
+        persist(file, path, *format, force)?;
+        Ok(Written::File {
+            path: path.clone(),
+            bytes,
+        })
     }
 }
 
@@ -312,7 +335,7 @@ pub fn write_stream(profile: &Profile, stream: impl Write) -> Result<Written, Wr
         inner: BufWriter::new(stream),
         bytes: 0,
     };
-    let written = folded::write(profile, &folded::Options::default(), &mut out).and_then(|()| out.flush());
+    let written = folded::write(profile, &folded::Options::of(profile), &mut out).and_then(|()| out.flush());
     match written {
         Ok(()) => Ok(Written::Stdout { bytes: out.bytes }),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Written::ClosedPipe),
@@ -359,9 +382,12 @@ fn create_beside(path: &Path, force: bool) -> Result<NamedTempFile, CreateError>
         })
 }
 
-fn write_file(profile: &Profile, format: Format, file: &NamedTempFile) -> Result<(), SvgError> {
+fn write_file(
+    content: impl FnOnce(&mut BufWriter<&fs::File>) -> Result<(), SvgError>,
+    file: &NamedTempFile,
+) -> Result<(), SvgError> {
     let mut out = BufWriter::with_capacity(1 << 16, file.as_file());
-    format.write(profile, &mut out)?;
+    content(&mut out)?;
     out.flush()?;
     // Before the name: a rename that reaches the disk before the data leaves an empty file after a crash.
     file.as_file().sync_all()?;

@@ -7,7 +7,7 @@
 //!
 //! The conventions are those of the stackcollapse programs: the name of the process first, frames from the root
 //! to the leaf, `_[k]` behind kernel frames, `_[i]` behind inlined ones, `_[j]` behind code made at run time; a
-//! kernel frame that is inlined too says `_[k]`. An incomplete stack has its marker as its first frame.
+//! kernel frame that is inlined too says `_[k]`. A profile that tells no processes apart has no names of them in its lines. An incomplete stack has its marker as its first frame.
 //!
 //! Names come from the profiled programs and may hold anything; the format has no escapes. So
 //! - `;` becomes `:`, and what is [not plain](super::text::is_plain) becomes `?`;
@@ -32,6 +32,13 @@ use crate::profile::{FrameKind, Kind, Location, Profile, StringId};
 pub struct Options {
     /// Which samples; lines of two kinds would add up what has two units.
     pub kind: Kind,
+}
+
+impl Options {
+    /// All samples of a profile.
+    pub fn of(profile: &Profile) -> Self {
+        Self { kind: profile.kind() }
+    }
 }
 
 impl Default for Options {
@@ -63,7 +70,8 @@ impl LabelKind {
     pub(crate) const fn of(location: &Location, inlined: bool) -> Self {
         match (location.kind, inlined, location.is_named) {
             (FrameKind::Kernel, ..) => Self::Kernel,
-            (FrameKind::Jit(_), ..) => Self::Jit,
+            (FrameKind::Jit(_), true, _) => Self::Inlined,
+            (FrameKind::Jit(_), false, _) => Self::Jit,
             (FrameKind::Marker, ..) => Self::Marker,
             (FrameKind::Native(_), _, false) => Self::Unnamed,
             (FrameKind::Native(_), true, true) => Self::Inlined,
@@ -99,10 +107,10 @@ impl Folded {
     pub fn new(profile: &Profile, options: &Options) -> Self {
         let mut interner = Labels::default();
         // Names are looked at once per row of a table, never once per sample.
-        let processes: Vec<u32> = profile
+        let processes: Vec<Option<u32>> = profile
             .processes
             .iter()
-            .map(|process| interner.id(process.name, LabelKind::Process))
+            .map(|process| (!process.is_unknown()).then(|| interner.id(process.name, LabelKind::Process)))
             .collect();
         let nameless = interner.id(StringId(0), LabelKind::Process);
         let locations: Vec<Vec<u32>> = profile
@@ -123,14 +131,15 @@ impl Folded {
         let (labels, ranks) = interner.rank(profile);
         let rank = |id: u32| ranks.get(id as usize).copied().unwrap_or_default();
 
-        let mut counts: BTreeMap<(u32, u32), u64> = BTreeMap::new();
+        let mut counts: BTreeMap<(Option<u32>, u32), u64> = BTreeMap::new();
         for sample in profile
             .samples
             .iter()
             .filter(|sample| sample.kind == options.kind)
         {
-            let process = processes.get(sample.process.index()).copied().unwrap_or(nameless);
-            let count = counts.entry((rank(process), sample.stack.0)).or_default();
+            let process = processes.get(sample.process.index()).copied();
+            let process = process.unwrap_or(Some(nameless)).map(rank);
+            let count = counts.entry((process, sample.stack.0)).or_default();
             *count = count.saturating_add(sample.count);
         }
 
@@ -138,7 +147,7 @@ impl Folded {
         let mut lines = Vec::with_capacity(counts.len());
         for ((process, stack), count) in counts {
             let start = frames.len();
-            frames.push(process);
+            frames.extend(process);
             let stack = profile.stacks.get(stack as usize);
             for location in stack.iter().flat_map(|stack| stack.frames.iter().rev()) {
                 let location = locations.get(location.index());
@@ -148,6 +157,10 @@ impl Folded {
                         .flat_map(|ids| ids.iter().rev())
                         .map(|&id| rank(id)),
                 );
+            }
+            if frames.len() == start {
+                // A line of nothing would be none.
+                frames.push(rank(nameless));
             }
             lines.push((start..frames.len(), count));
         }
@@ -170,6 +183,20 @@ impl Folded {
     /// Every distinct label with what it stands for, as it appears in the lines, sorted.
     pub fn labels(&self) -> impl Iterator<Item = (&str, LabelKind)> {
         self.labels.iter().map(|(label, kind)| (label.as_str(), *kind))
+    }
+
+    /// Every line: places of its frames among [`Self::labels`], root first, and its number of events.
+    pub fn lines(&self) -> impl Iterator<Item = (&[u32], u64)> {
+        self.lines
+            .iter()
+            .map(|(range, count)| (self.frames.get(range.clone()).unwrap_or_default(), *count))
+    }
+
+    /// The label at a place among [`Self::labels`].
+    pub fn label(&self, place: u32) -> (&str, LabelKind) {
+        self.labels
+            .get(place as usize)
+            .map_or(("", LabelKind::Native), |(label, kind)| (label, *kind))
     }
 
     /// Number of lines.

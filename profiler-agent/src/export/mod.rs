@@ -6,6 +6,7 @@
 //!            │          └─▶ render::svg ─▶ `.svg`
 //!            ├▶ render::html ─▶ `.html`
 //! Profile ───┼▶ pprof ────▶ `.pb.gz`
+//!            ├▶ speedscope ▶ `.json`
 //!            └▶ otlp::encode ─┬─▶ `.otlp`
 //!                             └─▶ otlp::client ─▶ gRPC, HTTP
 //! ```
@@ -44,4 +45,5 @@ pub mod file;
 pub mod folded;
 pub mod otlp;
 pub mod pprof;
+pub mod speedscope;
 pub mod text;

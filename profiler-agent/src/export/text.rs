@@ -90,6 +90,27 @@ pub fn plain(text: &str, limit: usize) -> String {
     out
 }
 
+/// The text with `?` for every character that is not [plain](is_plain), cut to what fits `columns` of a terminal with a `…`.
+pub fn fit(text: &str, columns: usize) -> String {
+    use unicode_width::UnicodeWidthChar as _;
+
+    let (mut out, mut used, mut fits) = (String::new(), 0_usize, 0);
+    for c in text.chars().map(|c| if is_plain(c) { c } else { '?' }) {
+        used += c.width().unwrap_or(0);
+        if used > columns {
+            out.truncate(fits);
+            out.push('…');
+            return out;
+        }
+        out.push(c);
+        if used < columns {
+            // Up to here there is room for the `…`.
+            fits = out.len();
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +140,17 @@ mod tests {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(Thousands(number).to_string(), text);
         }
+    }
+
+    #[test]
+    fn columns() {
+        assert_eq!(fit("abc", 3), "abc");
+        assert_eq!(fit("abcd", 3), "ab…");
+        assert_eq!(fit("漢字漢字", 5), "漢字…");
+        assert_eq!(fit("漢字漢字", 4), "漢…");
+        assert_eq!(fit("\u{1b}[31m", 9), "?[31m");
+        assert_eq!(fit("", 0), "");
+        assert_eq!(fit("a", 0), "…");
     }
 
     #[test]

@@ -20,7 +20,6 @@ use std::{
 
 use serde::Serialize;
 
-use super::svg;
 use crate::{
     export::{
         folded::{LabelKind, Options},
@@ -119,8 +118,8 @@ pub(super) fn write(profile: &Profile, options: &Options, out: &mut impl Write) 
     let document = Document {
         version: VERSION,
         agent: env!("CARGO_PKG_VERSION"),
-        title: svg::title(profile),
-        subtitle: svg::subtitle(profile),
+        title: super::title(profile),
+        subtitle: super::subtitle(profile),
         start: capture.start / 1_000_000,
         duration: capture.duration.div_ceil(1_000_000),
         period: capture.period(),

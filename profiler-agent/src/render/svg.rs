@@ -17,18 +17,11 @@ use inferno::flamegraph::{
     color::{BackgroundColor, Color, PaletteMap, StrokeColor},
 };
 
+use super::{subtitle, title};
 use crate::{
-    export::{
-        folded::{Folded, LabelKind, Options},
-        text::{Rfc3339, Thousands, plain},
-    },
-    profile::{Capture, Profile},
+    export::folded::{Folded, LabelKind, Options},
+    profile::Profile,
 };
-
-/// Characters of the title that fit beside the buttons at 1,200 pixels.
-const TITLE_LIMIT: usize = 90;
-/// Characters of a host name that leave room for the rest of its line.
-const HOST_LIMIT: usize = 40;
 
 /// Pixels that the legend adds at the bottom.
 const LEGEND_HEIGHT: usize = 22;
@@ -50,6 +43,28 @@ pub enum SvgError {
 /// # Errors
 /// [`SvgError::NoSamples`] for a profile without samples of the asked kind, and the errors of the writer.
 pub fn write(profile: &Profile, options: &Options, out: &mut impl io::Write) -> Result<(), SvgError> {
+    draw(profile, options, Look::default(), out)
+}
+
+/// How a picture is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Look {
+    /// The root is at the top.
+    pub icicle: bool,
+    /// Stacks are merged from their leaves on: who is called, by whom.
+    pub reverse: bool,
+}
+
+/// The same with another look.
+///
+/// # Errors
+/// As [`write`].
+pub fn draw(
+    profile: &Profile,
+    options: &Options,
+    look: Look,
+    out: &mut impl io::Write,
+) -> Result<(), SvgError> {
     let folded = Folded::new(profile, options);
     if folded.is_empty() {
         return Err(SvgError::NoSamples);
@@ -68,12 +83,16 @@ pub fn write(profile: &Profile, options: &Options, out: &mut impl io::Write) -> 
     inferno.title = title(profile);
     inferno.subtitle = Some(subtitle(profile));
     inferno.notes = notes(profile);
-    "samples".clone_into(&mut inferno.count_name);
+    options.kind.counted().clone_into(&mut inferno.count_name);
     "verdana, dejavu sans, sans-serif".clone_into(&mut inferno.font_type);
     inferno.bgcolors = Some(BackgroundColor::Flat(Color::new(255, 255, 255)));
     inferno.stroke_color = StrokeColor::None;
     // Every label has its colour already; this is for what inferno might add.
     inferno.deterministic = true;
+    inferno.reverse_stack_order = look.reverse;
+    if look.icicle {
+        inferno.direction = flamegraph::Direction::Inverted;
+    }
     inferno.palette_map = Some(&mut palette);
     // `no_sort` stays off: inferno refuses lines that are not in the order of their bytes, and ours are in the
     // order of their frames.
@@ -150,57 +169,6 @@ const fn kind_name(kind: LabelKind) -> &'static str {
         LabelKind::Jit => "generated code",
         LabelKind::Marker => "stack not whole",
     }
-}
-
-/// What was profiled, with its command line as far as there is room.
-pub(super) fn title(profile: &Profile) -> String {
-    let Capture { target, command, .. } = &profile.capture;
-    match (target.trim().is_empty(), command.trim().is_empty()) {
-        (true, true) => "flamegraph".to_owned(),
-        (true, false) => plain(command, TITLE_LIMIT),
-        (false, true) => plain(target, TITLE_LIMIT),
-        (false, false) => plain(&format!("{target}: {command}"), TITLE_LIMIT),
-    }
-}
-
-/// When, where, how, how much, and how much not.
-pub(super) fn subtitle(profile: &Profile) -> String {
-    let capture = &profile.capture;
-    let mut text = format!(
-        "{} to {}",
-        Rfc3339(capture.start),
-        Rfc3339(capture.start.saturating_add(capture.duration))
-    );
-    let tenths = capture.duration / 100_000_000;
-    // Writing to a string cannot fail.
-    let _ = write!(text, " ({}.{} s)", tenths / 10, tenths % 10);
-    let host = plain(&capture.host, HOST_LIMIT);
-    if !host.is_empty() {
-        let _ = write!(text, " · host {host}");
-    }
-    let samples = profile.sample_count();
-    let _ = write!(text, " · {} Hz {}", capture.frequency, capture.clock);
-    let _ = write!(text, " · {} samples", Thousands(samples));
-    let _ = write!(text, " · {} lost", Thousands(capture.lost_total()));
-    let incomplete = incomplete(profile);
-    if incomplete > 0 {
-        let _ = write!(text, " · {} incomplete", Thousands(incomplete));
-    }
-    text
-}
-
-/// Samples whose stack is not whole.
-fn incomplete(profile: &Profile) -> u64 {
-    let whole = |sample: &&crate::profile::Sample| {
-        let stack = profile.stacks.get(sample.stack.index());
-        !stack.is_none_or(|stack| stack.outcome.is_complete())
-    };
-    profile
-        .samples
-        .iter()
-        .filter(whole)
-        .map(|sample| sample.count)
-        .sum()
 }
 
 /// A comment in the file: what made it, and the losses by reason.

@@ -31,4 +31,4 @@ mod answer;
 mod dictionary;
 mod prepare;
 mod retry;
-mod wire;
+pub(crate) mod wire;

@@ -4,7 +4,7 @@
 //! is known while a request grows. Fields with the default value are left out, as proto3 has it.
 
 /// Appends a base-128 varint.
-pub(super) fn varint(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         // The mask makes it fit.
         out.push(u8::try_from(value & 0x7f).unwrap_or(0) | 0x80);
@@ -37,7 +37,7 @@ pub(super) fn fixed64(out: &mut Vec<u8>, field: u32, value: u64) {
 
 /// Appends a field of bytes, a string, or a message that is encoded already; an empty one too, since elements of
 /// repeated fields and messages that are present but empty mean something.
-pub(super) fn bytes(out: &mut Vec<u8>, field: u32, value: &[u8]) {
+pub(crate) fn bytes(out: &mut Vec<u8>, field: u32, value: &[u8]) {
     varint(out, u64::from(field) << 3 | 2);
     varint(out, value.len() as u64);
     out.extend_from_slice(value);

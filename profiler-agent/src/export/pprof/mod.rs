@@ -8,6 +8,7 @@
 //! | how an incomplete walk ended | label `stack`, e.g. `no_rule`; absent where nothing is missing |
 //! | CPU, timestamps | no place: samples that differ in these alone are added up |
 //! | target, host, losses by reason | comments |
+//! | numbers that are not ours ([`Kind::Other`]) | one sample type |
 //!
 //! Rows keep their index, plus one; a profile gives the same bytes each time.
 
@@ -47,7 +48,7 @@ pub fn encode(profile: &Profile) -> message::Profile {
     }
     let sample_type = kinds
         .iter()
-        .flat_map(|kind| [kind.event_type(), kind.weight_type()])
+        .flat_map(|&kind| value_types(kind))
         .map(|value_type| strings.value_type(value_type))
         .collect();
     let weight = kinds.first().map(|kind| kind.weight_type());
@@ -55,8 +56,10 @@ pub fn encode(profile: &Profile) -> message::Profile {
     let mut comment = vec![
         strings.own(&format!("target: {}", capture.target)),
         strings.own(&format!("host: {}", capture.host)),
-        strings.own(&format!("rate: {} Hz, {}", capture.frequency, capture.clock)),
     ];
+    if capture.frequency != 0 {
+        comment.push(strings.own(&format!("rate: {} Hz, {}", capture.frequency, capture.clock)));
+    }
     for (reason, count) in &capture.lost {
         comment.push(strings.own(&format!("lost {}: {count}", reason.name())));
     }
@@ -101,12 +104,20 @@ pub fn encode(profile: &Profile) -> message::Profile {
             .collect(),
         time_nanos: signed(capture.start),
         duration_nanos: signed(capture.duration),
-        period_type: weight.map(|weight| strings.value_type(weight)),
+        period_type: weight
+            .filter(|_| capture.frequency != 0)
+            .map(|weight| strings.value_type(weight)),
         period: signed(capture.period()),
         comment,
         default_sample_type: weight.map_or(0, |weight| strings.own(weight.name)),
         string_table: strings.table,
     }
+}
+
+/// What is told of each sample of a kind: its events, and their weight where that is something else.
+fn value_types(kind: Kind) -> impl Iterator<Item = ValueType> {
+    let (events, weight) = (kind.event_type(), kind.weight_type());
+    std::iter::once(events).chain((weight != events).then_some(weight))
 }
 
 /// The mappings, and the id of each of the profile's.
@@ -212,9 +223,11 @@ fn samples(profile: &Profile, kinds: &[Kind], strings: &mut Strings) -> Vec<mess
         } = sample;
         let values = merged
             .entry((*process, *tid, *thread_name, *stack))
-            .or_insert_with(|| vec![0; kinds.len() * 2]);
-        let place = kinds.iter().position(|other| other == kind).unwrap_or(0) * 2;
-        for (value, more) in values.iter_mut().skip(place).zip([*count, *weight]) {
+            .or_insert_with(|| vec![0; kinds.iter().flat_map(|&kind| value_types(kind)).count()]);
+        let before = kinds.iter().take_while(|other| *other != kind);
+        let place = before.flat_map(|&kind| value_types(kind)).count();
+        let told = value_types(*kind).count();
+        for (value, more) in values.iter_mut().skip(place).take(told).zip([*count, *weight]) {
             *value = value.saturating_add(signed(more));
         }
     }
@@ -232,10 +245,12 @@ fn samples(profile: &Profile, kinds: &[Kind], strings: &mut Strings) -> Vec<mess
                 num: num.into(),
             };
             let text = |key, str: i64| message::Label { key, str, num: 0 };
-            let mut label = vec![
-                number(pid_key, process.map_or(0, |process| process.pid)),
-                number(tid_key, tid),
-            ];
+            let mut label = Vec::new();
+            // Zero is the idle task's, unless nobody has told.
+            if process.is_some_and(|process| process.pid != 0) || tid != 0 {
+                label.push(number(pid_key, process.map_or(0, |process| process.pid)));
+                label.push(number(tid_key, tid));
+            }
             // A label without a value is an error to some readers; an empty name is none.
             let names = [
                 (process_key, process.map_or(0, |process| process.name.0.into())),
