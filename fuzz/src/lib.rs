@@ -4,8 +4,9 @@ use std::{fs::File, hint::black_box, ops::Range, os::unix::fs::FileExt as _};
 
 use profiler_agent::{
     clock::Clock,
+    export::file::Format as Output,
     jit::{Code, Follower, Format},
-    process,
+    process, read,
     sampling::record,
     spool::segment,
     symbols::{self, Kallsyms, Parts, Pclntab},
@@ -32,6 +33,7 @@ pub const TARGETS: &[Target] = &[
     ("maps", maps),
     ("message", message),
     ("perf_map", perf_map),
+    ("profile", profile),
     ("record", record),
     ("segment", segment),
     ("step", step),
@@ -258,6 +260,36 @@ fn follow(bytes: &[u8], format: Format) {
         }
     }
     assert_eq!(pieces.first(), pieces.last());
+}
+
+/// Bytes as a file of a profile: what is read can be written, and read again to the same sum.
+pub fn profile(bytes: &[u8]) {
+    let options = read::Options {
+        limit: 1 << 20,
+        ..read::Options::default()
+    };
+    let Ok(profile) = read::bytes(bytes, &options) else {
+        return;
+    };
+    let total = profile.sample_count();
+    assert!(total > 0);
+    let report = profiler_agent::report::Report {
+        profile: &profile,
+        rows: 3,
+        columns: 80,
+    };
+    black_box(report.to_string());
+    for format in [Output::Folded, Output::Pprof, Output::Otlp, Output::Speedscope] {
+        let mut out = Vec::new();
+        assert!(format.write(&profile, &mut out).is_ok(), "{format:?}");
+        let Ok(again) = read::bytes(&out, &read::Options::default()) else {
+            panic!("{format:?} is not read again");
+        };
+        // Numbers of speedscope's have a fraction instead of a unit.
+        if format != Output::Speedscope {
+            assert_eq!(again.sample_count(), total, "{format:?}");
+        }
+    }
 }
 
 /// Bytes as what lies in a ring.

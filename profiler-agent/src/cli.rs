@@ -5,6 +5,7 @@ mod layers;
 mod verbs;
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     fmt::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -93,8 +94,9 @@ pub(crate) struct Cli {
     #[arg(short, long, value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
 
-    /// Write this file; repeatable. The extension decides: .svg (flamegraph), .html (page to explore), .folded (stacks as text),
-    /// .pb.gz (pprof), .otlp (OpenTelemetry), .json (speedscope). `-` is folded stacks on the standard output. Default: an .svg in flamegraphs/.
+    /// Write this file; repeatable. The extension decides: .svg (flamegraph), .html (page to explore: time line, search, differences),
+    /// .folded (stacks as text), .pb.gz (pprof), .otlp (OpenTelemetry), .json (speedscope). `-` is folded stacks on the standard
+    /// output. Default: an .svg in flamegraphs/.
     #[arg(short, long, value_name = "FILE", value_parser = clap::value_parser!(Output))]
     output: Vec<Output>,
 
@@ -277,6 +279,8 @@ pub(crate) struct Request {
     pub(crate) warnings: Vec<String>,
     /// Where to answer.
     pub(crate) serving: Option<Serving>,
+    /// Every setting as it was given, by its flag, but for values of headers.
+    pub(crate) settings: BTreeMap<String, Vec<String>>,
     /// Bytes of kernel memory for unwind tables.
     pub(crate) unwind_memory: usize,
     /// Whether inlined functions and lines are wanted.
@@ -315,6 +319,11 @@ enum Serve {
 /// Where a running agent is asked when nobody says otherwise.
 const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7979);
 
+/// Whether a setting can be changed while the agent runs.
+pub(crate) fn can_change(flag: &str) -> bool {
+    flag.starts_with("otlp-") || flag == "queue-limit"
+}
+
 /// Heading of the flags about sending.
 const DELIVERY: &str = "Delivery";
 /// Heading of the flags about answering.
@@ -338,6 +347,18 @@ impl Cli {
     pub(crate) fn read() -> Task {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         Self::task(&arguments, &|name| std::env::var(name).ok()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Reads everything again: the file may have changed. The error is for people.
+    pub(crate) fn read_again() -> Result<Request, String> {
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        match Self::task(&arguments, &|name| std::env::var(name).ok()) {
+            Ok(Task::Capture(request)) => Ok(*request),
+            Ok(Task::Doctor | Task::Files(_) | Task::Print(_) | Task::Tell(_)) => {
+                Err("there is nothing to profile".into())
+            }
+            Err(error) => Err(error.to_string().lines().next().unwrap_or_default().to_owned()),
+        }
     }
 
     /// What arguments and variables ask for.
@@ -377,7 +398,12 @@ impl Cli {
                 | Verb::Man(_)
                 | Verb::Doctor,
             )
-            | None => Ok(Task::Capture(Box::new(layered.cli.request(layered.environment)?))),
+            | None => {
+                let mut request = layered.cli.request(layered.environment)?;
+                let settings = layered.settings.into_iter();
+                request.settings = settings.map(|(flag, (values, _))| (flag, values)).collect();
+                Ok(Task::Capture(Box::new(request)))
+            }
         }
     }
 
@@ -509,6 +535,7 @@ impl Cli {
             is_disabled: environment.is_disabled && otlp_endpoint.is_some(),
             warnings: environment.warnings,
             serving,
+            settings: BTreeMap::new(),
             unwind_memory,
             inlines: !no_inlines,
             verbosity: match (quiet, verbose) {

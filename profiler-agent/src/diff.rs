@@ -63,8 +63,8 @@ impl Change {
     }
 }
 
-/// What a table says of a function; nothing where it does not belong there.
-type Column = fn(&Share) -> Option<u64>;
+/// What a table tells of a share; `None` leaves it out.
+type Part = fn(&Share) -> Option<u64>;
 
 impl fmt::Display for Difference<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -75,7 +75,11 @@ impl fmt::Display for Difference<'_> {
             columns,
         } = *self;
         for (name, profile) in [("before", before), ("after", after)] {
-            let line = format!("{name:<7} {} · {}", title(profile), subtitle(profile));
+            let samples = Thousands(profile.sample_count());
+            let counted = profile.kind().counted();
+            let line = format!("{name:<7} {samples} {counted} of {}", title(profile));
+            writeln!(f, "{}", fit(&line, columns))?;
+            let line = format!("        {}", subtitle(profile));
             writeln!(f, "{}", fit(&line, columns))?;
         }
         let is_sampled = before.kind().is_sampled() && after.kind().is_sampled();
@@ -86,12 +90,11 @@ impl fmt::Display for Difference<'_> {
                 "These are no samples, so that nothing is known of what chance does to them."
             )?;
         }
-        let tables: [(&str, Column); 2] = [
-            ("themselves", |share| Some(share.own)),
-            (
-                "with what they call, but for those that only pass it on",
-                |share| (!share.passes_on()).then_some(share.total),
-            ),
+        let tables: [(&str, Part); 2] = [
+            ("by themselves", |share| Some(share.own)),
+            ("with callees, without wrappers", |share| {
+                (!share.passes_on()).then_some(share.total)
+            }),
         ];
         for (words, part) in tables {
             table(f, self, &tallies, is_sampled, words, part)?;
@@ -107,7 +110,7 @@ fn table(
     (before, after): &(Tally, Tally),
     is_sampled: bool,
     words: &str,
-    part: fn(&Share) -> Option<u64>,
+    part: Part,
 ) -> fmt::Result {
     let names: BTreeSet<&String> = before.functions.keys().chain(after.functions.keys()).collect();
     let share = |tally: &Tally, name: &String| tally.functions.get(name).copied();

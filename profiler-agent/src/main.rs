@@ -4,6 +4,7 @@ mod cli;
 mod verbs;
 
 use std::{
+    collections::BTreeMap,
     fmt::Display,
     io::{IsTerminal as _, Write as _, stderr, stdout},
     path::PathBuf,
@@ -18,7 +19,7 @@ use profiler_agent::{
     doctor::{Diagnosis, Verdict},
     export::{
         file::{CreateError, Output, OutputFile, create_folder},
-        otlp::delivery::{Delivery, Report},
+        otlp::delivery::{Delivery, Entrance, Report},
     },
     http::{ServeError, Server},
     kernel::{
@@ -36,7 +37,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::cli::{Cli, Request, Serving, Task, Verbosity};
+use crate::cli::{Cli, Request, Serving, Task, Verbosity, can_change};
 
 /// How often a slice is finished where it is only kept to be asked for.
 const SERVED_INTERVAL: Duration = Duration::from_secs(2);
@@ -114,6 +115,7 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         is_disabled,
         warnings,
         serving,
+        settings,
         unwind_memory,
         inlines,
         verbosity,
@@ -203,11 +205,28 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
             captured
         }
     });
+    // A service reads its settings again; of a person at a terminal it means that the terminal is gone.
+    let is_service = interval.is_some() && duration.is_none() && !stderr().is_terminal();
+    let mut hangup = is_service
+        .then(|| signal(SignalKind::hangup()))
+        .transpose()
+        .context("cannot wait for signals")?;
+    let entrance = delivery.as_ref().map(|(delivery, ..)| delivery.entrance());
     let captured = loop {
+        let reload = async {
+            match &mut hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             captured = &mut capture => break captured.context("the capture died")??,
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+            _ = reload => {
+                tell(&reloaded(&settings, entrance.as_ref()));
+                continue;
+            }
         }
         if stop.request() {
             return Ok(ExitCode::from(exit::ABORTED));
@@ -264,6 +283,36 @@ fn start_server(
             Ok(None)
         }
     }
+}
+
+/// Reads the settings again and changes what can be changed. Says what has become of it.
+fn reloaded(before: &BTreeMap<String, Vec<String>>, entrance: Option<&Entrance>) -> String {
+    let request = match Cli::read_again() {
+        Ok(request) => request,
+        Err(error) => return format!("profiler-agent: the settings stay as they were: {error}"),
+    };
+    let changed = before
+        .iter()
+        .filter(|(flag, values)| request.settings.get(*flag) != Some(values));
+    let (at_once, later): (Vec<&str>, Vec<&str>) = changed
+        .map(|(flag, _)| flag.as_str())
+        .partition(|flag| can_change(flag));
+    let mut text = String::from("read the settings again");
+    match (request.delivery, entrance) {
+        (Some(delivery), Some(entrance)) => {
+            if !entrance.change(delivery.options) {
+                return "profiler-agent: too much is waiting to be encoded; send SIGHUP again".into();
+            }
+            if !at_once.is_empty() {
+                text = format!("{text}; changed: {}", at_once.join(", "));
+            }
+        }
+        _ => text += "; to send nothing any more, end the agent",
+    }
+    if !later.is_empty() {
+        text = format!("{text}; changed by a restart only: {}", later.join(", "));
+    }
+    text
 }
 
 /// Tells what has become of what was sent; says whether all of it is where it should be.

@@ -90,7 +90,7 @@ impl fmt::Display for Report<'_> {
         functions.sort_by(|(a, one), (b, other)| {
             (other.own, other.total).cmp(&(one.own, one.total)).then(a.cmp(b))
         });
-        writeln!(f, "\n    own    total  functions that do most themselves")?;
+        writeln!(f, "\n    own    total  functions by themselves")?;
         for (name, share) in functions.iter().take(rows).filter(|(_, share)| share.own > 0) {
             row(f, columns, tally.total, share.own, Some(share.total), name)?;
         }
@@ -98,10 +98,7 @@ impl fmt::Display for Report<'_> {
         functions.sort_by(|(a, one), (b, other)| {
             (other.total, other.own).cmp(&(one.total, one.own)).then(a.cmp(b))
         });
-        writeln!(
-            f,
-            "\n    own    total  functions with what they call, but for those that only pass it on"
-        )?;
+        writeln!(f, "\n    own    total  functions with callees, without wrappers")?;
         for (name, share) in functions.iter().take(rows) {
             row(f, columns, tally.total, share.own, Some(share.total), name)?;
         }

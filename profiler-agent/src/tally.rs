@@ -59,14 +59,12 @@ fn functions(folded: &Folded) -> Vec<u32> {
     (0..)
         .zip(folded.labels())
         // A process may be called as a function of it.
-        .map(|(place, (label, kind))| match kind {
-            LabelKind::Process => place,
-            LabelKind::Native
-            | LabelKind::Inlined
-            | LabelKind::Unnamed
-            | LabelKind::Kernel
-            | LabelKind::Jit
-            | LabelKind::Marker => *first.entry(plain_name(label)).or_insert(place),
+        .map(|(place, (label, kind))| {
+            if kind == LabelKind::Process {
+                place
+            } else {
+                *first.entry(plain_name(label)).or_insert(place)
+            }
         })
         .collect()
 }

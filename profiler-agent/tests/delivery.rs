@@ -218,3 +218,46 @@ fn an_outage_and_a_kill_cost_at_most_what_was_in_memory() {
         assert!(to < sampled_again + 2 * SECOND);
     }
 }
+
+#[test]
+fn sighup_changes_where_it_is_sent_and_says_what_it_cannot() {
+    let test = "sighup_changes_where_it_is_sent_and_says_what_it_cannot";
+    let Some(_alone) = alone(test) else { return };
+    let Some(mut site) = Site::find(test) else { return };
+    let collector = site.start(TO_FILE, "", "");
+    let agent = Agent::new();
+    let file = agent.path("agent.toml");
+    let settings = |url: &str, frequency: u32| {
+        format!("otlp-endpoint = \"{url}\"\nfrequency = {frequency}\ninterval = \"1s\"\n")
+    };
+    // Nobody is there.
+    std::fs::write(&file, settings("http://127.0.0.1:1", 97)).unwrap();
+    let spool = agent.path("spool");
+    let mut running = agent.start([
+        "--config",
+        file.to_str().unwrap(),
+        "--spool",
+        spool.to_str().unwrap(),
+    ]);
+    running.samples();
+    wait_for("the first segment", || segments(&spool) >= 1);
+    std::fs::write(&file, "otlp-endpont = 1").unwrap();
+    running.send(Signal::HUP);
+    wait_for("its refusal", || {
+        running.stderr().contains("is \"otlp-endpoint\" meant?")
+    });
+    std::fs::write(&file, settings(&site.url(Protocol::Grpc), 49)).unwrap();
+    running.send(Signal::HUP);
+    wait_for("the backlog", || {
+        segments(&spool) == 0 && collector.written().len() >= 2
+    });
+    running.send(Signal::TERM);
+    running.finish().expect(
+        0,
+        &[
+            "the settings stay as they were",
+            "changed: otlp-endpoint; changed by a restart only: frequency",
+            " 0 spooled",
+        ],
+    );
+}

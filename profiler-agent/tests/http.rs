@@ -106,7 +106,7 @@ fn the_past_is_shown_as_it_was() {
     const PHASE: f64 = 3.0;
     let test = "the_past_is_shown_as_it_was";
     let Some(_alone) = alone(test) else { return };
-    let program = Workload::start(&compiled("phases"), ["3000"]);
+    let program = Workload::start(&compiled("cycle"), ["3000"]);
     let agent = Agent::new();
     let running = agent.start(["--serve", "127.0.0.1:0", "-F", "199"]);
     let address = address(&running);
@@ -135,7 +135,7 @@ fn the_past_is_shown_as_it_was() {
     // By CPU, by thread, filtered, turned around.
     let by_cpu = get(&address, &format!("/profile.folded?pid={pid}&by=cpu"));
     assert!(
-        by_cpu.text().lines().all(|line| line.starts_with("phases;CPU_")),
+        by_cpu.text().lines().all(|line| line.starts_with("cycle;CPU_")),
         "{}",
         by_cpu.text()
     );
@@ -143,14 +143,14 @@ fn the_past_is_shown_as_it_was() {
     assert!(filtered.samples("phase_b") > 0 && filtered.samples("phase_a") == 0);
     let picture = get(&address, &format!("/flamegraph.svg?pid={pid}&icicle&reverse"));
     assert!(picture.text().contains("<svg") && picture.text().contains("phase_c"));
-    assert!(picture.text().contains(&format!("phases ({pid})")));
+    assert!(picture.text().contains(&format!("cycle ({pid})")));
     let page = get(&address, &format!("/flamegraph.html?pid={pid}"));
     assert_eq!(page.headers["content-type"], "text/html; charset=utf-8");
     assert!(page.text().contains("id=\"profile\""));
     // Who burns what.
     let shares = get(&address, &format!("/processes.json?pid={pid}&last=5s"));
     let shares: serde_json::Value = serde_json::from_slice(&shares.body).unwrap();
-    assert_eq!(shares["processes"][0]["name"], "phases");
+    assert_eq!(shares["processes"][0]["name"], "cycle");
     assert!(shares["processes"][0]["cpu_seconds"].as_f64().unwrap() > 0.1);
     // What has changed: from the phase of b to that of c.
     let span = |phase: u64| {
@@ -167,8 +167,8 @@ fn the_past_is_shown_as_it_was() {
         &format!("/diff.svg?pid={pid}&a={}&b={}", span(of(1)), span(of(3))),
     );
     assert_eq!(difference.status, 200, "{}", difference.text());
-    assert!(difference.text().contains("phase_c") && difference.text().contains("phase_b"));
-    assert!(!difference.text().contains("phase_a"));
+    // The picture is that of b.
+    assert!(difference.text().contains("phase_c") && !difference.text().contains("phase_a"));
     // From now on, as `go tool pprof` asks.
     let from_now = get(&address, "/debug/pprof/profile?seconds=2");
     assert_eq!(from_now.status, 200);

@@ -156,7 +156,8 @@ fn expected(profile: &Profile) -> BTreeMap<Row, (u64, Vec<u64>)> {
             use profiler_agent::profile::FrameKind;
             let kind = match (frame.kind, frame.inlined, frame.location.is_named) {
                 (FrameKind::Kernel, ..) => 4,
-                (FrameKind::Jit(_), ..) => 5,
+                (FrameKind::Jit(_), true, _) => 2,
+                (FrameKind::Jit(_), false, _) => 5,
                 (FrameKind::Marker, ..) => 6,
                 (FrameKind::Native(_), _, false) => 3,
                 (FrameKind::Native(_), true, true) => 2,
@@ -422,7 +423,7 @@ fn in_a_browser() {
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).unwrap();
 
-    let rounds = workload::compiled("rounds");
+    let phases = workload::compiled("phases");
     let agent = Agent::new();
     let Run { code, stderr, .. } = agent.run([
         OsStr::new("-F"),
@@ -432,7 +433,7 @@ fn in_a_browser() {
         OsStr::new("-o"),
         folder.join("real.svg").as_os_str(),
         OsStr::new("--"),
-        rounds.as_os_str(),
+        phases.as_os_str(),
         OsStr::new("2500"),
         OsStr::new("1"),
     ]);

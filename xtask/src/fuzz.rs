@@ -22,6 +22,7 @@ pub(crate) const TARGETS: &[&str] = &[
     "maps",
     "message",
     "perf_map",
+    "profile",
     "record",
     "segment",
     "step",

@@ -177,7 +177,7 @@ const BETA = /** @type {const} */ ([0.29, 0.46]);
 
 await check("a range of time shows that time alone", async () => {
   const page = await ready("real.html");
-  assert.match(await text(page, "title"), /rounds/);
+  assert.match(await text(page, "title"), /phases/);
   assert.match(await text(page, "selection"), /all of the capture: [\d,]+ samples/);
   await shot(page, "whole");
   await page.keyboard.press("2");
@@ -335,7 +335,7 @@ await check("a stack is copied as text", async () => {
   await page.keyboard.press("c");
   await page.waitForFunction(() => document.getElementById("detail")?.textContent?.startsWith("copied"));
   const copied = (await page.evaluate(() => navigator.clipboard.readText())).split("\n");
-  assert.equal(copied[0], "rounds");
+  assert.equal(copied[0], "phases");
   assert.equal(copied.at(-1), "beta");
   assert.ok(copied.includes("main"), `${copied}`);
 });

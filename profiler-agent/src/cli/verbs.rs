@@ -220,7 +220,9 @@ impl CompletionsArgs {
     pub(super) fn task(self) -> Task {
         let mut text = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "profiler-agent", &mut text);
-        Task::Print(text)
+        // clap_complete 4.6 sets one name for a verb of a program with a dash, and looks for another: the flags of verbs would be unknown.
+        let text = String::from_utf8_lossy(&text).replace("profiler__subcmd__agent", "profiler__agent");
+        Task::Print(text.into_bytes())
     }
 }
 

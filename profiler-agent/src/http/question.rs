@@ -227,8 +227,8 @@ fn flag(text: &str) -> Option<bool> {
 fn unknown(name: &str) -> Wrong {
     let near = PARAMETERS
         .iter()
-        .map(|known| (strsim::jaro(name, known), *known))
-        .filter(|(likeness, _)| *likeness > 0.7)
+        .map(|known| (strsim::normalized_damerau_levenshtein(name, known), *known))
+        .filter(|(likeness, _)| *likeness > 0.5)
         .max_by(|a, b| a.0.total_cmp(&b.0));
     let hint = match near {
         Some((_, known)) => format!("did you mean {known}?"),

@@ -41,6 +41,13 @@ fn line(line: &[u8]) -> Option<Result<(&[u8], u64), &'static str>> {
     })
 }
 
+/// Whether the first line is one of folded stacks.
+pub(super) fn is_folded(text: &[u8]) -> bool {
+    text.split(|&byte| byte == b'\n')
+        .find_map(line)
+        .is_some_and(|line| line.is_ok())
+}
+
 pub(super) fn parse(bytes: &[u8], builder: &mut Builder) -> Result<Capture, Problem> {
     let mut stacks = Vec::new();
     let mut differences = 0;
@@ -51,8 +58,6 @@ pub(super) fn parse(bytes: &[u8], builder: &mut Builder) -> Result<Capture, Prob
                 differences += usize::from(matches!(line(stack), Some(Ok(_))));
                 stacks.push((stack, count));
             }
-            // Whatever it is, it is not this.
-            Some(Err(_)) if stacks.is_empty() => return Err(Problem::Unknown),
             Some(Err(what)) => {
                 return Err(Problem::Malformed {
                     place: format!("line {number}"),

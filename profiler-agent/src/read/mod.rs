@@ -229,24 +229,27 @@ fn parse(
         return Err(Problem::Foreign(
             "perf's own data; make text of it with `perf script -i FILE > FILE.txt`",
         ));
-    } else if text.starts_with(b"<") {
-        return Err(Problem::Foreign(
-            "a picture or a page; give the .folded, .pb.gz or .otlp file that was written beside it",
-        ));
     }
-    let capture = if text.starts_with(b"{") {
-        match otlp_json::parse(text, builder)? {
-            Some(capture) => capture,
-            None => speedscope::parse(text, builder)?,
-        }
-    } else if pprof::is_pprof(bytes) {
+    // Names can begin as other formats do: `<module>`, `{closure#0}`. The first line as a whole cannot be mistaken.
+    let capture = if pprof::is_pprof(bytes) {
         pprof::parse(bytes, builder, options.sample_type.as_deref())?
     } else if otlp::is_otlp(bytes) {
         otlp::parse(bytes, builder)?
     } else if perf_script::is_perf_script(text) {
         perf_script::parse(bytes, builder, notes)?
-    } else {
+    } else if folded::is_folded(text) {
         folded::parse(bytes, builder)?
+    } else if text.starts_with(b"{") {
+        match otlp_json::parse(text, builder)? {
+            Some(capture) => capture,
+            None => speedscope::parse(text, builder)?,
+        }
+    } else if text.starts_with(b"<") {
+        return Err(Problem::Foreign(
+            "a picture or a page; give the .folded, .pb.gz or .otlp file that was written beside it",
+        ));
+    } else {
+        return Err(Problem::Unknown);
     };
     builder.capture(Capture {
         target: match capture.target.is_empty() {
