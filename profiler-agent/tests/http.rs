@@ -144,6 +144,9 @@ fn the_past_is_shown_as_it_was() {
     let picture = get(&address, &format!("/flamegraph.svg?pid={pid}&icicle&reverse"));
     assert!(picture.text().contains("<svg") && picture.text().contains("phase_c"));
     assert!(picture.text().contains(&format!("cycle ({pid})")));
+    let page = get(&address, &format!("/flamegraph.html?pid={pid}"));
+    assert_eq!(page.headers["content-type"], "text/html; charset=utf-8");
+    assert!(page.text().contains("id=\"profile\""));
     // Who burns what.
     let shares = get(&address, &format!("/processes.json?pid={pid}&last=5s"));
     let shares: serde_json::Value = serde_json::from_slice(&shares.body).unwrap();
