@@ -6,10 +6,10 @@ use profiler_agent::{
     clock::Clock,
     export::file::Format as Output,
     jit::{Code, Follower, Format},
-    read,
+    process, read,
     sampling::record,
     spool::segment,
-    symbols::Pclntab,
+    symbols::{self, Kallsyms, Parts, Pclntab},
     unwind::cfi::{self, FileSections, Section, Sections},
 };
 use profiler_common::{
@@ -25,9 +25,13 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All of them.
 pub const TARGETS: &[Target] = &[
     ("cfi", cfi),
+    ("copy", copy),
     ("elf", elf),
     ("gopclntab", gopclntab),
     ("jitdump", jitdump),
+    ("kallsyms", kallsyms),
+    ("maps", maps),
+    ("message", message),
     ("perf_map", perf_map),
     ("profile", profile),
     ("record", record),
@@ -125,6 +129,54 @@ fn compare(sections: &Sections<'_>, tables: &cfi::Tables) {
     }
 }
 
+/// Bytes as a file whose symbols are asked for: its copy holds nothing else, and is no longer.
+pub fn copy(bytes: &[u8]) {
+    let Some(file) = file("copy", bytes) else { return };
+    for parts in [Parts::Facts, Parts::Symbols, Parts::Names { most: 1 << 12 }] {
+        let Ok(copy) = symbols::copy(&file, parts) else {
+            continue;
+        };
+        let mut copied = vec![0; bytes.len()];
+        let len = copy.file.metadata().map_or(0, |metadata| metadata.len());
+        assert!(len <= bytes.len() as u64);
+        copied.truncate(usize::try_from(len).unwrap_or_default());
+        assert!(copy.file.read_exact_at(&mut copied, 0).is_ok());
+        assert!(copied.get(..64) == bytes.get(..64));
+        assert!(copy.file.write_all_at(b"x", 0).is_err() && copy.file.set_len(0).is_err());
+    }
+}
+
+/// Bytes as what /proc/kallsyms says.
+pub fn kallsyms(bytes: &[u8]) {
+    let Ok(table) = Kallsyms::read(bytes) else { return };
+    for address in [0, 0xffff_ffff_8100_0000, u64::MAX] {
+        if let Some((full, bare)) = table.name(address) {
+            assert!(full.starts_with(bare));
+        }
+    }
+}
+
+/// Bytes as a message, either way: what is taken fits what was asked, and names are short.
+pub fn message(bytes: &[u8]) {
+    let asked = [0x1000, 0x2000, u64::MAX];
+    if let Ok(Some(response)) = symbols::check_answer(bytes, 7, &asked) {
+        assert!(response.id == 7 && (1..=asked.len()).contains(&response.symbols.len()));
+        for (symbols, address) in response.symbols.iter().zip(asked) {
+            assert_eq!(symbols.address, address);
+            assert!(symbols.functions.len() < 1000);
+            assert!(
+                symbols
+                    .functions
+                    .iter()
+                    .all(|function| function.name.len() <= 4096)
+            );
+        }
+    }
+    for files in [0, 3] {
+        assert!(symbols::check_question(bytes, files).unwrap_or_default() <= 512);
+    }
+}
+
 /// Bytes as a file.
 pub fn elf(bytes: &[u8]) {
     let Some(file) = file("elf", bytes) else { return };
@@ -148,10 +200,17 @@ pub fn gopclntab(bytes: &[u8]) {
     let Some(table) = Pclntab::parse(&file, (0, bytes.len() as u64), CODE.start) else {
         return;
     };
-    for address in CODE.step_by(0x1003).chain([0, u64::MAX, CODE.start]) {
+    for address in CODE.step_by(0x1_0003).chain([0, u64::MAX, CODE.start]) {
         if let Some(position) = table.position(&file, address) {
             assert!(!position.name.is_empty() && position.name.len() <= 8192 && position.file.len() <= 8192);
         }
+    }
+}
+
+/// Bytes as /proc/PID/maps.
+pub fn maps(bytes: &[u8]) {
+    for mapping in process::executable(bytes) {
+        black_box(format!("{mapping:?}"));
     }
 }
 
@@ -181,8 +240,8 @@ fn follow(bytes: &[u8], format: Format) {
         code.limit(LIMIT);
         for (time, &len) in (1..).zip(lengths) {
             file.write_all_at(bytes.get(..len)?, 0).ok()?;
-            for _ in 0..64 {
-                let mut left = 64 << 10;
+            for _ in 0..2 {
+                let mut left = 4 << 20;
                 follower.read(&mut code, &mut left, time, &clock);
             }
         }

@@ -27,7 +27,7 @@ use profiler_common::record::Counter;
 use rustix::event::EventfdFlags;
 
 use crate::{
-    aggregate::{Aggregator, Counts, Limits},
+    aggregate::{Aggregator, Counts, Limits, LocationCounts},
     clock::{self, Clock},
     cpu_time::{CpuTime, OwnCost},
     process::Processes,
@@ -315,7 +315,7 @@ impl Run {
     }
 
     /// Lets this thread run before others: it takes a thousandth of a CPU, but if a host has thousands of threads that want to run, its fair
-    /// turn comes after the rings are full. The threads that build and that find names go on as they are.
+    /// turn comes after the rings are full. So does the thread that builds tables; the one that finds names goes on as it is.
     fn take_precedence() {
         const NICE: i32 = -10;
         if let Err(error) = rustix::process::setpriority_process(None, NICE) {
@@ -524,6 +524,17 @@ impl Run {
         let start = self.clock.wall(self.start_time);
         let profile = self.last_slice(end)?;
         let symbolizer = self.symbolizer.cost();
+        let LocationCounts {
+            looked_up,
+            known,
+            over_budget,
+        } = self.aggregator.location_counts();
+        tracing::info!(
+            looked_up,
+            known,
+            over_budget,
+            "addresses looked up in the cache of locations"
+        );
         let ring_full = self.sampler.counter(Counter::RingFull)?;
         Ok(Captured {
             counts: self.aggregator.counts(),

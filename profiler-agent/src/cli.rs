@@ -4,7 +4,14 @@ mod file;
 mod layers;
 mod verbs;
 
-use std::{ffi::OsString, fmt::Write as _, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use bytesize::ByteSize;
 use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
@@ -13,7 +20,8 @@ use profiler_agent::{
     export::{
         file::Output,
         otlp::{
-            client, delivery, encode,
+            client, delivery,
+            encode::{self, Names, Times},
             endpoint::{Endpoint, Protocol},
             environment::Environment,
             headers::Header,
@@ -21,7 +29,9 @@ use profiler_agent::{
             tls,
         },
     },
-    spool,
+    history,
+    http::{self, Address},
+    resource, spool,
     target::Scope,
 };
 pub(crate) use verbs::FilesTask;
@@ -44,6 +54,8 @@ Examples:
       sudo profiler-agent -d 30s --otlp-endpoint http://localhost:4317
   The whole host for ever, sent every 10 seconds, kept on the disk while the Collector is away:
       sudo profiler-agent --otlp-endpoint http://localhost:4317
+  The whole host for ever, to be asked: curl -s 'localhost:7979/flamegraph.svg?last=5m' > now.svg
+      sudo profiler-agent --serve 127.0.0.1:7979
   What does this host allow, and what is missing?
       sudo profiler-agent doctor
   Where does the time of a capture go, in text? What has changed since another one?
@@ -109,6 +121,14 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "NAME=VALUE", help_heading = DELIVERY)]
     otlp_header: Vec<String>,
 
+    /// When each event was: exact; rounded to less than a hundredth of the sampling period, which is half of the size; or none, only their number.
+    #[arg(long, value_name = "HOW", default_value = "rounded", help_heading = DELIVERY)]
+    otlp_times: Times,
+
+    /// Names of functions: all, with mangled ones; readable ones; or none where a build ID tells the receiver which file to look in.
+    #[arg(long, value_name = "WHICH", default_value = "readable", help_heading = DELIVERY)]
+    otlp_names: Names,
+
     /// Longest time for one request.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = DELIVERY)]
     otlp_timeout: Duration,
@@ -145,6 +165,24 @@ pub(crate) struct Cli {
     /// How long the end may take to send what is left, from the last success on. What is not sent by then stays in the folder.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = DELIVERY)]
     shutdown_timeout: Duration,
+
+    /// Answer over HTTP what this host has been doing: 127.0.0.1:7979, unix:/run/profiler-agent.sock, or off. Other addresses than this
+    /// host's own take a token. Default: 127.0.0.1:7979 for a profile that is sent and has no end, else off.
+    #[arg(long, value_name = "ADDR", value_parser = serve, conflicts_with = "output", help_heading = SERVING)]
+    serve: Option<Serve>,
+
+    /// What a request has to show as "Authorization: Bearer TOKEN". Better set by a variable than here, where every user of the host can
+    /// read it.
+    #[arg(long, value_name = "TOKEN", help_heading = SERVING)]
+    serve_token: Option<String>,
+
+    /// Answer whoever reaches the address, without a token.
+    #[arg(long, help_heading = SERVING)]
+    insecure: bool,
+
+    /// How much of the past is kept for that, by age and by size.
+    #[arg(long, value_name = "TIME,SIZE", default_value = "1h,64MiB", value_parser = history, help_heading = SERVING)]
+    history: history::Limits,
 
     /// Kernel memory for unwind tables, e.g. 64MiB. They are built of what is sampled; when they do not fit, those not used lately make
     /// room.
@@ -238,6 +276,10 @@ pub(crate) struct Request {
     pub(crate) is_disabled: bool,
     /// What is wrong with variables, and was passed over.
     pub(crate) warnings: Vec<String>,
+    /// Where to answer.
+    pub(crate) serving: Option<Serving>,
+    /// Every setting as it was given, by its flag, but for values of headers.
+    pub(crate) settings: BTreeMap<String, Vec<String>>,
     /// Bytes of kernel memory for unwind tables.
     pub(crate) unwind_memory: usize,
     /// Whether inlined functions and lines are wanted.
@@ -257,8 +299,34 @@ pub(crate) struct Delivery {
     pub(crate) shutdown_timeout: Duration,
 }
 
+/// Where to answer, and how.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    /// The way.
+    pub(crate) options: http::Options,
+    /// Whether somebody asked for it; what is only a default may be missing.
+    pub(crate) is_asked_for: bool,
+}
+
+/// What `--serve` says.
+#[derive(Debug, Clone)]
+enum Serve {
+    Off,
+    At(Address),
+}
+
+/// Where a running agent is asked when nobody says otherwise.
+const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7979);
+
+/// Whether a setting can be changed while the agent runs.
+pub(crate) fn can_change(flag: &str) -> bool {
+    flag.starts_with("otlp-") || flag == "queue-limit"
+}
+
 /// Heading of the flags about sending.
 const DELIVERY: &str = "Delivery";
+/// Heading of the flags about answering.
+const SERVING: &str = "Asking the running agent";
 
 /// How much the agent says on the standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -278,6 +346,18 @@ impl Cli {
     pub(crate) fn read() -> Task {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         Self::task(&arguments, &|name| std::env::var(name).ok()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Reads everything again: the file may have changed. The error is for people.
+    pub(crate) fn read_again() -> Result<Request, String> {
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        match Self::task(&arguments, &|name| std::env::var(name).ok()) {
+            Ok(Task::Capture(request)) => Ok(*request),
+            Ok(Task::Doctor | Task::Files(_) | Task::Print(_) | Task::Tell(_)) => {
+                Err("there is nothing to profile".into())
+            }
+            Err(error) => Err(error.to_string().lines().next().unwrap_or_default().to_owned()),
+        }
     }
 
     /// What arguments and variables ask for.
@@ -317,7 +397,12 @@ impl Cli {
                 | Verb::Man(_)
                 | Verb::Doctor,
             )
-            | None => Ok(Task::Capture(Box::new(layered.cli.request(layered.environment)?))),
+            | None => {
+                let mut request = layered.cli.request(layered.environment)?;
+                let settings = layered.settings.into_iter();
+                request.settings = settings.map(|(flag, (values, _))| (flag, values)).collect();
+                Ok(Task::Capture(Box::new(request)))
+            }
         }
     }
 
@@ -334,6 +419,8 @@ impl Cli {
             otlp_protocol,
             otlp_compression,
             otlp_header,
+            otlp_times,
+            otlp_names,
             otlp_timeout,
             otlp_ca,
             otlp_cert,
@@ -343,6 +430,10 @@ impl Cli {
             spool_limit,
             queue_limit,
             shutdown_timeout,
+            serve,
+            serve_token,
+            insecure,
+            history,
             unwind_memory,
             no_inlines,
             config: _,
@@ -386,7 +477,12 @@ impl Cli {
                     },
                 },
                 compression: otlp_compression,
-                encode: encode::Options::default(),
+                encode: encode::Options {
+                    times: otlp_times,
+                    names: otlp_names,
+                    resource: resource::of_this_host(&environment.resource),
+                    ..encode::Options::default()
+                },
                 spool: folder.filter(|_| spool_limit > 0).map(|folder| spool::Options {
                     folder,
                     limit: spool_limit,
@@ -398,6 +494,30 @@ impl Cli {
             shutdown_timeout,
         });
         once_each(&output)?;
+        let serving = match serve {
+            Some(Serve::Off) => None,
+            Some(Serve::At(address)) => Some((address, true)),
+            None if is_endless && delivery.is_some() => Some((Address::Tcp(DEFAULT_ADDRESS), false)),
+            None => None,
+        };
+        let serving = serving.map(|(address, is_asked_for)| Serving {
+            options: http::Options {
+                address,
+                token: serve_token,
+                limits: history,
+            },
+            is_asked_for,
+        });
+        if let Some(Serving { options, .. }) = &serving
+            && !options.address.is_local()
+            && options.token.is_none()
+            && !insecure
+        {
+            return Err(wrong(format!(
+                "--serve: everybody who reaches {} could see what this host does; set PROFILER_AGENT_SERVE_TOKEN, or say --insecure",
+                options.address
+            )));
+        }
         pid.sort_unstable();
         pid.dedup();
         Ok(Request {
@@ -413,6 +533,8 @@ impl Cli {
             delivery: delivery.filter(|_| !environment.is_disabled),
             is_disabled: environment.is_disabled && otlp_endpoint.is_some(),
             warnings: environment.warnings,
+            serving,
+            settings: BTreeMap::new(),
             unwind_memory,
             inlines: !no_inlines,
             verbosity: match (quiet, verbose) {
@@ -450,6 +572,28 @@ fn shown(layered: &layers::Layered) -> String {
         let _ = writeln!(text, "{line:<40} # {origin}");
     }
     text.trim_end().to_owned()
+}
+
+fn serve(text: &str) -> Result<Serve, String> {
+    if text == "off" {
+        return Ok(Serve::Off);
+    }
+    text.parse().map(Serve::At)
+}
+
+/// Reads `1h,64MiB`, or one of the two.
+fn history(text: &str) -> Result<history::Limits, String> {
+    let mut limits = history::Limits::default();
+    for part in text.split(',') {
+        if let Ok(age) = humantime::parse_duration(part) {
+            limits.age = age;
+        } else {
+            let bytes = size(part)
+                .map_err(|_| format!("{part} is neither a time nor a size; write it like 1h,64MiB"))?;
+            limits.bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        }
+    }
+    Ok(limits)
 }
 
 /// Reads `30s`, `5m`, `1h30m`. A bare number is refused: some tools take it for seconds, others for milliseconds.

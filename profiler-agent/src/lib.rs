@@ -24,6 +24,7 @@
 //! 5. [`unwind`] makes tables from what files say about their own frames, and puts them where the kernel programs look up how to walk code
 //!    without frame pointers. Code whose table is not there yet is walked by frame pointer.
 //! 6. [`aggregate`] adds up samples of one identity: kind, process, thread, CPU, stack.
+//!    [`jit`] tells it what generated code is called.
 //! 7. [`symbols`] gives names to locations while the capture runs.
 //! 8. [`profile`] is the finished result, and all that an output reads.
 //! 9. [`export`] writes files, whole or not at all, and sends OTLP, by way of the [`spool`] when nobody takes it; [`render`] draws.
@@ -44,6 +45,8 @@ pub mod cpu_time;
 pub mod diff;
 pub mod doctor;
 pub mod export;
+pub mod history;
+pub mod http;
 pub mod jit;
 pub mod kernel;
 pub mod ledger;
@@ -54,6 +57,7 @@ pub mod profile;
 pub mod read;
 pub mod render;
 pub mod report;
+pub mod resource;
 pub mod sampling;
 pub mod spool;
 pub mod summary;

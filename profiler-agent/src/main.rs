@@ -4,12 +4,13 @@ mod cli;
 mod verbs;
 
 use std::{
+    collections::BTreeMap,
     fmt::Display,
     io::{IsTerminal as _, Write as _, stderr, stdout},
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
@@ -18,13 +19,15 @@ use profiler_agent::{
     doctor::{Diagnosis, Verdict},
     export::{
         file::{CreateError, Output, OutputFile, create_folder},
-        otlp::delivery::{Delivery, Report},
+        otlp::delivery::{Delivery, Entrance, Report},
     },
+    http::{ServeError, Server},
     kernel::{
         btf::BtfError,
         capabilities::{self, MissingCapabilities},
     },
     memory,
+    profile::Profile,
     sampling::SamplingError,
     summary::{NoSamples, ProgressLine, Summary, one_line},
     symbols,
@@ -34,7 +37,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::cli::{Cli, Request, Task, Verbosity};
+use crate::cli::{Cli, Request, Serving, Task, Verbosity, can_change};
+
+/// How often a slice is finished where it is only kept to be asked for.
+const SERVED_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Exit codes, as `--help` states them.
 mod exit {
@@ -108,6 +114,8 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         delivery,
         is_disabled,
         warnings,
+        serving,
+        settings,
         unwind_memory,
         inlines,
         verbosity,
@@ -130,10 +138,18 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         signal(SignalKind::terminate())?,
     );
     // An output that cannot be written is told now, not after the capture.
-    let default_output = outputs.is_empty() && delivery.is_none();
+    let default_output = outputs.is_empty() && delivery.is_none() && serving.is_none();
     let mut files = open(outputs, force)?;
     let mut announcement = announce(&scope, frequency, duration.is_some());
-    let interval = delivery.as_ref().and_then(|delivery| delivery.interval);
+    let server = serving.map(start_server).transpose()?.flatten();
+    if let Some(server) = &server {
+        announcement = format!("{announcement} Asked at {}.", server.address());
+    }
+    let interval = match (&delivery, &server) {
+        (Some(delivery), _) => delivery.interval,
+        (None, Some(_)) => Some(SERVED_INTERVAL),
+        (None, None) => None,
+    };
     let options = Options {
         scope,
         frequency,
@@ -160,32 +176,57 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         None => None,
     };
     let way = delivery.as_ref().map(|(delivery, ..)| delivery.entrance());
+    let history = server.as_ref().map(Server::entrance);
     let mut capture = tokio::task::spawn_blocking({
         let (options, stop) = (options.clone(), Arc::clone(&stop));
         move || {
             let mut line = ProgressLine::new(quiet);
             let mut announcement = (!quiet).then_some(announcement);
             let progress = |progress| {
+                if let Some(history) = &history {
+                    history.note(progress);
+                }
                 if let Some(announcement) = announcement.take() {
                     tell(&announcement);
                 }
                 line.show(progress);
             };
-            let hand_out = |slice| {
-                if let Some(way) = &way {
+            let hand_out = |slice: Profile| match (&way, &history) {
+                (Some(way), Some(history)) => {
+                    history.hand_over(slice.clone());
                     way.hand_over(slice);
                 }
+                (Some(way), None) => way.hand_over(slice),
+                (None, Some(history)) => history.hand_over(slice),
+                (None, None) => {}
             };
             let captured = agent::capture(&options, &stop, progress, hand_out);
             line.clear();
             captured
         }
     });
+    // A service reads its settings again; of a person at a terminal it means that the terminal is gone.
+    let is_service = interval.is_some() && duration.is_none() && !stderr().is_terminal();
+    let mut hangup = is_service
+        .then(|| signal(SignalKind::hangup()))
+        .transpose()
+        .context("cannot wait for signals")?;
+    let entrance = delivery.as_ref().map(|(delivery, ..)| delivery.entrance());
     let captured = loop {
+        let reload = async {
+            match &mut hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             captured = &mut capture => break captured.context("the capture died")??,
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+            _ = reload => {
+                tell(&reloaded(&settings, entrance.as_ref()));
+                continue;
+            }
         }
         if stop.request() {
             return Ok(ExitCode::from(exit::ABORTED));
@@ -225,6 +266,53 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         tell(&summary);
     }
     Ok(code)
+}
+
+/// The server; `None` when nobody asked for it and its address is taken.
+fn start_server(
+    Serving {
+        options,
+        is_asked_for,
+    }: Serving,
+) -> Result<Option<Server>, ServeError> {
+    match Server::start(options) {
+        Ok(server) => Ok(Some(server)),
+        Err(error) if is_asked_for => Err(error),
+        Err(error) => {
+            tracing::warn!("{:#}", anyhow::Error::new(error));
+            Ok(None)
+        }
+    }
+}
+
+/// Reads the settings again and changes what can be changed. Says what has become of it.
+fn reloaded(before: &BTreeMap<String, Vec<String>>, entrance: Option<&Entrance>) -> String {
+    let request = match Cli::read_again() {
+        Ok(request) => request,
+        Err(error) => return format!("profiler-agent: the settings stay as they were: {error}"),
+    };
+    let changed = before
+        .iter()
+        .filter(|(flag, values)| request.settings.get(*flag) != Some(values));
+    let (at_once, later): (Vec<&str>, Vec<&str>) = changed
+        .map(|(flag, _)| flag.as_str())
+        .partition(|flag| can_change(flag));
+    let mut text = String::from("read the settings again");
+    match (request.delivery, entrance) {
+        (Some(delivery), Some(entrance)) => {
+            if !entrance.change(delivery.options) {
+                return "profiler-agent: too much is waiting to be encoded; send SIGHUP again".into();
+            }
+            if !at_once.is_empty() {
+                text = format!("{text}; changed: {}", at_once.join(", "));
+            }
+        }
+        _ => text += "; to send nothing any more, end the agent",
+    }
+    if !later.is_empty() {
+        text = format!("{text}; changed by a restart only: {}", later.join(", "));
+    }
+    text
 }
 
 /// Tells what has become of what was sent; says whether all of it is where it should be.
@@ -290,7 +378,7 @@ fn default_file(scope: &Scope, captured: &Captured) -> anyhow::Result<OutputFile
             }
         })
         .collect();
-    let time = UNIX_EPOCH + std::time::Duration::from_nanos(profile.capture.start);
+    let time = UNIX_EPOCH + Duration::from_nanos(profile.capture.start);
     let time = humantime::format_rfc3339_seconds(time.max(SystemTime::UNIX_EPOCH)).to_string();
     let time: String = time.chars().filter(|c| !"-:".contains(*c)).collect();
     let folder = PathBuf::from("flamegraphs");

@@ -13,6 +13,8 @@
 
 use std::collections::BTreeMap;
 
+pub mod tables;
+
 /// What a sample counts, and in which unit. One run may carry several kinds on one clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -222,6 +224,10 @@ pub struct Process {
     pub name: StringId,
     /// Path of its executable as it sees it; empty for kernel threads.
     pub executable: StringId,
+    /// Name of the service that it says it is; empty where it says none.
+    pub service: StringId,
+    /// What else is known of where it belongs: its container, and what it says of itself. No key twice.
+    pub attributes: Vec<(StringId, StringId)>,
 }
 
 impl Process {

@@ -14,6 +14,7 @@ mod support;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    process::Command,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -21,7 +22,7 @@ use profiler_agent::export::otlp::endpoint::Protocol;
 use rustix::process::Signal;
 use support::{
     agent::Agent,
-    collector::{AS_REWRITTEN, Event, Site, TO_FILE, events},
+    collector::{AS_REWRITTEN, Event, Site, TO_FILE, events, resource_of},
     conformance::{Rule, assert_conforms},
     workload::{Workload, alone, compiled, wait_for},
 };
@@ -57,8 +58,13 @@ fn ledger(stderr: &str) -> BTreeMap<String, u64> {
 
 /// A program that burns one CPU for a minute.
 fn burning(agent: &Agent) -> Workload {
-    let report = agent.path("report");
-    Workload::start(&compiled("split"), [report.to_str().unwrap(), "60000", "1"])
+    let mut command = Command::new(compiled("split"));
+    command
+        .arg(agent.path("report"))
+        .args(["60000", "1"])
+        .env("OTEL_SERVICE_NAME", "burner")
+        .env("OTEL_RESOURCE_ATTRIBUTES", "service.version=1.2,host.name=liar");
+    Workload::of(&mut command)
 }
 
 fn arguments<'a>(url: &'a str, spool: &'a Path) -> Vec<&'a str> {
@@ -108,7 +114,9 @@ fn it_starts_without_a_collector_and_loses_nothing() {
         );
         let requests = collector.finish();
         let mut arrived = Vec::new();
+        let mut resources = BTreeSet::new();
         for request in &requests {
+            resources.extend(resource_of(request, workload.pid()));
             // Of a whole host, some files have no build ID.
             assert_conforms(request, &[AS_REWRITTEN, &[Rule::BuildId]].concat());
             arrived.extend(events(request));
@@ -122,6 +130,20 @@ fn it_starts_without_a_collector_and_loses_nothing() {
             "{}",
             run.stderr
         );
+        let pair = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+        for expected in [
+            ("service.name", "burner"),
+            ("service.version", "1.2"),
+            ("process.executable.name", "split"),
+            ("os.type", "linux"),
+            ("process.pid", &workload.pid().to_string()),
+            ("host.name", &rustix::system::uname().nodename().to_string_lossy()),
+        ] {
+            assert!(resources.contains(&pair(expected)), "{expected:?}: {resources:?}");
+        }
+        // The same in each slice.
+        let keys: BTreeSet<&str> = resources.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys.len(), resources.len(), "{resources:?}");
         let distinct: BTreeSet<Event> = arrived.iter().copied().collect();
         assert_eq!(distinct.len(), arrived.len(), "some came twice");
         assert!(arrived.iter().any(|event| event.pid == workload.pid()));
@@ -195,4 +217,47 @@ fn an_outage_and_a_kill_cost_at_most_what_was_in_memory() {
         );
         assert!(to < sampled_again + 2 * SECOND);
     }
+}
+
+#[test]
+fn sighup_changes_where_it_is_sent_and_says_what_it_cannot() {
+    let test = "sighup_changes_where_it_is_sent_and_says_what_it_cannot";
+    let Some(_alone) = alone(test) else { return };
+    let Some(mut site) = Site::find(test) else { return };
+    let collector = site.start(TO_FILE, "", "");
+    let agent = Agent::new();
+    let file = agent.path("agent.toml");
+    let settings = |url: &str, frequency: u32| {
+        format!("otlp-endpoint = \"{url}\"\nfrequency = {frequency}\ninterval = \"1s\"\n")
+    };
+    // Nobody is there.
+    std::fs::write(&file, settings("http://127.0.0.1:1", 97)).unwrap();
+    let spool = agent.path("spool");
+    let mut running = agent.start([
+        "--config",
+        file.to_str().unwrap(),
+        "--spool",
+        spool.to_str().unwrap(),
+    ]);
+    running.samples();
+    wait_for("the first segment", || segments(&spool) >= 1);
+    std::fs::write(&file, "otlp-endpont = 1").unwrap();
+    running.send(Signal::HUP);
+    wait_for("its refusal", || {
+        running.stderr().contains("is \"otlp-endpoint\" meant?")
+    });
+    std::fs::write(&file, settings(&site.url(Protocol::Grpc), 49)).unwrap();
+    running.send(Signal::HUP);
+    wait_for("the backlog", || {
+        segments(&spool) == 0 && collector.written().len() >= 2
+    });
+    running.send(Signal::TERM);
+    running.finish().expect(
+        0,
+        &[
+            "the settings stay as they were",
+            "changed: otlp-endpoint; changed by a restart only: frequency",
+            " 0 spooled",
+        ],
+    );
 }

@@ -177,3 +177,45 @@ fn names_are_found_without_namespaces_too() {
         );
     }
 }
+
+#[test]
+fn a_root_that_cannot_be_taken_leaves_the_old_one_and_closes_it() {
+    const TEST: &str = "a_root_that_cannot_be_taken_leaves_the_old_one_and_closes_it";
+    if !root(TEST) {
+        return;
+    }
+    let may = std::process::Command::new("unshare")
+        .args(["-m", "true"])
+        .status();
+    if !may.is_ok_and(|status| status.success()) {
+        tools::skip(TEST, "unshare -m (a container that allows it)");
+        return;
+    }
+    // In a chroot that is no mount of its own, pivot_root is refused after the new root has been mounted over /proc.
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("agent");
+    std::fs::copy(PROGRAM, &program).unwrap();
+    let script = r#"
+        cd "$1"; mkdir usr proc dev; ln -s usr/lib usr/lib64 usr/bin .
+        mount --bind /usr usr && mount --rbind /proc proc && mount --bind /dev dev || exit 99
+        chroot . /agent doctor"#;
+    let output = std::process::Command::new("unshare")
+        .args(["-m", "sh", "-c", script, "sh"])
+        .arg(folder.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for words in [
+        "missing  own root",
+        "Landlock stands in for it",
+        "ok       landlock",
+        "ok       may not read /etc/passwd",
+    ] {
+        assert!(text.contains(words), "`{words}` is missing:\n{text}");
+    }
+}

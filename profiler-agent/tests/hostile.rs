@@ -61,6 +61,17 @@ fn resident(pid: u32) -> u64 {
     })
 }
 
+fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+    tasks
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok())
+        .flat_map(|text| {
+            let pids = text.split_whitespace().map(|pid| pid.parse().unwrap());
+            pids.collect::<Vec<u32>>()
+        })
+        .collect()
+}
+
 fn symbolizer() -> Symbolizer {
     Symbolizer::start(Path::new(PROGRAM), true).unwrap()
 }
@@ -275,6 +286,22 @@ fn a_capture_goes_on_while_its_target_rewrites_its_files() {
     let running = agent.start([
         "-p", &pids, "-F", "499", "-d", &time, "-o", "x.folded", "-o", "x.otlp",
     ]);
+    // Meanwhile: no file of a program is mapped into the agent, and neither process grows.
+    let until = Instant::now() + Duration::from_secs(seconds()) - Duration::from_millis(500);
+    while Instant::now() < until {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", running.pid())).unwrap();
+        for file in ["open.", "private.", "split", "rewriter"] {
+            let mapped = maps.lines().find(|line| line.contains(&format!("/{file}")));
+            assert!(mapped.is_none(), "{mapped:?}");
+        }
+        assert!(resident(running.pid()) < AGENT_BUDGET);
+        assert!(
+            children(running.pid())
+                .into_iter()
+                .all(|child| resident(child) < CHILD_BUDGET)
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
     let run = running.finish();
     run.expect(0, &["lost: 0"]);
     // Sampling never stopped: each second has its samples.

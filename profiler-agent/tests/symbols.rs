@@ -23,7 +23,7 @@ use std::{
 
 use profiler_agent::profile::Language;
 use profiler_agent::symbols::{
-    NotTaken, Object, Pclntab, Position, QUEUE, Request, Response, Symbol, Symbolizer,
+    NotTaken, Object, Pclntab, Position, QUEUE, Request, Response, Symbol, Symbolizer, Symbols,
 };
 
 // ---- tools -----------------------------------------------------------------------------------------------------
@@ -163,9 +163,9 @@ fn addresses(path: &Path, step: usize, most: usize) -> Vec<u64> {
     all.into_iter().step_by(every).collect()
 }
 
-/// `(function, file:line)` of each address, innermost first, as binutils says it.
-fn addr2line(path: &Path, addresses: &[u64]) -> Vec<Vec<(String, String)>> {
-    let mut child = Command::new("addr2line")
+/// `(function, file:line)` of each address, innermost first, as binutils says it, or LLVM's tool of the same manners.
+fn addr2line(tool: &str, path: &Path, addresses: &[u64]) -> Vec<Vec<(String, String)>> {
+    let mut child = Command::new(tool)
         .args(["-a", "-i", "-f", "-C", "-e"])
         .arg(path)
         .stdin(Stdio::piped())
@@ -206,6 +206,8 @@ struct Differences {
     equal: usize,
     /// We say more of the name: DWARF has `f` or `f<T>` where the symbol table has `ns::f(int)`.
     fuller_name: usize,
+    /// Our demangler does not know the name's mangling, and gives it without its arguments.
+    shorter_name: usize,
     /// Neither has a name.
     unknown: usize,
     /// Without line information binutils gives the compilation unit that the symbol table says.
@@ -222,13 +224,14 @@ impl Differences {
         let Self {
             equal,
             fuller_name,
+            shorter_name,
             unknown,
             unit_only,
             first_address,
             other,
         } = self;
         format!(
-            "{equal} equal, {fuller_name} with a fuller name, {unknown} unknown to both, {unit_only} with a unit only, \
+            "{equal} equal, {fuller_name} with a fuller name, {shorter_name} with a shorter one, {unknown} unknown to both, {unit_only} with a unit only, \
              {first_address} at first addresses, {} other",
             other.len()
         )
@@ -238,10 +241,21 @@ impl Differences {
 fn compare(path: &Path, addresses: &[u64]) -> Differences {
     let ours = ask(path, addresses);
     assert_eq!(ours.error, None);
-    let theirs = addr2line(path, addresses);
-    assert_eq!(theirs.len(), addresses.len());
+    compare_with(&ours, &["addr2line"], path, addresses)
+}
+
+/// What differs of an answer from what other tools say of the same program, whole; where they differ from each other, the one that is nearer.
+fn compare_with(ours: &Response, tools: &[&str], truth: &Path, addresses: &[u64]) -> Differences {
+    let theirs: Vec<_> = tools
+        .iter()
+        .map(|tool| {
+            let answers = addr2line(tool, truth, addresses);
+            assert_eq!(answers.len(), addresses.len(), "{tool}");
+            answers
+        })
+        .collect();
     let mut differences = Differences::default();
-    for (ours, theirs) in ours.symbols.iter().zip(&theirs) {
+    for (place, ours) in ours.symbols.iter().enumerate() {
         let mine: Vec<(String, String)> = ours
             .functions
             .iter()
@@ -259,56 +273,79 @@ fn compare(path: &Path, addresses: &[u64]) -> Differences {
                 (symbol.name.clone(), format!("{}:{line}", canonical(file)))
             })
             .collect();
-        let theirs: Vec<(String, String)> = theirs
+        let nearest = theirs
             .iter()
-            .map(|(name, place)| {
-                let (file, line) = place.rsplit_once(':').unwrap();
-                (
-                    name.clone(),
-                    format!("{}:{}", canonical(file), if line == "0" { "?" } else { line }),
-                )
-            })
-            .collect();
-        let same = |one: &str, other: &str| one == other || squeezed(one) == squeezed(other);
-        let fuller = |one: &str, other: &str| {
-            one.contains(other.split('<').next().unwrap()) || other.starts_with("{closure")
+            .map(|theirs| difference(&mine, &theirs[place]))
+            .min();
+        let count = match nearest.unwrap() {
+            Difference::None => &mut differences.equal,
+            Difference::FullerName => &mut differences.fuller_name,
+            Difference::ShorterName => &mut differences.shorter_name,
+            Difference::Unknown => &mut differences.unknown,
+            Difference::UnitOnly => &mut differences.unit_only,
+            Difference::FirstAddress => &mut differences.first_address,
+            Difference::Other => {
+                let theirs: Vec<_> = theirs.iter().map(|theirs| &theirs[place]).collect();
+                differences.other.push(format!(
+                    "{:#x}:\n  ours   {mine:?}\n  theirs {theirs:?}",
+                    ours.address
+                ));
+                continue;
+            }
         };
-        let places = mine
-            .iter()
-            .map(|(_, place)| place)
-            .eq(theirs.iter().map(|(_, place)| place));
-        if mine.is_empty() && theirs.iter().all(|(name, _)| name == "??") {
-            differences.unknown += 1;
-        } else if places
-            && mine
-                .iter()
-                .zip(&theirs)
-                .all(|(one, other)| same(&one.0, &other.0))
-        {
-            differences.equal += 1;
-        } else if places
-            && mine
-                .iter()
-                .zip(&theirs)
-                .all(|(one, other)| same(&one.0, &other.0) || fuller(&one.0, &other.0))
-        {
-            differences.fuller_name += 1;
-        } else if mine.len() == 1
-            && theirs.len() == 1
-            && same(&mine[0].0, &theirs[0].0)
-            && mine[0].1 == "??:?"
-        {
-            differences.unit_only += 1;
-        } else if places && same(&theirs[0].0, &mine.last().unwrap().0) {
-            differences.first_address += 1;
-        } else {
-            differences.other.push(format!(
-                "{:#x}:\n  ours   {mine:?}\n  theirs {theirs:?}",
-                ours.address
-            ));
-        }
+        *count += 1;
     }
     differences
+}
+
+/// How an answer differs; the fields of [`Differences`].
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Difference {
+    None,
+    FullerName,
+    ShorterName,
+    Unknown,
+    UnitOnly,
+    FirstAddress,
+    Other,
+}
+
+fn difference(mine: &[(String, String)], theirs: &[(String, String)]) -> Difference {
+    let theirs: Vec<(String, String)> = theirs
+        .iter()
+        .map(|(name, place)| {
+            let (file, line) = place.rsplit_once(':').unwrap();
+            (
+                name.clone(),
+                format!("{}:{}", canonical(file), if line == "0" { "?" } else { line }),
+            )
+        })
+        .collect();
+    let same = |one: &str, other: &str| one == other || squeezed(one) == squeezed(other);
+    let fuller = |one: &str, other: &str| {
+        one.contains(other.split('<').next().unwrap()) || other.starts_with("{closure")
+    };
+    let pairs = || mine.iter().zip(&theirs);
+    let places = mine.len() == theirs.len() && pairs().all(|(one, other)| same_place(&one.1, &other.1));
+    if mine.is_empty() && theirs.iter().all(|(name, _)| name == "??") {
+        Difference::Unknown
+    } else if places && pairs().all(|(one, other)| same(&one.0, &other.0)) {
+        Difference::None
+    } else if places && pairs().all(|(one, other)| same(&one.0, &other.0) || fuller(&one.0, &other.0)) {
+        Difference::FullerName
+    } else if places
+        && pairs().all(|(one, other)| {
+            same(&one.0, &other.0) || fuller(&one.0, &other.0) || other.0.contains(&format!("{}<", one.0))
+        })
+    {
+        Difference::ShorterName
+    } else if mine.len() == 1 && theirs.len() == 1 && same(&mine[0].0, &theirs[0].0) && mine[0].1 == "??:?" {
+        Difference::UnitOnly
+    } else if places && same(&theirs[0].0, &mine.last().unwrap().0) {
+        Difference::FirstAddress
+    } else {
+        Difference::Other
+    }
 }
 
 /// Path without `.` and `..`: who joins folder and file writes them differently.
@@ -324,9 +361,20 @@ fn canonical(path: &str) -> String {
     parts.join("/")
 }
 
-/// Demanglers agree on everything but spaces.
+/// Where the compilation's folder has a relative name, as in Debian's C library, others put it before itself: `./libio/./libio/genops.c`.
+fn same_place(ours: &str, theirs: &str) -> bool {
+    let before = theirs.strip_suffix(ours);
+    before.is_some_and(|folder| folder.is_empty() || (folder.ends_with('/') && ours.starts_with(folder)))
+}
+
+/// Demanglers agree on everything but spaces, and short names of streams that the mangling knows.
 fn squeezed(name: &str) -> String {
-    name.replace(' ', "")
+    let name = name.replace(' ', "");
+    ["istream", "ostream", "iostream"]
+        .iter()
+        .fold(name, |name, stream| {
+            name.replace(&format!("basic_{stream}<char,std::char_traits<char>>"), stream)
+        })
 }
 
 // ---- names -----------------------------------------------------------------------------------------------------
@@ -753,6 +801,56 @@ fn debug_file_by_link_is_used_if_its_checksum_is_right() {
     assert_eq!(ask(&program, &[main]).symbols[0].functions, []);
 }
 
+#[test]
+fn debug_information_in_several_files_is_put_together() {
+    if !have(&["gcc", "nm", "addr2line", "dwz", "dwp"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let whole = build(folder.path(), "inlines.c", "whole", &["-O2", "-g", "-gdwarf-4"]);
+    let addresses = addresses(&whole, 1, 1000);
+    // What two files have in common moves to a third.
+    let other = folder.path().join("other");
+    let packed = folder.path().join("packed");
+    fs::copy(&whole, &packed).unwrap();
+    fs::copy(&whole, &other).unwrap();
+    run(Command::new("dwz")
+        .current_dir(folder.path())
+        .args(["-m", "common", "packed", "other"]));
+    // Contents that are not linked, but packed beside the program.
+    let split = build(
+        folder.path(),
+        "inlines.c",
+        "split",
+        &["-O2", "-g", "-gdwarf-4", "-gsplit-dwarf"],
+    );
+    run(Command::new("dwp")
+        .current_dir(folder.path())
+        .args(["-e", "split", "-o", "split.dwp"]));
+    for program in [packed, split] {
+        let ours = ask(&program, &addresses);
+        let differences = compare_with(&ours, &["addr2line"], &whole, &addresses);
+        assert!(
+            differences.other.is_empty() && differences.equal > 200,
+            "{}: {}\n{}",
+            program.display(),
+            differences.summary(),
+            differences.other.join("\n")
+        );
+        assert!(ours.symbols.iter().any(|symbols| symbols.functions.len() == 3));
+    }
+    // Another file at that place, and none, cost what was inlined and nothing else.
+    fs::write(folder.path().join("split.dwp"), b"\x7fELF").unwrap();
+    fs::remove_file(folder.path().join("common")).unwrap();
+    for program in ["packed", "split"] {
+        let start = functions(&folder.path().join(program))["plain_static"].0;
+        assert_eq!(
+            one(&folder.path().join(program), start).last().unwrap().name,
+            "plain_static"
+        );
+    }
+}
+
 /// Separates a program from its debug information, which goes to where it is looked for by build ID, below `root`.
 fn separate(program: &Path, root: &Path) {
     let notes = run(Command::new("readelf").arg("-n").arg(program));
@@ -903,6 +1001,82 @@ fn kernel_symbols_are_those_of_kallsyms() {
     for (symbols, name) in answer.symbols.iter().zip(names) {
         assert_eq!(symbols.functions[0].name, name);
     }
+}
+
+/// `cargo xtask prove names`: each line of the list that `PROFILER_PROVE_NAMES` names is a program, the same one with all its debug information,
+/// and what is compared. What came of it is appended to the line.
+#[test]
+#[ignore = "part of `cargo xtask prove names`, which makes what it needs"]
+fn names_are_those_of_binutils() {
+    let list = PathBuf::from(std::env::var_os("PROFILER_PROVE_NAMES").unwrap());
+    let mut text = String::new();
+    File::open(&list).unwrap().read_to_string(&mut text).unwrap();
+    let mut results = String::new();
+    for line in text.lines() {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [label, program, truth, tools, most] = fields[..] else {
+            panic!("{line}")
+        };
+        let truth = Path::new(truth);
+        let addresses = addresses(truth, 7, most.parse().unwrap());
+        let begun = Instant::now();
+        let ours = ask(Path::new(program), &addresses);
+        let time = begun.elapsed().as_millis();
+        let result = match tools {
+            tools if tools.contains("addr2line") => {
+                let tools: Vec<&str> = tools.split(' ').collect();
+                let differences = compare_with(&ours, &tools, truth, &addresses);
+                for other in differences.other.iter().take(40) {
+                    eprintln!("{label}: {other}");
+                }
+                let Differences {
+                    equal,
+                    fuller_name,
+                    shorter_name,
+                    unknown,
+                    unit_only,
+                    first_address,
+                    other,
+                } = differences;
+                format!(
+                    "{equal}\t{fuller_name}\t{shorter_name}\t{unknown}\t{unit_only}\t{first_address}\t{}",
+                    other.len()
+                )
+            }
+            // Names alone: without debug information there is no more.
+            _ => {
+                let table = functions(truth);
+                let mut at: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+                for (name, (start, _)) in &table {
+                    at.entry(*start).or_default().push(name);
+                }
+                let is_right = |symbols: &&Symbols| {
+                    let outermost = symbols.functions.last();
+                    let name = outermost.map(|f| {
+                        if f.system_name.is_empty() {
+                            &f.name
+                        } else {
+                            &f.system_name
+                        }
+                    });
+                    let (_, names) = at.range(..=symbols.address).next_back().unwrap();
+                    name.is_some_and(|name| names.contains(&name.as_str()))
+                };
+                let right = ours.symbols.iter().filter(is_right).count();
+                for symbols in ours.symbols.iter().filter(|symbols| !is_right(symbols)).take(20) {
+                    eprintln!("{label}: {:#x} {:?}", symbols.address, symbols.functions.last());
+                }
+                format!("{right}\t0\t0\t0\t0\t0\t{}", ours.symbols.len() - right)
+            }
+        };
+        eprintln!(
+            "{label}: {} addresses in {time} ms, {result}, {:?}",
+            addresses.len(),
+            ours.error
+        );
+        results.push_str(&format!("{label}\t{}\t{result}\t{time}\n", addresses.len()));
+    }
+    fs::write(list.with_extension("results"), results).unwrap();
 }
 
 // ---- files made to hurt ----------------------------------------------------------------------------------------

@@ -14,9 +14,13 @@ use crate::workspace::Workspace;
 /// The targets: the functions of fuzz/src/lib.rs.
 pub(crate) const TARGETS: &[&str] = &[
     "cfi",
+    "copy",
     "elf",
     "gopclntab",
     "jitdump",
+    "kallsyms",
+    "maps",
+    "message",
     "perf_map",
     "profile",
     "record",

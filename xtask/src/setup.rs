@@ -26,6 +26,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("g++", "C++ programs that tests profile"),
     ("libc6-dev", "headers of both"),
     ("binutils", "`nm` and `readelf`, which tests compare with"),
+    ("dwz", "it packs debug information, which tests read"),
     ("nodejs", "JavaScript that tests profile"),
     ("default-jdk-headless", "Java that tests profile"),
     ("python3-venv", "the OTLP decoder of the tests"),

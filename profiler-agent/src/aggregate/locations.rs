@@ -20,6 +20,9 @@ const MAX_REQUEST: usize = 4096;
 /// Most locations that are kept, some 100 bytes each with a name. Code is smaller than that; what makes more is a JIT, or wants to.
 pub(super) const MAX_LOCATIONS: usize = 1_000_000;
 
+/// Most bytes of names that are kept; 300,000 locations of a large C++ program. Beyond, locations are shown by file and offset.
+const MAX_NAME_BYTES: usize = 96 << 20;
+
 /// A frame that is none of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Marker {
@@ -53,6 +56,8 @@ enum ObjectKey {
 /// An object with its addresses that have no answer yet.
 #[derive(Debug)]
 pub(super) struct ObjectEntry {
+    /// Under which names are asked for; never used again, unlike its place here. The symbolizer knows files by it.
+    number: u32,
     key: ObjectKey,
     file: Option<Arc<File>>,
     /// Not asked for yet.
@@ -86,6 +91,17 @@ pub(super) struct LocationEntry {
     used: u32,
 }
 
+/// What the cache of locations counts about itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LocationCounts {
+    /// Addresses looked up.
+    pub looked_up: u64,
+    /// Those that were known, with their names or the question for them.
+    pub known: u64,
+    /// Locations whose names were beyond the budget.
+    pub over_budget: u64,
+}
+
 /// What tells locations apart: the object, the address, whether its caller was looked for by frame pointer, and the number of the function that
 /// was generated there, since others may be later; 0 for all other code.
 type LocationKey = (u32, u64, bool, u32);
@@ -94,8 +110,15 @@ type LocationKey = (u32, u64, bool, u32);
 pub(super) struct Locations {
     objects: Slab<ObjectEntry>,
     object_ids: HashMap<ObjectKey, u32>,
+    /// Places of the objects by their numbers.
+    numbers: HashMap<u32, usize>,
+    next_number: u32,
     locations: Slab<LocationEntry>,
     ids: HashMap<LocationKey, LocationId>,
+    /// Bytes of names.
+    name_bytes: usize,
+    /// How it went so far.
+    counts: LocationCounts,
     /// Locations in generated code that had no name when they were sampled.
     nameless: Vec<(Key, LocationId)>,
     /// Locations without an answer.
@@ -138,9 +161,12 @@ const KERNEL_START: u64 = 0xffff_0000_0000_0000;
 
 impl Locations {
     pub(super) fn prepare_kernel(&mut self) -> Request {
-        let id = self.object(ObjectKey::Kernel, None);
+        let object = self.object(ObjectKey::Kernel, None);
+        let object = usize::try_from(object)
+            .ok()
+            .and_then(|object| self.objects.get(object));
         Request {
-            id,
+            id: object.map_or(u32::MAX, |object| object.number),
             object: Object::Kernel,
             addresses: Vec::new(),
         }
@@ -192,11 +218,12 @@ impl Locations {
                 let Generated { runtime, function } = generated;
                 let object = self.object(ObjectKey::Anonymous(process, start, end, runtime), None);
                 let serial = function.map_or(0, |function| function.serial);
-                let before = self.locations.len();
+                // Where a new one comes to stand: places of forgotten ones are used again.
+                let next = self.locations.vacant_key();
                 let id = self.location((object, address, by_frame_pointer, serial), false);
                 // The budget may have answered with a row of its own.
                 if let Some(entry) = self.locations.get_mut(id.index())
-                    && id.index() == before
+                    && id.index() == next
                     && entry.object == object
                 {
                     match function {
@@ -233,6 +260,10 @@ impl Locations {
         });
     }
 
+    pub(super) const fn counts(&self) -> LocationCounts {
+        self.counts
+    }
+
     pub(super) fn get(&self, id: LocationId) -> Option<&LocationEntry> {
         self.locations.get(id.index())
     }
@@ -249,8 +280,7 @@ impl Locations {
         if self.unanswered == 0 {
             return;
         }
-        for (id, entry) in &mut self.objects {
-            let Ok(id) = u32::try_from(id) else { continue };
+        for (_, entry) in &mut self.objects {
             while !entry.due.is_empty() {
                 let batch = entry.due.len().min(MAX_REQUEST);
                 let locations = &self.locations;
@@ -287,7 +317,7 @@ impl Locations {
                     break;
                 };
                 if send(Request {
-                    id,
+                    id: entry.number,
                     object,
                     addresses,
                 })
@@ -302,7 +332,8 @@ impl Locations {
 
     pub(super) fn name(&mut self, response: Response) {
         let Response { id, symbols, error } = response;
-        let Some(entry) = usize::try_from(id).ok().and_then(|id| self.objects.get_mut(id)) else {
+        let place = self.numbers.get(&id);
+        let Some(entry) = place.and_then(|&place| self.objects.get_mut(place)) else {
             return;
         };
         if let Some(error) = error
@@ -322,7 +353,18 @@ impl Locations {
                 &mut self.unanswered_before,
             );
             if let Some(location) = location {
-                location.functions = symbols.functions.into();
+                let bytes: usize = symbols.functions.iter().map(bytes).sum();
+                if self.name_bytes + bytes <= MAX_NAME_BYTES {
+                    self.name_bytes += bytes;
+                    location.functions = symbols.functions.into();
+                } else {
+                    if self.counts.over_budget == 0 {
+                        tracing::warn!(
+                            "the memory for names is used up; further code is shown by file and offset"
+                        );
+                    }
+                    self.counts.over_budget += 1;
+                }
                 location.language = symbols.language;
                 location.function_start = symbols.start;
             }
@@ -361,12 +403,16 @@ impl Locations {
             locations,
             ids,
             nameless,
+            name_bytes,
+            numbers,
             slice,
             ..
         } = self;
         locations.retain(|_, location| {
             let stays = location.is_awaited || slice.wrapping_sub(location.used) <= keep;
             if !stays {
+                let bytes: usize = location.functions.iter().map(bytes).sum();
+                *name_bytes = name_bytes.saturating_sub(bytes);
                 let object = usize::try_from(location.object).ok();
                 if let Some(object) = object.and_then(|object| objects.get_mut(object)) {
                     object.locations = object.locations.saturating_sub(1);
@@ -381,6 +427,7 @@ impl Locations {
                 object.locations > 0 || !object.asked.is_empty() || matches!(object.key, ObjectKey::Kernel);
             if !stays {
                 object_ids.remove(&object.key);
+                numbers.remove(&object.number);
             }
             stays
         });
@@ -484,9 +531,17 @@ impl Locations {
     }
 
     fn object(&mut self, key: ObjectKey, file: Option<Arc<File>>) -> u32 {
-        let objects = &mut self.objects;
+        let Self {
+            objects,
+            numbers,
+            next_number,
+            ..
+        } = self;
         *self.object_ids.entry(key).or_insert_with_key(|key| {
+            let number = *next_number;
+            *next_number = next_number.wrapping_add(1);
             let id = objects.insert(ObjectEntry {
+                number,
                 key: key.clone(),
                 file,
                 due: Vec::new(),
@@ -494,12 +549,15 @@ impl Locations {
                 told: false,
                 locations: 0,
             });
+            numbers.insert(number, id);
             u32::try_from(id).unwrap_or(u32::MAX)
         })
     }
 
     fn location(&mut self, key: LocationKey, has_names: bool) -> LocationId {
+        self.counts.looked_up += 1;
         if let Some(&id) = self.ids.get(&key) {
+            self.counts.known += 1;
             return id;
         }
         let (key, has_names) = if self.locations.len() < MAX_LOCATIONS {
@@ -548,4 +606,85 @@ fn answered<'a>(
         *unanswered_before = unanswered_before.saturating_sub(1);
     }
     Some(location)
+}
+
+/// What a function of a location takes.
+fn bytes(function: &Symbol) -> usize {
+    let Symbol {
+        name,
+        system_name,
+        file,
+        line: _,
+        column: _,
+    } = function;
+    size_of::<Symbol>() + name.len() + system_name.len() + file.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::symbols::Symbols;
+
+    #[test]
+    fn names_have_a_budget() {
+        let mut locations = Locations::default();
+        const LONG: usize = 4096;
+        let count = MAX_NAME_BYTES / LONG + 100;
+        for address in 0..count as u64 {
+            locations.kernel(address);
+            locations.kernel(address);
+        }
+        let mut requests = Vec::new();
+        locations.request_names(|request| {
+            requests.push(request);
+            Ok(())
+        });
+        for Request { id, addresses, .. } in requests {
+            let symbols = addresses.iter().map(|&address| Symbols {
+                address,
+                functions: vec![named(&"x".repeat(LONG))],
+                language: Language::Other,
+                start: None,
+            });
+            locations.name(Response {
+                id,
+                symbols: symbols.collect(),
+                error: None,
+            });
+        }
+        let counts = locations.counts();
+        assert_eq!((counts.looked_up, counts.known), (2 * count as u64, count as u64));
+        let named = locations
+            .locations
+            .iter()
+            .filter(|(_, location)| !location.functions.is_empty())
+            .count();
+        assert_eq!(named + usize::try_from(counts.over_budget).unwrap(), count);
+        assert!(named * LONG < MAX_NAME_BYTES && counts.over_budget > 100);
+        assert!(!locations.waiting());
+
+        // What is forgotten makes room; and a number that was used is not used again.
+        let before = locations.prepare_kernel().id;
+        for _ in 0..3 {
+            locations.close_slice();
+        }
+        locations.sweep(1);
+        assert_eq!((locations.len(), locations.name_bytes), (0, 0));
+        assert_eq!(locations.prepare_kernel().id, before, "the kernel stays");
+        let marker = |locations: &mut Locations| {
+            locations.marker(Marker::StackBudget);
+            locations
+                .objects
+                .iter()
+                .map(|(_, object)| object.number)
+                .max()
+                .unwrap()
+        };
+        let first = marker(&mut locations);
+        for _ in 0..3 {
+            locations.close_slice();
+        }
+        locations.sweep(1);
+        assert!(marker(&mut locations) > first);
+    }
 }

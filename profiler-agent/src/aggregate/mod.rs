@@ -29,11 +29,12 @@ use profiler_common::{
 
 use slab::Slab;
 
+pub use self::locations::LocationCounts;
 use self::locations::{Generated, Locations, Marker};
 use crate::{
     clock::Clock,
     jit::Jits,
-    process::{Key, Place, Process, Processes},
+    process::{Key, Origin, Place, Process, Processes},
     profile::{Capture, Kind, LocationId, Profile},
     sampling::record::Sample,
     symbols::{Request, Response},
@@ -153,6 +154,7 @@ struct ProcessInfo {
     start_ticks: u64,
     name: String,
     executable: String,
+    origin: Origin,
     /// The last slice that it was part of.
     used: u32,
 }
@@ -269,6 +271,7 @@ impl Aggregator {
                 start_ticks: process.start_ticks,
                 name: process.name.clone(),
                 executable: process.executable.clone(),
+                origin: Origin::of(process.pid),
                 used: self.slice,
             };
             self.processes.insert(process.key, info);
@@ -280,6 +283,7 @@ impl Aggregator {
             start_ticks: 0,
             name: "[too many processes]".into(),
             executable: String::new(),
+            origin: Origin::default(),
             used: 0,
         });
         others.used = self.slice;
@@ -384,6 +388,11 @@ impl Aggregator {
     /// What happened so far.
     pub const fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// How the cache of locations did so far.
+    pub const fn location_counts(&self) -> LocationCounts {
+        self.locations.counts()
     }
 
     /// The closed slice as a profile, with the names known by now; if none is closed, everything since the last call.

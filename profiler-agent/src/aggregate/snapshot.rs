@@ -205,28 +205,35 @@ impl<'a> Builder<'a> {
         if let Some(&id) = self.process_ids.get(&key) {
             return id;
         }
-        let (pid, start, name, executable) = match self.source_processes.get(&key) {
+        let process = match self.source_processes.get(&key) {
             Some(info) => {
                 let start = if info.start_ticks == 0 {
                     0
                 } else {
                     self.clock.wall_of_ticks(info.start_ticks)
                 };
-                (
-                    info.pid,
+                let attributes = info.origin.attributes.iter();
+                Process {
+                    pid: info.pid,
                     start,
-                    self.string(&info.name),
-                    self.string(&info.executable),
-                )
+                    name: self.string(&info.name),
+                    executable: self.string(&info.executable),
+                    service: self.string(&info.origin.service),
+                    attributes: attributes
+                        .map(|(key, value)| (self.string(key), self.string(value)))
+                        .collect(),
+                }
             }
-            None => (0, 0, StringId(0), StringId(0)),
+            None => Process {
+                pid: 0,
+                start: 0,
+                name: StringId(0),
+                executable: StringId(0),
+                service: StringId(0),
+                attributes: Vec::new(),
+            },
         };
-        let id = ProcessId(self.processes.intern(Process {
-            pid,
-            start,
-            name,
-            executable,
-        }));
+        let id = ProcessId(self.processes.intern(process));
         self.process_ids.insert(key, id);
         id
     }

@@ -25,7 +25,7 @@ use super::{Cli, file};
 const PREFIX: &str = "PROFILER_AGENT_";
 
 /// Of which `config show` tells no value.
-const SECRET: &str = "otlp-header";
+const SECRETS: [&str; 2] = ["otlp-header", "serve-token"];
 
 /// Flags that say nothing about what is done.
 const NO_SETTINGS: [&str; 3] = ["config", "help", "version"];
@@ -113,7 +113,7 @@ pub(super) fn read(
             None if is_said(&said, id) => Origin::Flag,
             None => Origin::Default,
         };
-        let values = if flag == SECRET {
+        let values = if SECRETS.contains(&flag) {
             let count = matches.get_raw(id).map_or(0, Iterator::count);
             vec!["…".to_owned(); count]
         } else if matches!(arg.get_action(), ArgAction::Count) {

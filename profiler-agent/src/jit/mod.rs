@@ -39,11 +39,10 @@ use crate::{
     profile::Runtime,
 };
 
-/// What all tables together may take; some 450,000 functions. Node writes about 15,000 a minute at first, a large Java program has
-/// 50,000.
+/// What all tables together may take: some 450,000 functions with names of 40 bytes.
 const MOST_BYTES: usize = 64 << 20;
 
-/// Bytes that are read at one look, of all files together: 10 ms.
+/// Bytes that are read at one look, of all files together; the rest has its turn at the next.
 const MOST_READ: usize = 4 << 20;
 
 /// How often a process that has generated code and no file yet is looked at again.

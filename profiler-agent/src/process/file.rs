@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use object::{
     Endianness,
     elf::{self, FileHeader64, ProgramHeader64},
@@ -32,7 +32,7 @@ const MAX_NOTES: u64 = 64 << 10;
 const NT_GO_BUILD_ID: u32 = 4;
 /// Most characters of Go's build ID; it has 83.
 const MAX_GO_BUILD_ID: usize = 256;
-/// Most files that are held open. Beyond, the oldest answers are forgotten all together and found again.
+/// Most files that are held open. Beyond, those that no process maps any more are forgotten; if that does not help, all.
 const MAX_FILES: usize = 4096;
 
 /// How often a file that cannot be read is tried.
@@ -47,16 +47,19 @@ pub enum Identity {
     Inode {
         /// Device.
         device: u64,
-        /// Inode.
+        /// Inode,
         inode: u64,
+        /// and which of the files that had it one after the other; 0 is not known, /proc does not say.
+        generation: u32,
     },
 }
 
 impl Identity {
-    pub(super) fn inode(major: u32, minor: u32, inode: u64) -> Self {
+    pub(super) fn inode(major: u32, minor: u32, inode: u64, generation: u32) -> Self {
         Self::Inode {
             device: rustix::fs::makedev(major, minor),
             inode,
+            generation,
         }
     }
 
@@ -154,10 +157,6 @@ impl Files {
         if let Some(known) = self.known.get(identity) {
             return known.clone();
         }
-        if self.known.len() >= MAX_FILES {
-            self.known.clear();
-            self.failures.clear();
-        }
         let file = candidates(pid, mapping, path).find_map(|(candidate, certain)| {
             let file = open_regular(&candidate)?;
             let image = Image::read(&file)?;
@@ -179,6 +178,30 @@ impl Files {
         }
         self.known.insert(identity.clone(), file.clone());
         file
+    }
+
+    /// Whether there is no room for another.
+    pub(super) fn are_full(&self) -> bool {
+        self.known.len() >= MAX_FILES
+    }
+
+    /// Forgets the files that are not in use. Those in use keep their numbers, by which tables and names are known.
+    pub(super) fn forget_others<'a>(&mut self, in_use: impl Iterator<Item = &'a Identity>) {
+        self.failures.clear();
+        let in_use: HashSet<&Identity> = in_use.collect();
+        // A file may be known by its inode, too.
+        let ids: HashSet<u32> = in_use
+            .iter()
+            .filter_map(|identity| self.known.get(*identity)?.as_ref())
+            .map(|file| file.id)
+            .collect();
+        self.known.retain(|identity, file| {
+            in_use.contains(identity) || file.as_ref().is_some_and(|file| ids.contains(&file.id))
+        });
+        // Not with every file from then on.
+        if self.known.len() > MAX_FILES / 4 * 3 {
+            self.known.clear();
+        }
     }
 
     /// Keeps a file. One that is known by its build ID, from another mapping, is that one.
@@ -216,7 +239,7 @@ pub(crate) fn open_mapped(pid: u32, mapping: &Mapping) -> Option<fs::File> {
         let file = open_regular(&candidate)?;
         let is_it = match identity {
             Identity::BuildId(_) => certain,
-            Identity::Inode { device, inode } => {
+            Identity::Inode { device, inode, .. } => {
                 certain
                     || rustix::fs::fstat(file.as_fd())
                         .is_ok_and(|stat| stat.st_dev == *device && stat.st_ino == *inode)
@@ -251,7 +274,7 @@ fn open_regular(path: &str) -> Option<fs::File> {
 fn is(file: &fs::File, image: &Image, identity: &Identity) -> bool {
     match identity {
         Identity::BuildId(id) => image.build_id == **id,
-        Identity::Inode { device, inode } => {
+        Identity::Inode { device, inode, .. } => {
             rustix::fs::fstat(file.as_fd()).is_ok_and(|stat| stat.st_dev == *device && stat.st_ino == *inode)
         }
     }
@@ -376,6 +399,52 @@ mod tests {
         let notes = String::from_utf8_lossy(&notes.stdout).into_owned();
         let id: String = image.build_id.iter().map(|byte| format!("{byte:02x}")).collect();
         assert!(notes.contains(&format!("Build ID: {id}")), "{notes}");
+    }
+
+    #[test]
+    fn files_in_use_keep_their_numbers_when_others_are_forgotten() {
+        let mapping = Mapping {
+            start: 0,
+            end: 0,
+            file_offset: 0,
+            backing: Backing::Anonymous,
+        };
+        let mut files = Files::default();
+        let (libc, libm) = (
+            "/lib/x86_64-linux-gnu/libc.so.6",
+            "/lib/x86_64-linux-gnu/libm.so.6",
+        );
+        let identity = |path: &str| {
+            let image = Image::read(&open_regular(path).unwrap()).unwrap();
+            Identity::build_id_of(&image.build_id)
+        };
+        let open = |files: &mut Files, path: &str| files.open(0, &mapping, path, &identity(path)).unwrap().id;
+        let first = open(&mut files, libc);
+        let second = open(&mut files, libm);
+        assert_ne!(first, second);
+        for inode in 0.. {
+            if files.are_full() {
+                break;
+            }
+            files.known.insert(Identity::inode(0, 0, inode, 0), None);
+        }
+        let in_use = identity(libc);
+        files.forget_others([&in_use].into_iter());
+        assert_eq!(files.known.len(), 1);
+        assert_eq!(open(&mut files, libc), first);
+        assert!(open(&mut files, libm) > second, "never used again");
+        // All in use: there is a bound all the same.
+        let many: Vec<Identity> = (0..5000).map(|inode| Identity::inode(0, 0, inode, 0)).collect();
+        files
+            .known
+            .extend(many.iter().map(|identity| (identity.clone(), None)));
+        files.forget_others(many.iter());
+        assert!(!files.are_full());
+    }
+
+    #[test]
+    fn another_file_with_the_inode_of_one_that_is_gone_is_another() {
+        assert_ne!(Identity::inode(8, 1, 9, 4), Identity::inode(8, 1, 9, 5));
     }
 
     #[test]

@@ -22,7 +22,16 @@ pub(super) struct MapsLine {
 /// Every mapping of a process; none when it is gone or the kernel refuses.
 pub(super) fn read(pid: u32) -> Vec<MapsLine> {
     let maps = procfs::read(format!("/proc/{pid}/maps"), MAX_LEN).unwrap_or_default();
-    maps.split(|&byte| byte == b'\n').filter_map(parse).collect()
+    lines(&maps).collect()
+}
+
+/// The mappings that hold code, of what `/proc/PID/maps` says.
+pub fn executable(maps: &[u8]) -> impl Iterator<Item = Mapping> {
+    lines(maps).filter_map(MapsLine::into_mapping)
+}
+
+fn lines(maps: &[u8]) -> impl Iterator<Item = MapsLine> {
+    maps.split(|&byte| byte == b'\n').filter_map(parse)
 }
 
 /// The range of the mapping with this name.
@@ -78,7 +87,7 @@ impl MapsLine {
             _ if inode == 0 => Backing::Anonymous,
             path => Backing::File {
                 path: path.into(),
-                identity: Identity::inode(major, minor, inode),
+                identity: Identity::inode(major, minor, inode, 0),
             },
         };
         executable.then_some(Mapping {

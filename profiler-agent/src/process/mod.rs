@@ -6,6 +6,7 @@
 
 mod file;
 mod maps;
+mod origin;
 mod vdso;
 
 use std::{
@@ -20,6 +21,8 @@ pub(crate) use self::file::open_mapped;
 use self::{file::Identity, maps::MapsLine};
 pub use self::{
     file::{File, Segment},
+    maps::executable,
+    origin::Origin,
     vdso::{Vdso, vdso},
 };
 use crate::{
@@ -203,6 +206,11 @@ impl Processes {
         }
     }
 
+    /// Whether somebody chose them: then there is no end of interest in them.
+    pub const fn are_chosen(&self) -> bool {
+        self.targets.is_some()
+    }
+
     /// The living processes, in no order.
     pub fn living(&self) -> impl Iterator<Item = &Process> {
         self.living.values().map(Arc::as_ref)
@@ -327,7 +335,7 @@ impl Processes {
             Backing::Anonymous => Place::Anonymous(mapping.start, mapping.end),
             Backing::File { path, identity } => {
                 let offset = mapping.file_offset.wrapping_add(from_start);
-                let found = self.files.open(process.pid, mapping, path, identity);
+                let found = self.open(process.pid, mapping, path, identity);
                 match found.and_then(|file| Some((file.segment(offset)?, file))) {
                     Some((segment, file)) => {
                         let address = offset
@@ -370,7 +378,7 @@ impl Processes {
             Backing::Vdso => CodeBacking::Vdso(mapping.file_offset),
             Backing::Anonymous => CodeBacking::Unknown,
             Backing::File { path, identity } => {
-                let file = self.files.open(pid, mapping, path, identity);
+                let file = self.open(pid, mapping, path, identity);
                 file.and_then(|file| {
                     let segment = file.segment(mapping.file_offset)?;
                     let address = mapping
@@ -387,6 +395,18 @@ impl Processes {
             end: mapping.end,
             backing,
         }
+    }
+
+    fn open(&mut self, pid: u32, mapping: &Mapping, path: &str, identity: &Identity) -> Option<Arc<File>> {
+        if self.files.are_full() {
+            let mappings = self.living.values().flat_map(|process| process.mappings.values());
+            let in_use = mappings.filter_map(|mapping| match &mapping.backing {
+                Backing::File { identity, .. } => Some(identity),
+                Backing::Vdso | Backing::Anonymous => None,
+            });
+            self.files.forget_others(in_use);
+        }
+        self.files.open(pid, mapping, path, identity)
     }
 
     fn wants(&self, pid: u32) -> bool {
@@ -449,9 +469,17 @@ impl Processes {
             ("[vdso]", _) => Backing::Vdso,
             // What has an inode or a build ID is a file, whatever it is called.
             (_, MappedFile::Inode { inode: 0, .. }) => Backing::Anonymous,
-            (path, MappedFile::Inode { major, minor, inode }) => Backing::File {
+            (
+                path,
+                MappedFile::Inode {
+                    major,
+                    minor,
+                    inode,
+                    generation,
+                },
+            ) => Backing::File {
                 path: path.into(),
-                identity: Identity::inode(major, minor, inode),
+                identity: Identity::inode(major, minor, inode, generation),
             },
             (path, MappedFile::BuildId(id)) => Backing::File {
                 path: path.into(),
@@ -698,6 +726,7 @@ mod tests {
                     major: 0,
                     minor: 0,
                     inode: 0,
+                    generation: 0,
                 },
                 protection: 5,
                 path: b"//anon",

@@ -124,6 +124,8 @@ impl Builder {
             start: 0,
             name,
             executable: StringId(0),
+            service: StringId(0),
+            attributes: Vec::new(),
         })
     }
 

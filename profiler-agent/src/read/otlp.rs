@@ -322,6 +322,8 @@ impl<'a> Reader<'a> {
             start: 0,
             name: StringId(0),
             executable: StringId(0),
+            service: StringId(0),
+            attributes: Vec::new(),
         };
         let (mut title, mut executable, mut service) =
             (Cow::Borrowed(""), Cow::Borrowed(""), Cow::Borrowed(""));

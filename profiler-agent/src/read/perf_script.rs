@@ -190,6 +190,8 @@ pub(super) fn parse(
                     start: 0,
                     name,
                     executable: StringId(0),
+                    service: StringId(0),
+                    attributes: Vec::new(),
                 },
                 tid: header.tid,
                 thread_name: name,

@@ -320,6 +320,8 @@ impl Rows<'_, '_> {
             start: 0,
             name: StringId(0),
             executable: StringId(0),
+            service: StringId(0),
+            attributes: Vec::new(),
         };
         let (mut tid, mut thread_name, mut outcome) = (0, StringId(0), Outcome::Complete);
         for field in message.fields() {

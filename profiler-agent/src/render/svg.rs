@@ -43,6 +43,28 @@ pub enum SvgError {
 /// # Errors
 /// [`SvgError::NoSamples`] for a profile without samples of the asked kind, and the errors of the writer.
 pub fn write(profile: &Profile, options: &Options, out: &mut impl io::Write) -> Result<(), SvgError> {
+    draw(profile, options, Look::default(), out)
+}
+
+/// How a picture is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Look {
+    /// The root is at the top.
+    pub icicle: bool,
+    /// Stacks are merged from their leaves on: who is called, by whom.
+    pub reverse: bool,
+}
+
+/// The same with another look.
+///
+/// # Errors
+/// As [`write`].
+pub fn draw(
+    profile: &Profile,
+    options: &Options,
+    look: Look,
+    out: &mut impl io::Write,
+) -> Result<(), SvgError> {
     let folded = Folded::new(profile, options);
     if folded.is_empty() {
         return Err(SvgError::NoSamples);
@@ -67,6 +89,10 @@ pub fn write(profile: &Profile, options: &Options, out: &mut impl io::Write) -> 
     inferno.stroke_color = StrokeColor::None;
     // Every label has its colour already; this is for what inferno might add.
     inferno.deterministic = true;
+    inferno.reverse_stack_order = look.reverse;
+    if look.icicle {
+        inferno.direction = flamegraph::Direction::Inverted;
+    }
     inferno.palette_map = Some(&mut palette);
     // `no_sort` stays off: inferno refuses lines that are not in the order of their bytes, and ours are in the
     // order of their frames.

@@ -159,6 +159,8 @@ pub enum MappedFile<'a> {
         minor: u32,
         /// Inode; 0 without a file.
         inode: u64,
+        /// Tells files apart that had this inode one after the other, where the file system does; else 0.
+        generation: u32,
     },
 }
 
@@ -296,6 +298,7 @@ fn mmap<'a>(body: &mut Reader<'a>, misc: u16) -> Result<Record<'a>, Torn> {
             major: identity.u32()?,
             minor: identity.u32()?,
             inode: identity.u64()?,
+            generation: u32::try_from(identity.u64()?).unwrap_or_default(),
         }
     };
     let (protection, _flags) = (body.u32()?, body.u32()?);
@@ -457,6 +460,7 @@ mod tests {
         inode[0] = 8;
         inode[4] = 1;
         inode[8] = 9;
+        inode[16] = 4;
         assert_eq!(
             parse(&record(MMAP2, 0, &body(&inode))),
             Ok((
@@ -464,7 +468,8 @@ mod tests {
                 expected(MappedFile::Inode {
                     major: 8,
                     minor: 1,
-                    inode: 9
+                    inode: 9,
+                    generation: 4,
                 })
             ))
         );

@@ -185,23 +185,43 @@ fn unshare(namespace: UnshareFlags) -> rustix::io::Result<()> {
 
 /// Puts an empty, read-only file system in the place of everything. Only /proc is there, by which a descriptor has a path.
 fn take_root(alone: bool) -> rustix::io::Result<()> {
-    use rustix::{fs, mount};
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    use rustix::mount;
     mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-    // A folder that is there for certain: this program was started by it.
-    mount::mount("none", "/proc", "tmpfs", flags, c"size=64k,nr_inodes=16,mode=755")?;
+    if let Err(error) = enter_root(alone) {
+        // Without the old /proc no descriptor would have a path.
+        let _ = mount::unmount("/proc", UnmountFlags::DETACH);
+        return Err(error);
+    }
+    mount::unmount(".", UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")?;
+    mount::mount_remount("/", CLOSED | MountFlags::RDONLY, c"")
+}
+
+/// What nothing is run from, and no device opened.
+const CLOSED: MountFlags = MountFlags::NOSUID
+    .union(MountFlags::NODEV)
+    .union(MountFlags::NOEXEC);
+
+/// Makes the new root, with the old one over it.
+fn enter_root(alone: bool) -> rustix::io::Result<()> {
+    use rustix::{fs, mount, process};
+    // On a folder that is there for certain: this program was started by it.
+    mount::mount(
+        "none",
+        "/proc",
+        "tmpfs",
+        CLOSED,
+        c"size=64k,nr_inodes=16,mode=755",
+    )?;
     fs::mkdir("/proc/proc", Mode::from_raw_mode(0o555))?;
-    let read_only = flags | MountFlags::RDONLY;
+    let read_only = CLOSED | MountFlags::RDONLY;
     match mount::mount("none", "/proc/proc", "proc", read_only, c"subset=pid,hidepid=2") {
         // Before Linux 5.8 options are of the whole pid namespace.
         Err(Errno::INVAL) if alone => mount::mount("none", "/proc/proc", "proc", read_only, None)?,
         result => result?,
     }
-    rustix::process::chdir("/proc")?;
-    rustix::process::pivot_root(".", ".")?;
-    mount::unmount(".", UnmountFlags::DETACH)?;
-    rustix::process::chdir("/")?;
-    mount::mount_remount("/", read_only, c"")
+    process::chdir("/proc")?;
+    process::pivot_root(".", ".")
 }
 
 /// Without CAP_SETPCAP this is refused; then `no_new_privs` alone stands between the child and privileges of files.

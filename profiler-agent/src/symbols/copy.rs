@@ -58,7 +58,7 @@ const UNUSED: [&[u8]; 9] = [
 
 /// Why a file cannot be copied.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub enum Error {
     /// Input or output failed; a file that shrank meanwhile ends early.
     #[error("cannot be copied: {0}")]
     Io(#[from] io::Error),
@@ -72,7 +72,7 @@ pub(super) enum Error {
 
 /// How much of a file is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Parts {
+pub enum Parts {
     /// What tells where other files are: notes and links.
     Facts,
     /// What names are made from, but no debug information.
@@ -86,17 +86,20 @@ pub(super) enum Parts {
 
 /// A copy.
 #[derive(Debug)]
-pub(super) struct Copy {
+pub struct Copy {
     /// In memory, sealed.
-    pub(super) file: File,
+    pub file: File,
     /// Bytes that it takes.
-    pub(super) bytes: u64,
+    pub bytes: u64,
     /// Whether debug information was left out for its size.
-    pub(super) cut: bool,
+    pub cut: bool,
 }
 
 /// Copies parts of an ELF file.
-pub(super) fn copy(file: &File, parts: Parts) -> Result<Copy, Error> {
+///
+/// # Errors
+/// When it is none, has larger symbol tables than are copied, or cannot be read.
+pub fn copy(file: &File, parts: Parts) -> Result<Copy, Error> {
     let mut headers = Headers::read(file)?;
     let (mut wanted, mut cut) = (Vec::new(), false);
     let mut bytes = 0;

@@ -9,6 +9,9 @@
 //! DIR/NAME, DIR/.debug/NAME                   by .gnu_debuglink, whose CRC must be equal; DIR holds the file
 //! /usr/lib/debug/DIR/NAME
 //! ```
+//! What dwz has moved to a file of its own is found likewise: by the build ID in `.gnu_debugaltlink`, or at the path there, with that build ID. A
+//! package of split debug information lies beside the program, as `NAME.dwp`.
+//!
 //! No link leads out of the root that is searched, and only regular files are opened.
 
 use std::{
@@ -28,23 +31,57 @@ const FOLDERS: [&str; 2] = ["usr/lib/debug", "lib/debug"];
 /// Checksums are not computed over more than this: some 10 s of reading.
 const MOST_BYTES: u64 = 8 << 30;
 
+/// A file with debug information.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) file: File,
+    pub(super) image: Image,
+    /// Below its root.
+    pub(super) path: String,
+}
+
 /// Finds and opens the debug file of `image`, which a process saw at `path`. `pid` is that of the process; 0 is the agent's own view.
-pub(super) fn find(image: &Image, path: &str, pid: u32) -> Option<(File, Image)> {
+pub(super) fn find(image: &Image, path: &str, pid: u32) -> Option<Found> {
+    let roots = roots(pid);
+    let by_id = roots.iter().find_map(|root| by_build_id(&image.build_id, root));
+    by_id.or_else(|| roots.iter().find_map(|root| by_link(image, path, root)))
+}
+
+/// Finds and opens the supplement of `image`, which is at `path`.
+pub(super) fn find_supplement(image: &Image, path: &str, pid: u32) -> Option<File> {
+    let (name, build_id) = image.supplement.as_ref()?;
+    let roots = roots(pid);
+    let by_id = roots.iter().find_map(|root| by_build_id(build_id, root));
+    let by_path = || {
+        let path = match path.rsplit_once('/') {
+            Some((folder, _)) if !name.starts_with('/') => format!("{folder}/{name}"),
+            _ => name.clone(),
+        };
+        roots.iter().find_map(|root| opened(root, path.clone(), build_id))
+    };
+    by_id.or_else(by_path).map(|found| found.file)
+}
+
+/// Finds and opens the package of a program at `path`. That it belongs to the program is seen by the numbers of its units.
+pub(super) fn find_package(path: &str, pid: u32) -> Option<File> {
+    let path = format!("{}.dwp", path.strip_suffix(" (deleted)").unwrap_or(path));
+    roots(pid).iter().find_map(|root| open_regular(root, &path))
+}
+
+fn roots(pid: u32) -> Vec<OwnedFd> {
     let of_process = (pid != 0).then(|| format!("/proc/{}/root", procfs::thread_with_memory(pid)));
-    let roots: Vec<OwnedFd> = of_process
+    of_process
         .into_iter()
         .chain([String::from("/")])
         .filter_map(|root| {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(root, flags, Mode::empty()).ok()
         })
-        .collect();
-    let by_id = roots.iter().find_map(|root| by_build_id(image, root));
-    by_id.or_else(|| roots.iter().find_map(|root| by_link(image, path, root)))
+        .collect()
 }
 
-fn by_build_id(image: &Image, root: &OwnedFd) -> Option<(File, Image)> {
-    let (first, rest) = image.build_id.split_first()?;
+fn by_build_id(build_id: &[u8], root: &OwnedFd) -> Option<Found> {
+    let (first, rest) = build_id.split_first()?;
     // Short ones are no hashes and would make the folder itself the file's name.
     if rest.len() < 7 {
         return None;
@@ -54,14 +91,19 @@ fn by_build_id(image: &Image, root: &OwnedFd) -> Option<(File, Image)> {
         write!(name, "{byte:02x}").ok()?;
     }
     name.push_str(".debug");
-    FOLDERS.iter().find_map(|folder| {
-        let file = open_regular(root, &format!("{folder}/{name}"))?;
-        let debug = Image::of_stranger(&file).ok()?;
-        (debug.build_id == image.build_id).then_some((file, debug))
-    })
+    FOLDERS
+        .iter()
+        .find_map(|folder| opened(root, format!("{folder}/{name}"), build_id))
 }
 
-fn by_link(image: &Image, path: &str, root: &OwnedFd) -> Option<(File, Image)> {
+/// The file at a path, if it has this build ID.
+fn opened(root: &OwnedFd, path: String, build_id: &[u8]) -> Option<Found> {
+    let file = open_regular(root, &path)?;
+    let image = Image::of_stranger(&file).ok()?;
+    (image.build_id == *build_id).then_some(Found { file, image, path })
+}
+
+fn by_link(image: &Image, path: &str, root: &OwnedFd) -> Option<Found> {
     let (name, crc) = image.debug_link.as_ref()?;
     // The format says a bare file name; anything else is an attempt to lead elsewhere.
     if name.is_empty() || name == ".." || name == "." || name.contains('/') {
@@ -74,15 +116,19 @@ fn by_link(image: &Image, path: &str, root: &OwnedFd) -> Option<(File, Image)> {
         candidates.push(format!("{folder}/{name}"));
     }
     candidates.extend(FOLDERS.iter().map(|debug| format!("{debug}/{folder}/{name}")));
-    candidates.iter().find_map(|candidate| {
-        let file = open_regular(root, candidate)?;
+    candidates.into_iter().find_map(|path| {
+        let file = open_regular(root, &path)?;
         let debug = Image::of_stranger(&file).ok()?;
         let same = if debug.build_id.is_empty() || image.build_id.is_empty() {
             checksum(&file).ok()? == *crc
         } else {
             debug.build_id == image.build_id
         };
-        same.then_some((file, debug))
+        same.then_some(Found {
+            file,
+            image: debug,
+            path,
+        })
     })
 }
 

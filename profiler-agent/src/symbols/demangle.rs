@@ -22,11 +22,9 @@ pub(super) fn demangle(name: &str) -> Option<String> {
     let written = if let Ok(rust) = rustc_demangle::try_demangle(name) {
         write!(text, "{rust:#}")
     } else {
-        let symbol = cpp_demangle::BorrowedSymbol::with_tail(name.as_bytes()).ok();
-        let (symbol, tail) = symbol?;
-        if !tail.is_empty() {
-            return None;
-        }
+        let Ok((symbol, [])) = cpp_demangle::BorrowedSymbol::with_tail(name.as_bytes()) else {
+            return path(name);
+        };
         symbol.structured_demangle(&mut text, &cpp_demangle::DemangleOptions::new())
     };
     match (written, text.full) {
@@ -34,6 +32,47 @@ pub(super) fn demangle(name: &str) -> Option<String> {
         (Ok(()), false) => Some(text.text),
         (Err(fmt::Error), false) => None,
     }
+}
+
+/// Of a C++ name that is too new for the demangler: the function with its namespaces and classes, without arguments.
+///
+/// ```text
+/// _ZN3foo3bar…   foo::bar        _ZSt4swap…   std::swap        _ZNKSt6vectorI…   None, as what follows the arguments is not known
+/// ```
+fn path(name: &str) -> Option<String> {
+    let mut rest = name.strip_prefix("_Z")?;
+    let nested = rest.strip_prefix('N');
+    rest = nested
+        .unwrap_or(rest)
+        .trim_start_matches(['K', 'V', 'r', 'R', 'O']);
+    let mut path = String::new();
+    if let Some(behind) = rest.strip_prefix("St") {
+        path.push_str("std");
+        rest = behind;
+    }
+    let mut names = 0;
+    loop {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (len, behind) = rest.split_at_checked(digits)?;
+        let Ok(len) = len.parse::<usize>() else { break };
+        let (part, behind) = behind.split_at_checked(len)?;
+        if !path.is_empty() {
+            path.push_str("::");
+        }
+        path.push_str(part);
+        if path.len() > NAME_LIMIT {
+            return Some(cut(path));
+        }
+        rest = behind;
+        names += 1;
+        if nested.is_none() {
+            break;
+        }
+    }
+    // The arguments of a function are behind its name, those of a class before it.
+    let template = rest.strip_prefix('I').is_some();
+    let is_whole = nested.is_none() || rest.starts_with('E') || (template && names > 1);
+    (names > 0 && is_whole).then_some(path)
 }
 
 /// Owns `text`, cut to [`NAME_LIMIT`] bytes at the border of a character, with `…` for what is missing.
@@ -91,7 +130,17 @@ mod tests {
             ("i", None),
             ("RNvC6_123foo3bar", None),
             ("_init", None),
-            ("_ZN3foo3barEi@plt", None),
+            // What the demangler does not know, and what is no name.
+            (
+                "_ZSt4swapINSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEEiENSt9enable_ifIXsrSt6__and_IJSt14__is_swappableIT_ES8_IT0_EEE5valueEvE4typeERSt4pairIS9_SB_ESI_",
+                Some("std::swap"),
+            ),
+            ("_ZN3foo3barE??", Some("foo::bar")),
+            ("_ZN3fooI??", None),
+            ("_ZN3foo99bar", None),
+            ("_Z", None),
+            ("_Z99999999999999999999999x", None),
+            ("_ZN3foo3barEi@plt", Some("foo::bar")),
             ("", None),
         ] {
             assert_eq!(demangle(mangled).as_deref(), name, "{mangled}");

@@ -10,7 +10,7 @@ use std::{
 
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, ObjectSymbolTable as _, read::ReadCache};
 
-use super::copy;
+use super::copy::{self, copy};
 
 /// No single section that is read here may be larger; libLLVM's relocations have 12 MB.
 const MOST_BYTES: u64 = 64 << 20;
@@ -72,8 +72,8 @@ pub(super) struct Image {
     pub(super) has_dwarf: bool,
     /// It has a full symbol table.
     pub(super) has_symbols: bool,
-    /// Part of its DWARF is in another file (dwz).
-    pub(super) has_supplement: bool,
+    /// Name and build ID of the file that dwz has moved part of its DWARF to.
+    pub(super) supplement: Option<(String, Vec<u8>)>,
     /// Unpacked bytes of the sections that names are made from.
     pub(super) weight: u64,
 }
@@ -93,7 +93,7 @@ impl Image {
         if !file.metadata()?.is_file() {
             return Err(Error::NotRegular);
         }
-        Self::read(&copy::copy(file, copy::Parts::Facts)?.file)
+        Self::read(&copy(file, copy::Parts::Facts)?.file)
     }
 
     /// Reads the facts.
@@ -120,7 +120,6 @@ impl Image {
             match name {
                 b".debug_info" => image.has_dwarf = true,
                 b".symtab" => image.has_symbols = true,
-                b".gnu_debugaltlink" | b".debug_sup" => image.has_supplement = true,
                 b".note.gnu.build-id" | b".gnu_debuglink" if range.compressed_size > 4096 => {
                     return Err(Error::TooLarge(range.compressed_size));
                 }
@@ -146,6 +145,11 @@ impl Image {
             .ok()
             .flatten()
             .and_then(|(name, crc)| Some((str::from_utf8(name).ok()?.to_owned(), crc)));
+        image.supplement = elf
+            .gnu_debugaltlink()
+            .ok()
+            .flatten()
+            .and_then(|(name, id)| Some((str::from_utf8(name).ok()?.to_owned(), id.to_vec())));
         Ok(image)
     }
 

@@ -86,6 +86,8 @@ fn image(
                 file: Arc::new(copy.file),
                 path: path.to_owned(),
                 debug: None,
+                supplement: None,
+                package: None,
                 inlines: false,
             },
             copied: copy.bytes,
@@ -105,18 +107,24 @@ fn image(
         Ok::<_, copy::Error>(file)
     };
     let main = give(file)?;
-    let debug = if image.has_dwarf {
-        None
-    } else {
-        debug_file::find(&image, path, pid)
-            .map(|(debug, _)| give(&Arc::new(debug)))
-            .transpose()?
-    };
+    let (mut debug, mut supplement, mut package) = (None, None, None);
+    if image.has_dwarf {
+        supplement = debug_file::find_supplement(&image, path, pid);
+        package = debug_file::find_package(path, pid);
+    } else if let Some(found) = debug_file::find(&image, path, pid) {
+        supplement = debug_file::find_supplement(&found.image, &found.path, pid);
+        debug = Some(found.file);
+    }
+    // One that cannot be had leaves what the others say.
+    let mut give = |file: Option<File>| file.and_then(|file| give(&Arc::new(file)).ok());
+    let [debug, supplement, package] = [give(debug), give(supplement), give(package)];
     Ok(Handover {
         source: Source::Elf {
             file: main,
             path: path.to_owned(),
             debug,
+            supplement,
+            package,
             inlines,
         },
         copied,

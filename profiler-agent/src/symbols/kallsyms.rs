@@ -24,7 +24,7 @@ const LONGEST_LINE: u64 = 1024;
 
 /// Why the kernel's symbols cannot be had.
 #[derive(Debug)]
-pub(super) enum Error {
+pub enum Error {
     /// Reading failed.
     Read(io::Error),
     /// All addresses read as zero.
@@ -32,6 +32,8 @@ pub(super) enum Error {
     /// There is no symbol in it.
     Empty,
 }
+
+impl std::error::Error for Error {}
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -50,7 +52,7 @@ impl fmt::Display for Error {
 
 /// The text symbols of the kernel, by address. 24 bytes each and their names once.
 #[derive(Debug)]
-pub(super) struct Kallsyms {
+pub struct Kallsyms {
     entries: Vec<Entry>,
     /// All names, each with ` [module]` where it is of a module.
     names: String,
@@ -71,7 +73,7 @@ impl Kallsyms {
     ///
     /// # Errors
     /// [`Error::Hidden`] when this process may not see addresses.
-    pub(super) fn read(mut input: impl BufRead) -> Result<Self, Error> {
+    pub fn read(mut input: impl BufRead) -> Result<Self, Error> {
         let mut entries = Vec::new();
         let mut names = String::new();
         let mut hidden = false;
@@ -123,7 +125,7 @@ impl Kallsyms {
     }
 
     /// Name of the function at `address`, with ` [module]` and without.
-    pub(super) fn name(&self, address: u64) -> Option<(&str, &str)> {
+    pub fn name(&self, address: u64) -> Option<(&str, &str)> {
         let after = self.entries.partition_point(|entry| entry.address <= address);
         let entry = self.entries.get(after.checked_sub(1)?)?;
         if address - entry.address > REACH {

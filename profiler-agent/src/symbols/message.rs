@@ -228,6 +228,8 @@ mod tests {
                 file: 1,
                 path: "/a".into(),
                 debug: Some(0),
+                supplement: None,
+                package: Some(1),
                 inlines: true,
             }),
             addresses: vec![1, u64::MAX],

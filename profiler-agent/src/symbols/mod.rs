@@ -18,13 +18,14 @@
 //! | `client`, `spawn` | the child as the agent sees it: start, ask, give up, end |
 //! | `message`, `socket` | what crosses; neither side trusts the other's |
 //! | `server`, `confine`, `trial` | the child, what it gives up before it reads anything, and the proof |
-//! | `resolver`, `elf`, `kallsyms`, `gopclntab`, `fde`, `demangle` | the parsers |
+//! | `resolver`, `elf`, `dwarf`, `kallsyms`, `gopclntab`, `fde`, `demangle` | the parsers |
 
 mod client;
 mod confine;
 mod copy;
 mod debug_file;
 mod demangle;
+mod dwarf;
 mod elf;
 mod fde;
 mod gopclntab;
@@ -46,7 +47,9 @@ use crate::profile::Language;
 
 pub use client::{Client, Failure, StartError};
 pub use confine::{Confinement, Layer};
+pub use copy::{Copy, Error as CopyError, Parts, copy};
 pub use gopclntab::{Pclntab, Position};
+pub use kallsyms::{Error as KallsymsError, Kallsyms};
 pub use message::{Malformed, check_answer, check_question};
 pub use resolver::Resolver;
 pub use server::{ARGUMENT, serve};
@@ -99,6 +102,10 @@ pub enum Source<F = Arc<File>> {
         path: String,
         /// The file with its debug information, where that is another one.
         debug: Option<F>,
+        /// What dwz has moved out of its debug information.
+        supplement: Option<F>,
+        /// The contents of its split debug information, if it is split.
+        package: Option<F>,
         /// Whether inlined functions are wanted, and lines: without them it is faster.
         inlines: bool,
     },
@@ -118,11 +125,15 @@ impl<F> Source<F> {
                 file,
                 path,
                 debug,
+                supplement,
+                package,
                 inlines,
             } => Source::Elf {
                 file: change(file)?,
                 path,
-                debug: debug.map(change).transpose()?,
+                debug: debug.map(&mut change).transpose()?,
+                supplement: supplement.map(&mut change).transpose()?,
+                package: package.map(change).transpose()?,
                 inlines,
             },
         })

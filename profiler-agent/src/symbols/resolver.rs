@@ -19,6 +19,7 @@ use hashbrown::HashMap;
 use super::{
     Response, Source, Symbol, Symbols,
     demangle::{bounded, demangle},
+    dwarf::Dwarf,
     elf::{self, Image},
     fde::Functions,
     gopclntab::{Pclntab, Position},
@@ -91,6 +92,8 @@ struct Ready {
     dwarf: Option<Arc<File>>,
     /// File with the symbol table, the object itself or another one.
     symbols: Arc<File>,
+    /// Its debug information, where that is in several files.
+    gathered: Option<Dwarf>,
     /// Whether inlined functions are wanted.
     inlines: bool,
     /// Whether the symbol table is all that is asked: it is as good for names alone, and read in a thirtieth of the time.
@@ -110,6 +113,8 @@ struct Files {
     file: Arc<File>,
     path: String,
     debug: Option<Arc<File>>,
+    supplement: Option<Arc<File>>,
+    package: Option<Arc<File>>,
     inlines: bool,
 }
 
@@ -155,11 +160,15 @@ impl Resolver {
                 file,
                 path,
                 debug,
+                supplement,
+                package,
                 inlines,
             }) => Some(Files {
                 file,
                 path,
                 debug,
+                supplement,
+                package,
                 inlines,
             }),
             None => None,
@@ -305,13 +314,22 @@ impl Held {
             file,
             path,
             debug,
+            supplement,
+            package,
             inlines,
         } = files;
         let (state, weight) = match Image::read(&file) {
             Ok(image) => {
                 let debug = debug.and_then(|debug| Some((Image::read(&debug).ok()?, debug)));
-                let weight = image.weight + debug.as_ref().map_or(0, |(facts, _)| facts.weight);
-                let ready = Ready::new(image, &file, debug, inlines);
+                let mut weight = image.weight + debug.as_ref().map_or(0, |(facts, _)| facts.weight);
+                let mut ready = Ready::new(image, &file, debug, inlines);
+                if supplement.is_some() || package.is_some() {
+                    ready.gather(supplement.as_deref(), package.as_deref());
+                    let others = supplement.iter().chain(&package);
+                    weight += others
+                        .map(|file| Image::read(file).map_or(0, |facts| facts.weight))
+                        .sum::<u64>();
+                }
                 (State::Ready(Box::new(ready)), weight)
             }
             Err(error) => (State::Refused(format!("{path}: {error}")), 0),
@@ -354,10 +372,19 @@ impl Ready {
             symbols,
             inlines,
             symbols_only: has_symbols && !inlines,
+            gathered: None,
             broken: None,
             plt: None,
             go: Pclntab::read(file),
             starts: None,
+        }
+    }
+
+    /// Puts debug information together that is in several files. If that fails, what is in the first is better than nothing.
+    fn gather(&mut self, supplement: Option<&File>, package: Option<&File>) {
+        if let (Some(dwarf), false) = (&self.dwarf, self.symbols_only) {
+            let read = catch_unwind(AssertUnwindSafe(|| Dwarf::read(dwarf, supplement, package)));
+            self.gathered = read.ok().and_then(Result::ok);
         }
     }
 
@@ -369,9 +396,12 @@ impl Ready {
     ) -> (Vec<Answer>, Option<String>) {
         let mut named = Vec::new();
         if let (Some(dwarf), None, false) = (&self.dwarf, &self.broken, self.symbols_only) {
-            match self.ask(blazesym, dwarf, true, addresses) {
-                Ok(functions) => named = functions,
-                Err(problem) => self.broken = Some(problem),
+            match &self.gathered {
+                Some(gathered) => named = functions_of(gathered, addresses),
+                None => match self.ask(blazesym, dwarf, true, addresses) {
+                    Ok(functions) => named = functions,
+                    Err(problem) => self.broken = Some(problem),
+                },
             }
         }
         let mut error = self
@@ -493,6 +523,23 @@ impl Ready {
     }
 }
 
+/// The functions at each address, innermost first.
+fn functions_of(dwarf: &Dwarf, addresses: &[u64]) -> Vec<Vec<Symbol>> {
+    let mut names = Names::default();
+    let functions = addresses.iter().map(|&address| {
+        let functions = dwarf.functions(address, MOST_INLINED + 1).into_iter();
+        functions
+            .map(|function| Symbol {
+                file: bounded(&function.file),
+                line: function.line,
+                column: function.column,
+                ..names.symbol(&function.name, None)
+            })
+            .collect()
+    });
+    functions.collect()
+}
+
 /// Go's names are the same for its linker and for people.
 fn go_symbol(position: &Position) -> Symbol {
     let Position { name, file, line } = position;
@@ -531,8 +578,8 @@ fn same_function(name: &str, symbol: &Symbol) -> bool {
     symbol
         .system_name
         .contains(&format!("{}{identifier}", identifier.len()))
-        // Two that are spelt otherwise in mangled names.
-        || (identifier == "closure" && symbol.name.contains("{closure"))
+        // Some are spelt otherwise in mangled names: `{closure_env#0}`, `{async_fn#0}`, `operator()`.
+        || (name.starts_with('{') && symbol.name.contains("{closure"))
         || (identifier == "operator" && symbol.name.contains(name))
 }
 

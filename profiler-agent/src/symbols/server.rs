@@ -52,6 +52,8 @@ fn run() -> io::Result<()> {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let line = Socket::of_child(line);
+    // For `ps` and `top`, which know it as `exe` otherwise.
+    let _ = rustix::thread::set_name(c"symbolizer");
     // A panic is answered; its text could come from a file.
     std::panic::set_hook(Box::new(|_| {}));
     let confinement = confine()?;

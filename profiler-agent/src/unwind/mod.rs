@@ -198,7 +198,7 @@ impl Unwinder {
                 let Some((id, file_address)) = file_address(&code, address) else {
                     return Way::Untold;
                 };
-                tables.want(id, || request(id, &code));
+                tables.need(id, || request(id, &code));
                 match tables.find(id, file_address) {
                     Known::Rule(rule) => Way::Table(rule),
                     Known::Pending if !give_up => Way::Pending,

@@ -12,7 +12,11 @@ use profiler_common::{
     record::MAX_PROCESSES,
 };
 
-use super::{arena::Block, file_address, tables::Tables};
+use super::{
+    arena::{ArenaError, Block},
+    file_address, request,
+    tables::Tables,
+};
 use crate::process::{Code, Key, Process, Processes};
 
 /// [`MappingList`], as aya wants the values of maps.
@@ -140,7 +144,16 @@ impl Publisher {
     fn publish_one(&mut self, process: &Process, processes: &mut Processes, tables: &mut Tables) {
         let mut list = Vec::new();
         let (mut uses, mut waits) = (HashSet::new(), HashSet::new());
-        for code in processes.code(process) {
+        let codes = processes.code(process);
+        if processes.are_chosen() {
+            // By the time its stacks need a table it should be there. The dynamic linker puts what a program asks for above what that asks for.
+            for code in codes.iter().rev() {
+                if let Some((id, _)) = file_address(code, code.start) {
+                    tables.want(id, || request(id, code));
+                }
+            }
+        }
+        for code in codes {
             let Code { start, end, .. } = code;
             let Some((id, address)) = file_address(&code, start) else {
                 entry(&mut list, start..end, 0, 0);
@@ -187,10 +200,16 @@ impl Publisher {
             self.forget(pid, tables);
             return;
         }
-        let Ok(block) = tables.arena.write(&list) else {
-            // Its stacks are unwound in user space, then.
-            self.forget(pid, tables);
-            return;
+        let block = match tables.arena.write(&list) {
+            Ok(block) => block,
+            Err(error) => {
+                // Its stacks are unwound in user space, then; its next sample tries again.
+                if matches!(error, ArenaError::Full) {
+                    tables.lack(list.len());
+                }
+                self.forget(pid, tables);
+                return;
+            }
         };
         self.serial = self.serial.checked_add(1).unwrap_or(NonZero::<u32>::MIN);
         let mappings = MappingList {

@@ -61,13 +61,13 @@ pub(super) struct Tables {
     builder: Builder,
     pub(super) arena: Arena,
     states: HashMap<u32, State>,
-    /// Requests that the builder's queue had no room for.
-    waiting: VecDeque<Request>,
     building: usize,
     /// Tables that wait for room which has been made and is not free yet, with the time when it will be.
     unstored: VecDeque<(Instant, Built)>,
     /// Blocks of evicted tables that processes still refer to.
     condemned: Vec<Block>,
+    /// Bytes that a list of mappings found no room for.
+    lacking: usize,
     next_epoch: Instant,
     /// Whether it has been told that the memory is used up.
     told: bool,
@@ -93,13 +93,21 @@ impl Tables {
             builder: Builder::start()?,
             arena: Arena::new(segments, bytes),
             states: HashMap::new(),
-            waiting: VecDeque::new(),
             building: 0,
             unstored: VecDeque::new(),
             condemned: Vec::new(),
+            lacking: 0,
             next_epoch: Instant::now() + EPOCH,
             told: false,
         })
+    }
+
+    /// Asks for the table of a file that a stack needs, before all others.
+    pub(super) fn need(&mut self, id: u32, request: impl FnOnce() -> Option<Request>) {
+        self.want(id, request);
+        if matches!(self.states.get(&id), Some(State::Building)) {
+            self.builder.urge(id);
+        }
     }
 
     /// Asks for the table of a file, unless that has been done.
@@ -113,8 +121,7 @@ impl Tables {
         };
         self.states.insert(id, State::Building);
         self.building += 1;
-        self.waiting.push_back(request);
-        self.ask();
+        self.builder.ask(request);
     }
 
     /// Whether no table is being built.
@@ -139,6 +146,11 @@ impl Tables {
                 .extract_if(|_, state| matches!(state, State::NoRoom(since) if since.elapsed() >= RETRY));
             changes.evicted.extend(retried.map(|(id, _)| id));
         }
+        let lacking = std::mem::take(&mut self.lacking);
+        if lacking > 0 {
+            // Free room in pieces that are too small is no room.
+            self.make_room(self.arena.free() + lacking, &mut changes);
+        }
         while let Some((built, may_wait)) = self.next_built() {
             let id = built.id;
             if let Some(built) = self.store(built, may_wait, &mut changes) {
@@ -148,7 +160,6 @@ impl Tables {
             self.building -= 1;
             changes.fresh.insert(id);
         }
-        self.ask();
         changes
     }
 
@@ -163,6 +174,11 @@ impl Tables {
             return Some((built, false));
         }
         Some((self.builder.answer()?, true))
+    }
+
+    /// A list of mappings found no room: idle tables are evicted for it, at the next [`Self::collect`].
+    pub(super) fn lack(&mut self, bytes: usize) {
+        self.lacking = self.lacking.max(bytes);
     }
 
     /// No process refers to evicted tables any more.
@@ -200,15 +216,6 @@ impl Tables {
             Packed::Rule(rule) => Known::Rule(rule),
             Packed::Entry(number) => {
                 Known::Rule(Rule::of_entry(arena::entry(&segment, block.offset, number)))
-            }
-        }
-    }
-
-    fn ask(&mut self) {
-        while let Some(request) = self.waiting.pop_front() {
-            if let Err(request) = self.builder.ask(request) {
-                self.waiting.push_front(request);
-                break;
             }
         }
     }
@@ -364,5 +371,20 @@ mod tests {
         assert!(!evicted.is_empty() && !evicted.contains(&2), "{evicted:?}");
         assert!(evicted.iter().all(|&id| tables.pieces(id).is_none()));
         assert!(has_table(&tables, 2) && has_table(&tables, newcomer + 1));
+
+        // A list of mappings finds no room: an idle table makes it some.
+        let list = [0; 4096];
+        while tables.arena.write(&list).is_ok() {}
+        for _ in 0..=MIN_IDLE {
+            tables.arena.advance_epoch();
+        }
+        tables.lack(list.len());
+        assert!(!tables.collect().evicted.is_empty());
+        tables.release();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while tables.arena.write(&list).is_err() {
+            assert!(Instant::now() < deadline, "{tables:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 }

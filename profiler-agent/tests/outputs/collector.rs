@@ -27,7 +27,13 @@ async fn every_sample_arrives_once() {
         };
         let client = Client::new(collector.endpoint(protocol), &Options::default()).unwrap();
         // Small requests, so that there are several.
-        let requests = encode(&profile, &encode::Options { limit: 8_000 });
+        let requests = encode(
+            &profile,
+            &encode::Options {
+                limit: 8_000,
+                ..encode::Options::default()
+            },
+        );
         assert!(requests.len() > 2);
         for (request, compression) in requests.iter().zip(Compression::ALL.into_iter().cycle()) {
             assert_eq!(

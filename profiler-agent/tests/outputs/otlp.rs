@@ -7,7 +7,7 @@ use opentelemetry_proto::tonic::{
     profiles::v1development::{ProfilesData, ProfilesDictionary, Sample},
 };
 use profiler_agent::{
-    export::otlp::encode::{DEFAULT_LIMIT, Options, Request, encode},
+    export::otlp::encode::{DEFAULT_LIMIT, Names, Options, Request, Times, encode},
     profile::Profile,
 };
 use proptest::prelude::*;
@@ -21,8 +21,15 @@ use crate::{
     },
 };
 
+fn limited(limit: usize) -> Options {
+    Options {
+        limit,
+        ..Options::default()
+    }
+}
+
 fn one(profile: &Profile) -> Request {
-    let mut requests = encode(profile, &Options { limit: usize::MAX });
+    let mut requests = encode(profile, &limited(usize::MAX));
     assert_eq!(requests.len(), 1);
     requests.remove(0)
 }
@@ -144,7 +151,8 @@ fn server() {
     );
 
     // Written by hand, but as prost would write it.
-    let resource = data.resource_profiles[0].resource.as_ref().unwrap();
+    // Ordered by program; the worker comes first.
+    let resource = data.resource_profiles[1].resource.as_ref().unwrap();
     let keys: Vec<_> = resource.attributes.iter().map(|pair| pair.key.as_str()).collect();
     assert_eq!(
         keys,
@@ -260,16 +268,112 @@ print("unknown", unknown, "total", total, "tcp_sendmsg" in names)
     );
     assert_eq!(
         String::from_utf8(output.stdout).unwrap(),
-        "4242 samples cpu 10101010 2200\n4243 samples cpu 10101010 600\nunknown 0 total 2800 True\n"
+        "4243 samples cpu 10101010 600\n4242 samples cpu 10101010 2200\nunknown 0 total 2800 True\n"
     );
+}
+
+/// The same without what was asked to be left out.
+fn smaller(counts: Counts, times: Times, profile: &Profile, names: Names) -> Counts {
+    let mut smaller = Counts::new();
+    for ((pid, mut attributes, functions), count) in counts {
+        if times == Times::None {
+            attributes.remove("cpu.logical_number");
+        }
+        *smaller.entry((pid, attributes, functions)).or_default() += count;
+    }
+    if names == Names::None {
+        // Which frames have none is said by their mappings; here it is enough that nothing is lost.
+        let total: u64 = smaller.values().sum();
+        assert_eq!(total, profile.sample_count());
+    }
+    smaller
+}
+
+#[test]
+fn what_is_left_out_makes_it_smaller() {
+    let profile = profiles::server();
+    let size = |times, names| {
+        let options = Options {
+            times,
+            names,
+            ..limited(usize::MAX)
+        };
+        let request = encode(&profile, &options).remove(0);
+        assert_conforms(&request.bytes, &[]);
+        assert_eq!(request.events, 2800);
+        request.bytes.len()
+    };
+    let all = size(Times::Exact, Names::All);
+    assert!(size(Times::Exact, Names::Readable) < all);
+    assert!(size(Times::Exact, Names::None) < size(Times::Exact, Names::Readable));
+    assert_eq!(
+        size(Times::Rounded, Names::All),
+        all,
+        "half of it, but when it is compressed"
+    );
+    assert!(size(Times::None, Names::All) * 4 < all);
+    let one_process = one(&profile).bytes.len();
+    let options = Options {
+        resource: vec![("host.id".into(), "x".into()), ("host.name".into(), "y".into())],
+        ..limited(usize::MAX)
+    };
+    let with_host = encode(&profile, &options).remove(0);
+    assert_conforms(&with_host.bytes, &[]);
+    assert!(with_host.bytes.len() > one_process);
+}
+
+#[test]
+fn rounded_times_lie_less_than_a_hundredth_of_the_period_before() {
+    let profile = profiles::server();
+    let times = |times| {
+        let options = Options {
+            times,
+            ..limited(usize::MAX)
+        };
+        let data = ProfilesData::decode(&*encode(&profile, &options).remove(0).bytes).unwrap();
+        let profiles = data.resource_profiles.into_iter().flat_map(|r| r.scope_profiles);
+        let samples = profiles
+            .flat_map(|scope| scope.profiles)
+            .flat_map(|profile| profile.samples);
+        samples
+            .flat_map(|sample| sample.timestamps_unix_nano)
+            .collect::<Vec<u64>>()
+    };
+    let (exact, rounded) = (times(Times::Exact), times(Times::Rounded));
+    assert_eq!(exact.len(), rounded.len());
+    let start = profile.capture.start;
+    for (exact, rounded) in exact.iter().zip(rounded) {
+        assert!(rounded <= *exact && exact - rounded < profile.capture.period() / 100);
+        assert!(rounded.trailing_zeros() >= 16 || rounded == start);
+    }
 }
 
 proptest! {
     #[test]
+    fn holds_every_sample_whatever_is_left_out(
+        profile in profiles::arbitrary(),
+        times in prop::sample::select(vec![Times::Exact, Times::Rounded, Times::None]),
+        names in prop::sample::select(vec![Names::All, Names::Readable, Names::None]),
+        limit in prop_oneof![Just(usize::MAX), 1..5_000_usize],
+    ) {
+        let requests = encode(&profile, &Options { times, names, ..limited(limit) });
+        let mut counts = Counts::new();
+        count(&requests, &mut counts);
+        let expected = smaller(expected(&profile), times, &profile, names);
+        if names == Names::All {
+            prop_assert_eq!(&counts, &expected);
+        }
+        prop_assert_eq!(counts.values().sum::<u64>(), profile.sample_count());
+        for request in &requests {
+            assert_conforms(&request.bytes, &EXCEPT);
+        }
+    }
+
+    #[test]
     fn holds_every_sample_at_any_limit(profile in profiles::arbitrary(), limit in prop_oneof![
         Just(usize::MAX), 1..500_usize, 500..5_000_usize, 5_000..50_000_usize,
     ]) {
-        let requests = encode(&profile, &Options { limit });
+        let requests = encode(&profile, &limited(limit));
         let mut counts = Counts::new();
         count(&requests, &mut counts);
         prop_assert_eq!(&counts, &expected(&profile));

@@ -261,3 +261,24 @@ pub fn events(request: &[u8]) -> Vec<Event> {
     }
     events
 }
+
+/// The attributes of a process in a request.
+pub fn resource_of(request: &[u8], pid: u32) -> Vec<(String, String)> {
+    let data = ProfilesData::decode(request).unwrap();
+    let strings = &data.dictionary.as_ref().unwrap().string_table;
+    let resources = data.resource_profiles.iter();
+    let resources = resources.map(|resource| &resource.resource.as_ref().unwrap().attributes);
+    let of_process =
+        resources.filter(|attributes| attribute(strings, attributes, "process.pid") == Some(pid.to_string()));
+    of_process
+        .flatten()
+        .map(|pair| {
+            let key = match pair.key.as_str() {
+                "" => strings[usize::try_from(pair.key_strindex).unwrap()].clone(),
+                key => key.to_owned(),
+            };
+            let value = attribute(strings, std::slice::from_ref(pair), &key).unwrap();
+            (key, value)
+        })
+        .collect()
+}

@@ -68,6 +68,8 @@ impl Builder {
             start: START - u64::from(pid) * 1_000_000_000,
             name: self.string(name),
             executable: self.string(executable),
+            service: StringId(0),
+            attributes: Vec::new(),
         };
         ProcessId(intern(&mut self.profile.processes, process))
     }

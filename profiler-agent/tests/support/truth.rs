@@ -242,7 +242,8 @@ impl Chains {
             return "code".into();
         }
         let is_own = Path::new(file).parent() == Some(&folder());
-        if !file.is_empty() && !is_own {
+        // Of the vDSO it is known what is called.
+        if !file.is_empty() && file != "[vdso]" && !is_own {
             let base = file.rsplit('/').next().unwrap();
             let base = base.split(".so").next().unwrap();
             return match base {

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! All three sample, so not every chain is seen by all. What the others saw and the agent did not is looked at pair by pair: a chain whose every
-//! frame has, somewhere in the agent's chains, the very caller that it has here is made of proven steps.
+//! frame has, somewhere in the agent's chains, the very caller that it has here is made of proven steps. Where the agent never saw the frame at all
+//! it says nothing of its callers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
@@ -85,7 +86,7 @@ impl Figure {
     /// Whether no chain of the others speaks against ours, and there were chains.
     pub(crate) fn name_if_unequal(&self) -> Option<&'static str> {
         let other: u64 = self.perf.other.values().chain(self.gdb.other.values()).sum();
-        let compared = self.perf.all() + self.gdb.all();
+        let compared = self.perf.compared() + self.gdb.compared();
         (compared < 50 || other * 20 > compared).then_some(self.program.name)
     }
 }
@@ -165,6 +166,8 @@ struct Ours {
     chains: HashSet<Chain>,
     /// Every frame of theirs and its caller.
     pairs: HashSet<(Spot, Spot)>,
+    /// Every frame of theirs that has a caller.
+    callees: HashSet<Spot>,
     /// The callers of every frame of theirs.
     callers: HashSet<Chain>,
     /// Every chain without its outermost frames, however many.
@@ -176,6 +179,7 @@ impl Ours {
         for pair in chain.windows(2) {
             if let [callee, caller] = pair {
                 self.pairs.insert((callee.clone(), caller.clone()));
+                self.callees.insert(callee.clone());
             }
         }
         for len in 1..chain.len() {
@@ -197,7 +201,9 @@ struct Compared {
     by_pairs: u64,
     /// It saw more callers: the other one gave up.
     cut_short: u64,
-    /// The first pair that it did not see.
+    /// It never saw the frames whose callers it did not see: there is nothing to compare.
+    not_met: u64,
+    /// The first pair that it did not see, of a frame that it saw.
     other: BTreeMap<String, u64>,
 }
 
@@ -213,21 +219,36 @@ impl Compared {
         {
             self.same_callers += 1;
         } else {
-            let strange = chain.windows(2).find_map(|pair| match pair {
+            let mut strange = chain.windows(2).filter_map(|pair| match pair {
                 [callee, caller] if !ours.pairs.contains(&(callee.clone(), caller.clone())) => {
-                    Some(format!("{} < {}", callee.text(), caller.text()))
+                    Some((callee, caller))
                 }
                 _ => None,
             });
-            match strange {
-                Some(pair) => *self.other.entry(pair).or_default() += 1,
-                None => self.by_pairs += 1,
+            let all_seen = strange.clone().next().is_none();
+            match strange.find(|(callee, _)| ours.callees.contains(callee)) {
+                Some((callee, caller)) => {
+                    let pair = format!("{} < {}", callee.text(), caller.text());
+                    *self.other.entry(pair).or_default() += 1;
+                }
+                None if all_seen => self.by_pairs += 1,
+                None => self.not_met += 1,
             }
         }
     }
 
+    /// Chains that could be compared.
+    fn compared(&self) -> u64 {
+        self.all() - self.not_met
+    }
+
     fn all(&self) -> u64 {
-        self.equal + self.same_callers + self.by_pairs + self.cut_short + self.other.values().sum::<u64>()
+        self.equal
+            + self.same_callers
+            + self.by_pairs
+            + self.cut_short
+            + self.not_met
+            + self.other.values().sum::<u64>()
     }
 }
 
@@ -475,8 +496,8 @@ fn cpu_ticks(folder: &str) -> u64 {
 
 /// The table for people.
 pub(crate) fn table(figures: &[Figure]) -> String {
-    let mut text = "| program | chains of the agent | perf: stacks | equal | same callers | by pairs | cut short | other | gdb: stops | equal | same callers | by pairs | cut short | other | others, by the first pair |\n\
-                    |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n".to_owned();
+    let mut text = "| program | chains of the agent | perf: stacks | equal | same callers | by pairs | cut short | not met | other | gdb: stops | equal | same callers | by pairs | cut short | not met | other | others, by the first pair |\n\
+                    |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n".to_owned();
     for Figure {
         program,
         ours,
@@ -488,12 +509,13 @@ pub(crate) fn table(figures: &[Figure]) -> String {
         for compared in [perf, gdb] {
             let other: u64 = compared.other.values().sum();
             text += &format!(
-                " {} | {} | {} | {} | {} | {other} |",
+                " {} | {} | {} | {} | {} | {} | {other} |",
                 compared.all(),
                 compared.equal,
                 compared.same_callers,
                 compared.by_pairs,
-                compared.cut_short
+                compared.cut_short,
+                compared.not_met
             );
         }
         let mut other: Vec<(&String, &u64)> = perf.other.iter().chain(&gdb.other).collect();

@@ -3,6 +3,8 @@
 //! ```text
 //! programs ─▶ load ─┬▶ completeness: the agent alone; is any stack cut short?
 //!                   └▶ equality: the agent beside perf and gdb; do they see the same callers?
+//!
+//! compilers ─▶ names: the agent beside binutils and LLVM; do they tell the same functions and lines?
 //! ```
 //!
 //! The Debian packages of the programs are installed here and not by `setup`: nothing else needs them. Everything runs on loopback, in
@@ -10,7 +12,9 @@
 
 mod completeness;
 mod equality;
+mod hostile;
 mod load;
+mod names;
 mod programs;
 
 use std::collections::BTreeSet;
@@ -26,6 +30,8 @@ use crate::workspace::Workspace;
 
 /// Where the figures are kept.
 const DOCUMENT: &str = "docs/completeness.md";
+/// Where those of names are kept.
+const NAMES_DOCUMENT: &str = "docs/names.md";
 
 /// What there is to prove.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -34,12 +40,23 @@ pub(crate) enum Proof {
     Completeness,
     /// perf and gdb see the same callers
     Equality,
+    /// Binutils and LLVM tell the same functions and lines
+    Names,
+    /// Files that change while they are read, or lie, cost their own names at most
+    Hostile,
 }
 
 /// Proves it for the programs called `names`, or all of them, whose figures are then written down.
 pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Result<()> {
     if !command::is_root()? {
         bail!("profiling and changing users need root; run `sudo -E cargo xtask prove`");
+    }
+    if proof == Proof::Names {
+        return prove_names(workspace);
+    }
+    if proof == Proof::Hostile {
+        // It makes its own programs.
+        return hostile::run(workspace);
     }
     if let Some(name) = names
         .iter()
@@ -80,14 +97,12 @@ pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Resu
                 .collect();
             ("equality", equality::table(&figures), short)
         }
+        Proof::Names => return prove_names(workspace),
+        Proof::Hostile => return hostile::run(workspace),
     };
     println!("{table}");
     if names.is_empty() {
-        let document = workspace.join(DOCUMENT);
-        let text =
-            fs::read_to_string(&document).with_context(|| format!("cannot read {}", document.display()))?;
-        fs::write(&document, replaced(&text, name, &table)?)
-            .with_context(|| format!("cannot write {}", document.display()))?;
+        write(workspace, DOCUMENT, name, &table)?;
     }
     if !short.is_empty() {
         bail!("below the bar, or too few stacks: {}", short.join(", "));
@@ -95,12 +110,42 @@ pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Resu
     Ok(())
 }
 
+/// All programs, always: those built one after another use what is there.
+fn prove_names(workspace: &Workspace) -> Result<()> {
+    let figures = names::measure(workspace)?;
+    let table = names::table(&figures);
+    println!("{table}");
+    write(workspace, NAMES_DOCUMENT, "names", &table)?;
+    let short: Vec<&str> = figures
+        .iter()
+        .filter_map(names::Figure::name_if_unequal)
+        .collect();
+    if !short.is_empty() {
+        bail!("below the bar: {}", short.join("; "));
+    }
+    Ok(())
+}
+
+/// Puts a table into its document.
+fn write(workspace: &Workspace, document: &str, name: &str, table: &str) -> Result<()> {
+    let document = workspace.join(document);
+    let text =
+        fs::read_to_string(&document).with_context(|| format!("cannot read {}", document.display()))?;
+    let text = replaced(&text, name, table)
+        .with_context(|| format!("cannot put the table into {}", document.display()))?;
+    fs::write(&document, text).with_context(|| format!("cannot write {}", document.display()))
+}
+
 fn each<T>(programs: &[&'static Program], measure: impl Fn(&'static Program) -> Result<T>) -> Result<Vec<T>> {
     programs
         .iter()
         .map(|program| {
             eprintln!("{}", program.name);
-            measure(program)
+            // perf fails when a process ends between its being listed and looked at.
+            measure(program).or_else(|error| {
+                eprintln!("{}, again: {error:#}", program.name);
+                measure(program)
+            })
         })
         .collect()
 }
@@ -110,9 +155,9 @@ fn replaced(text: &str, name: &str, table: &str) -> Result<String> {
     let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
     let (before, rest) = text
         .split_once(&begin)
-        .with_context(|| format!("{DOCUMENT} lacks the mark {begin}"))?;
+        .with_context(|| format!("it lacks the mark {begin}"))?;
     let (_, after) = rest
         .split_once(&end)
-        .with_context(|| format!("{DOCUMENT} lacks the mark {end}"))?;
+        .with_context(|| format!("it lacks the mark {end}"))?;
     Ok(format!("{before}{begin}{table}{end}{after}"))
 }

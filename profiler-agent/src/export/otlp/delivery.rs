@@ -118,6 +118,8 @@ pub struct Entrance {
 #[derive(Debug)]
 enum Order {
     Slice(Box<Profile>),
+    /// From now on, send there and so; the spool stays what it is.
+    Change(Box<Options>),
     /// Nothing comes any more; this long may it take from the last success.
     Finish(Duration),
 }
@@ -176,6 +178,11 @@ impl Delivery {
 }
 
 impl Entrance {
+    /// Changes where and how slices are sent, but not the spool; what is under way goes on as it is. Says whether there was room for the order.
+    pub fn change(&self, options: Options) -> bool {
+        self.orders.try_send(Order::Change(Box::new(options))).is_ok()
+    }
+
     /// Hands a finished slice over. Returns at once; when too many wait already, its samples are dropped and counted.
     pub fn hand_over(&self, slice: Profile) {
         self.ledger.capture(&slice);
@@ -323,6 +330,7 @@ impl Carrier {
                 answer = answer => self.take_answer(answer),
                 order = inbox.recv(), if self.ending.is_none() => match order {
                     Some(Order::Slice(slice)) => self.take_slice(&slice),
+                    Some(Order::Change(options)) => self.change(*options),
                     Some(Order::Finish(timeout)) => self.ending = Some((timeout, Instant::now() + timeout)),
                     None => break,
                 },
@@ -330,6 +338,31 @@ impl Carrier {
             }
         }
         self.give_up()
+    }
+
+    fn change(&mut self, options: Options) {
+        let Options {
+            endpoint,
+            client,
+            compression,
+            encode,
+            spool: _,
+            memory,
+        } = options;
+        match Client::new(endpoint, &client) {
+            Ok(client) => self.client = client,
+            Err(error) => {
+                tracing::error!("{error}; it is sent as before");
+                return;
+            }
+        }
+        self.compression = compression;
+        self.encode = encode;
+        self.memory = memory;
+        // What was wrong with the one before says nothing about this one.
+        self.backoff.reset();
+        self.not_before = Instant::now();
+        self.told = Told::default();
     }
 
     /// When something is to be done though nothing has happened.

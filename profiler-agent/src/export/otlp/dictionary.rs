@@ -1,7 +1,7 @@
 //! The dictionary of one request: the rows that its samples need, and no others.
 
 use super::{
-    prepare::{Attribute, CONSTANTS, Prepared, UNKNOWN},
+    prepare::{Attribute, CONSTANTS, Prepared, UNKNOWN, lines, mangled_name},
     wire::{bytes, packed, string, uint},
 };
 
@@ -144,6 +144,13 @@ impl<'p, 'a> Dictionary<'p, 'a> {
         self.rewind([(0, 2); 6]);
     }
 
+    /// Adds locations before any stack has them, in this order. All of them must come to be referred to.
+    pub(super) fn add_locations(&mut self, ids: &[u32]) {
+        for &id in ids {
+            self.location(id);
+        }
+    }
+
     /// Every table but the links, by field.
     const fn tables(&self) -> [&Table; 6] {
         [
@@ -245,15 +252,12 @@ impl<'p, 'a> Dictionary<'p, 'a> {
             .generated
             .filter(|_| location.kind == crate::profile::FrameKind::Jit(crate::profile::Runtime::Unknown))
             .map(|id| self.attribute(id));
-        let functions: Vec<u32> = location
-            .lines
-            .iter()
-            .map(|line| self.function(line.function.0))
-            .collect();
+        let lines = lines(self.prepared.profile, location, self.prepared.names);
+        let functions: Vec<u32> = lines.iter().map(|line| self.function(line.function.0)).collect();
         self.body.clear();
         uint(&mut self.body, 1, mapping.into());
         uint(&mut self.body, 2, location.address);
-        for (line, function) in location.lines.iter().zip(functions) {
+        for (line, function) in lines.iter().zip(functions) {
             // `Line { function_index = 1, line = 2, column = 3 }`
             self.nested.clear();
             uint(&mut self.nested, 1, function.into());
@@ -302,14 +306,16 @@ impl<'p, 'a> Dictionary<'p, 'a> {
     /// Row of a function: `Function { name_strindex = 1, system_name_strindex = 2, filename_strindex = 3,
     /// start_line = 4 }`.
     fn function(&mut self, id: u32) -> u32 {
+        let id = self.prepared.functions.get(id as usize).copied().unwrap_or(id);
         if let Some(row) = self.functions.row(id) {
             return row;
         }
         let Some(function) = self.prepared.profile.functions.get(id as usize) else {
             return 0;
         };
+        let mangled = mangled_name(self.prepared.profile, function, self.prepared.names);
         let [mut name, system_name, file] =
-            [function.name, function.system_name, function.file].map(|text| self.string(text.0));
+            [function.name, mangled, function.file].map(|text| self.string(text.0));
         if (name, system_name, file) == (0, 0, 0) {
             // A function must have one of its names.
             name = self.constant(UNKNOWN);

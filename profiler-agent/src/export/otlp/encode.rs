@@ -6,6 +6,8 @@
 //!
 //! The same profile gives the same bytes.
 
+use std::str::FromStr;
+
 use prost::bytes::Bytes;
 
 use super::{
@@ -24,16 +26,91 @@ pub const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.44.0";
 /// The default limit: 4 MiB, where gRPC servers in Go stop reading, less room for what a proxy adds.
 pub const DEFAULT_LIMIT: usize = (4 << 20) - (64 << 10);
 
-/// How to encode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// When each event was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Times {
+    /// To the nanosecond.
+    #[default]
+    Exact,
+    /// To the largest power of two of nanoseconds that is no more than a hundredth of the sampling period, which compresses to half: at 99 Hz, 66 µs.
+    Rounded,
+    /// Not at all: a count for events of one thread and stack, whatever the CPU.
+    None,
+}
+
+/// Which names of functions are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Names {
+    /// As people read them and as the linker knows them.
+    #[default]
+    All,
+    /// As people read them.
+    Readable,
+    /// None of code with a build ID, which a receiver can name itself.
+    None,
+}
+
+/// A word that is none of those to choose from.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{given:?} is not known; choose {choice}")]
+pub struct UnknownChoice {
+    given: String,
+    choice: &'static str,
+}
+
+impl FromStr for Times {
+    type Err = UnknownChoice;
+
+    fn from_str(given: &str) -> Result<Self, UnknownChoice> {
+        match given {
+            "exact" => Ok(Self::Exact),
+            "rounded" => Ok(Self::Rounded),
+            "none" => Ok(Self::None),
+            _ => Err(UnknownChoice {
+                given: given.to_owned(),
+                choice: "exact, rounded or none",
+            }),
+        }
+    }
+}
+
+impl FromStr for Names {
+    type Err = UnknownChoice;
+
+    fn from_str(given: &str) -> Result<Self, UnknownChoice> {
+        match given {
+            "all" => Ok(Self::All),
+            "readable" => Ok(Self::Readable),
+            "none" => Ok(Self::None),
+            _ => Err(UnknownChoice {
+                given: given.to_owned(),
+                choice: "all, readable or none",
+            }),
+        }
+    }
+}
+
+/// How to encode. By default everything that a profile holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Most bytes of a request, before compression. Only a sample whose one stack is larger exceeds it.
     pub limit: usize,
+    /// When each event was.
+    pub times: Times,
+    /// Which names of functions are sent.
+    pub names: Names,
+    /// Attributes of the host, which every resource has.
+    pub resource: Vec<(String, String)>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { limit: DEFAULT_LIMIT }
+        Self {
+            limit: DEFAULT_LIMIT,
+            times: Times::default(),
+            names: Names::default(),
+            resource: Vec::new(),
+        }
     }
 }
 
@@ -50,16 +127,22 @@ pub struct Request {
 
 /// Encodes a profile. A profile without samples gives no request: the specification wants no empty ones.
 pub fn encode(profile: &Profile, options: &Options) -> Vec<Request> {
-    let prepared = Prepared::new(profile);
-    let mut encoder = Encoder::new(&prepared, options.limit);
-    let mut rest = prepared.items.as_slice();
-    while let Some(first) = rest.first() {
-        let same = rest.iter().take_while(|item| item.is_same(first)).count();
-        let (items, others) = rest.split_at(same);
-        encoder.add(items);
-        rest = others;
-    }
-    encoder.finish_request();
+    let prepared = Prepared::new(profile, options);
+    // One request is the rule; then its locations can stand in the order of their addresses.
+    let in_one = {
+        let mut encoder = Encoder::new(&prepared, options);
+        encoder.dictionary.add_locations(&prepared.locations_by_address());
+        encoder.add_all();
+        encoder
+    };
+    // Each request has what its own samples need.
+    let encoder = if in_one.requests.len() > 1 {
+        let mut encoder = Encoder::new(&prepared, options);
+        encoder.add_all();
+        encoder
+    } else {
+        in_one
+    };
     encoder.requests
 }
 
@@ -81,6 +164,10 @@ struct Checkpoint {
 struct Encoder<'p, 'a> {
     prepared: &'p Prepared<'a>,
     limit: usize,
+    /// What times are multiples of.
+    step: u64,
+    /// Attributes of the host.
+    host: &'p [(String, String)],
     dictionary: Dictionary<'p, 'a>,
     /// Finished `ResourceProfiles`, as elements.
     resources: Vec<u8>,
@@ -100,10 +187,18 @@ struct Encoder<'p, 'a> {
 }
 
 impl<'p, 'a> Encoder<'p, 'a> {
-    fn new(prepared: &'p Prepared<'a>, limit: usize) -> Self {
+    fn new(prepared: &'p Prepared<'a>, options: &'p Options) -> Self {
         Self {
             prepared,
-            limit,
+            limit: options.limit,
+            step: match options.times {
+                Times::Exact | Times::None => 1,
+                Times::Rounded => {
+                    let most = prepared.profile.capture.period() / 100;
+                    1 << most.max(1).ilog2()
+                }
+            },
+            host: &options.resource,
             dictionary: Dictionary::new(prepared),
             resources: Vec::new(),
             resource: Vec::new(),
@@ -118,6 +213,18 @@ impl<'p, 'a> Encoder<'p, 'a> {
         }
     }
 
+    /// Adds all samples, and hands out the last request.
+    fn add_all(&mut self) {
+        let mut rest = self.prepared.items.as_slice();
+        while let Some(first) = rest.first() {
+            let same = rest.iter().take_while(|item| item.is_same(first)).count();
+            let (items, others) = rest.split_at(same);
+            self.add(items);
+            rest = others;
+        }
+        self.finish_request();
+    }
+
     /// Adds one sample of the wire, in a request of its own if need be, in several if it has too many timestamps.
     fn add(&mut self, items: &[Item]) {
         let (start, end) = self.window();
@@ -127,7 +234,8 @@ impl<'p, 'a> Encoder<'p, 'a> {
             count = count.saturating_add(sample.count);
             if self.prepared.timed {
                 // Receivers refuse a whole request for one timestamp outside.
-                timestamps.extend(sample.timestamps.iter().map(|&time| time.clamp(start, end)));
+                let times = sample.timestamps.iter();
+                timestamps.extend(times.map(|&time| (time - time % self.step).clamp(start, end)));
             }
         }
         if items.len() > 1 {
@@ -225,7 +333,7 @@ impl<'p, 'a> Encoder<'p, 'a> {
         }
         if self.resource.is_empty() {
             let process = self.prepared.profile.processes.get(open.process as usize);
-            resource(&mut self.resource, self.prepared.profile, process);
+            resource(&mut self.resource, self.prepared.profile, process, self.host);
         }
         self.open = Some(open);
         self.profile_head(open.kind);
@@ -368,15 +476,20 @@ impl<'p, 'a> Encoder<'p, 'a> {
 }
 
 /// The attributes of a process as a `Resource { attributes = 1 }`.
-fn resource(out: &mut Vec<u8>, profile: &Profile, process: Option<&Process>) {
+fn resource(out: &mut Vec<u8>, profile: &Profile, process: Option<&Process>, host: &[(String, String)]) {
     out.clear();
     let path = process.map_or("", |process| profile.string(process.executable));
     let name = path.rsplit('/').next().unwrap_or(path);
-    if name.is_empty() {
+    let service = process.map_or("", |process| profile.string(process.service));
+    if !service.is_empty() {
+        text_attribute(out, 1, "service.name", service);
+    } else if name.is_empty() {
         // A kernel thread. Never its name: one thread of a program is not a service.
         text_attribute(out, 1, "service.name", "unknown_service");
     } else {
         text_attribute(out, 1, "service.name", &format!("unknown_service:{name}"));
+    }
+    if !name.is_empty() {
         text_attribute(out, 1, "process.executable.name", name);
         text_attribute(out, 1, "process.executable.path", path);
     }
@@ -392,8 +505,18 @@ fn resource(out: &mut Vec<u8>, profile: &Profile, process: Option<&Process>) {
             let time = format!("{:.3}", Rfc3339(process.start));
             text_attribute(out, 1, "process.creation.time", &time);
         }
+        for (key, value) in &process.attributes {
+            text_attribute(out, 1, profile.string(*key), profile.string(*value));
+        }
     }
-    if !profile.capture.host.is_empty() {
+    let of_process = process.map_or(&[][..], |process| &process.attributes);
+    for (key, value) in host {
+        // The process itself may know better.
+        if !of_process.iter().any(|(other, _)| profile.string(*other) == key) {
+            text_attribute(out, 1, key, value);
+        }
+    }
+    if !profile.capture.host.is_empty() && !host.iter().any(|(key, _)| key == "host.name") {
         text_attribute(out, 1, "host.name", &profile.capture.host);
     }
 }

@@ -4,7 +4,7 @@
 //! A variable of the signal (`OTEL_EXPORTER_OTLP_PROFILES_…`) beats the general one (`OTEL_EXPORTER_OTLP_…`), and an empty one is none. A value
 //! that cannot be read is passed over with a warning, as the specification has it; a header's value is never part of one.
 
-use percent_encoding::percent_decode_str;
+use crate::resource::{Resource, pairs};
 
 /// A setting, by the name of its flag.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,52 +30,6 @@ pub struct Environment {
     pub resource: Resource,
     /// What was passed over, for people.
     pub warnings: Vec<String>,
-}
-
-/// `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Resource {
-    /// The name of the service.
-    pub service_name: Option<String>,
-    /// Everything else, in the order given.
-    pub attributes: Vec<(String, String)>,
-}
-
-/// Most attributes that are taken of one variable.
-const MAX_ATTRIBUTES: usize = 128;
-
-impl Resource {
-    /// Reads the two variables. Nothing is taken of an `OTEL_RESOURCE_ATTRIBUTES` that cannot be read as a whole, as the specification has it.
-    pub fn read(service_name: Option<&str>, attributes: Option<&str>) -> Self {
-        let mut resource = Self::default();
-        let pairs = attributes.and_then(pairs).unwrap_or_default();
-        for (key, value) in pairs.into_iter().take(MAX_ATTRIBUTES) {
-            if key == "service.name" {
-                resource.service_name = Some(value).filter(|name| !name.is_empty());
-            } else if !key.is_empty() && !resource.attributes.iter().any(|(other, _)| *other == key) {
-                resource.attributes.push((key, value));
-            }
-        }
-        if let Some(name) = service_name.filter(|name| !name.is_empty()) {
-            resource.service_name = Some(name.to_owned());
-        }
-        resource
-    }
-}
-
-/// Reads `k=v,k=v` with percent-encoded values; `None` when a part of it is no pair.
-fn pairs(text: &str) -> Option<Vec<(String, String)>> {
-    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-    parts
-        .map(|part| {
-            let (key, value) = part.split_once('=')?;
-            let decode = |text: &str| {
-                let text = percent_decode_str(text.trim()).decode_utf8().ok()?;
-                Some(text.into_owned())
-            };
-            Some((decode(key)?, decode(value)?))
-        })
-        .collect()
 }
 
 impl Environment {
@@ -250,23 +204,5 @@ mod tests {
         assert_eq!(wrong.warnings.len(), 3);
         assert!(!wrong.is_disabled);
         assert!(environment(&[("OTEL_SDK_DISABLED", "TRUE")]).is_disabled);
-    }
-
-    #[test]
-    fn the_name_of_the_service_beats_the_attributes() {
-        let attributes = "service.name=attribute,deployment.environment.name=a%2Cb";
-        let both = Resource::read(Some("name"), Some(attributes));
-        assert_eq!(both.service_name.as_deref(), Some("name"));
-        assert_eq!(
-            both.attributes,
-            [("deployment.environment.name".to_owned(), "a,b".to_owned())]
-        );
-        assert_eq!(
-            Resource::read(None, Some(attributes)).service_name.as_deref(),
-            Some("attribute")
-        );
-        // One that cannot be read costs all.
-        assert_eq!(Resource::read(None, Some("a=b,c")), Resource::default());
-        assert_eq!(Resource::read(None, Some("a=%ff")), Resource::default());
     }
 }

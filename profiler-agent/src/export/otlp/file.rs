@@ -10,7 +10,11 @@ use crate::profile::Profile;
 /// # Errors
 /// Those of the writer.
 pub fn write(profile: &Profile, out: &mut impl Write) -> io::Result<()> {
-    for request in encode(profile, &Options { limit: usize::MAX }) {
+    let options = Options {
+        limit: usize::MAX,
+        ..Options::default()
+    };
+    for request in encode(profile, &options) {
         out.write_all(&request.bytes)?;
     }
     Ok(())

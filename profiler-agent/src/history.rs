@@ -1,0 +1,650 @@
+//! The last hour of profiles, in bounded memory: what a flamegraph of the time before somebody asked is drawn from.
+//!
+//! ```text
+//!          block                        block                     open block
+//! ┌──────────────────────────┬──────────────────────────┬────────────────────────┐
+//! │ names, stacks, processes │ names, stacks, processes │ names, stacks, …       │
+//! │ slice │ slice │ …        │ slice │ slice │ …        │ slice │ ◀── newest     │
+//! └──────────────────────────┴──────────────────────────┴────────────────────────┘
+//!   ▲ forgotten first
+//! ```
+//! A slice is what the capture hands out every few seconds; its samples are columns of numbers, 4 bytes for the time of one. Rows that slices
+//! have in common, nearly all of them, are there once a block, and a block is forgotten as a whole, when it is beyond the age or the bytes
+//! that were asked for.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+    time::Duration,
+};
+
+use crate::{
+    profile::{
+        Capture, Kind, Process, ProcessId, Profile, Sample, StackId, StringId,
+        tables::{Tables, Translation},
+    },
+    telemetry::Loss,
+};
+
+/// Blocks that the whole of a history is made of, about: so much of it at most is forgotten at once.
+const BLOCKS: u32 = 12;
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// No older than this.
+    pub age: Duration,
+    /// No more bytes than this, about.
+    pub bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            age: Duration::from_secs(3600),
+            bytes: 64 << 20,
+        }
+    }
+}
+
+/// See the [module documentation](self).
+#[derive(Debug)]
+pub struct History {
+    limits: Limits,
+    blocks: VecDeque<Block>,
+    open: Tables,
+    slices: Vec<Slice>,
+    slice_bytes: usize,
+    /// Samples that were forgotten.
+    forgotten: u64,
+}
+
+/// Slices whose rows are in the same tables.
+#[derive(Debug)]
+struct Block {
+    tables: Profile,
+    slices: Vec<Slice>,
+    bytes: usize,
+}
+
+/// A span of time.
+#[derive(Debug)]
+struct Slice {
+    /// Of the capture, without its texts: nanoseconds since the Unix epoch, and how many.
+    start: u64,
+    duration: u64,
+    lost: BTreeMap<Loss, u64>,
+    rows: Box<[Row]>,
+    /// Times of the samples of all rows, one after the other: microseconds since the start.
+    times: Box<[u32]>,
+    samples: u64,
+}
+
+/// Samples of one identity.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    process: ProcessId,
+    tid: u32,
+    thread_name: StringId,
+    cpu: u32,
+    stack: StackId,
+    /// Number of samples, and of times, which is 0 where they were too many.
+    count: u32,
+    times: u32,
+    /// Nanoseconds of one.
+    weight: u64,
+}
+
+/// Which samples an answer is made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Query {
+    /// Nanoseconds since the Unix epoch; samples without a time of their own have that of their slice's start.
+    pub range: Option<Range<u64>>,
+    /// Of one of these processes; empty is all.
+    pub pids: Vec<u32>,
+    /// Of processes of this name.
+    pub process_name: Option<String>,
+    /// Of processes in this container, by its id or the start of it.
+    pub container: Option<String>,
+    /// Of processes of this service.
+    pub service: Option<String>,
+    /// Of threads of this name, or this id.
+    pub thread: Option<String>,
+    /// On this CPU.
+    pub cpu: Option<u32>,
+}
+
+/// What there is of a process.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share {
+    /// Its pid.
+    pub pid: u32,
+    /// Its name.
+    pub name: String,
+    /// Its samples.
+    pub samples: u64,
+    /// Their weight, nanoseconds of CPU time.
+    pub weight: u64,
+}
+
+impl History {
+    /// Empty.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            blocks: VecDeque::new(),
+            open: Tables::new(blank()),
+            slices: Vec::new(),
+            slice_bytes: 0,
+            forgotten: 0,
+        }
+    }
+
+    /// Takes in a slice, which is younger than all others.
+    pub fn push(&mut self, profile: &Profile) {
+        let mut translation = Translation::new(profile);
+        if self.open.profile().capture.target.is_empty() {
+            self.open = Tables::new(Capture {
+                lost: BTreeMap::new(),
+                ..profile.capture.clone()
+            });
+        }
+        let start = profile.capture.start;
+        let mut times = Vec::new();
+        let rows = profile.samples.iter().map(|sample| {
+            times.extend(sample.timestamps.iter().map(|time| {
+                // A slice that lasts longer than an hour has its last samples there.
+                u32::try_from(time.saturating_sub(start) / 1000).unwrap_or(u32::MAX)
+            }));
+            let count = u32::try_from(sample.count).unwrap_or(u32::MAX);
+            Row {
+                process: translation.process(&mut self.open, sample.process),
+                tid: sample.tid,
+                thread_name: translation.string(&mut self.open, sample.thread_name),
+                cpu: sample.cpu,
+                stack: translation.stack(&mut self.open, sample.stack),
+                count,
+                times: u32::try_from(sample.timestamps.len()).unwrap_or(u32::MAX),
+                weight: sample.weight.checked_div(sample.count).unwrap_or_default(),
+            }
+        });
+        let rows: Box<[Row]> = rows.collect();
+        self.slice_bytes += rows.len() * size_of::<Row>() + times.len() * size_of::<u32>();
+        self.slices.push(Slice {
+            start,
+            duration: profile.capture.duration,
+            lost: profile.capture.lost.clone(),
+            rows,
+            times: times.into(),
+            samples: profile.sample_count(),
+        });
+        let end = start.saturating_add(profile.capture.duration);
+        self.close_block(end);
+        self.forget(end);
+    }
+
+    /// Begins another block when the open one has its share.
+    fn close_block(&mut self, end: u64) {
+        let share = nanos(self.limits.age) / u64::from(BLOCKS);
+        let begin = self.slices.first().map_or(end, |slice| slice.start);
+        // What finds the rows of open tables takes as much again.
+        let is_full = self.open_bytes() > self.limits.bytes / BLOCKS as usize;
+        if end.saturating_sub(begin) < share && !is_full {
+            return;
+        }
+        let bytes = self.open.bytes() + self.slice_bytes;
+        let capture = self.open.profile().capture.clone();
+        self.blocks.push_back(Block {
+            tables: std::mem::replace(&mut self.open, Tables::new(capture)).finish(),
+            slices: std::mem::take(&mut self.slices),
+            bytes,
+        });
+        self.slice_bytes = 0;
+    }
+
+    fn forget(&mut self, end: u64) {
+        let oldest = end.saturating_sub(nanos(self.limits.age));
+        while let Some(block) = self.blocks.front() {
+            let last = block
+                .slices
+                .last()
+                .map_or(0, |slice| slice.start.saturating_add(slice.duration));
+            if last >= oldest && self.bytes() <= self.limits.bytes {
+                return;
+            }
+            self.forgotten += block.slices.iter().map(|slice| slice.samples).sum::<u64>();
+            self.blocks.pop_front();
+        }
+    }
+
+    fn open_bytes(&self) -> usize {
+        2 * self.open.bytes() + self.slice_bytes
+    }
+
+    /// Bytes of all, about.
+    pub fn bytes(&self) -> usize {
+        self.blocks.iter().map(|block| block.bytes).sum::<usize>() + self.open_bytes()
+    }
+
+    /// Samples that are there.
+    pub fn samples(&self) -> u64 {
+        self.slices().map(|(_, slice)| slice.samples).sum()
+    }
+
+    /// Samples that were forgotten.
+    pub const fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// From the start of the oldest slice to the end of the youngest, nanoseconds since the Unix epoch; `None` before the first.
+    pub fn span(&self) -> Option<Range<u64>> {
+        let first = self.slices().next()?.1;
+        let last = self.slices().next_back()?.1;
+        Some(first.start..last.start.saturating_add(last.duration))
+    }
+
+    /// Oldest first.
+    fn slices(&self) -> impl DoubleEndedIterator<Item = (&Profile, &Slice)> {
+        let open = self.slices.iter().map(|slice| (self.open.profile(), slice));
+        self.blocks
+            .iter()
+            .flat_map(|block| block.slices.iter().map(|slice| (&block.tables, slice)))
+            .chain(open)
+    }
+
+    /// Every table with its slices that are in a range.
+    fn blocks<'a>(&'a self, range: &'a Range<u64>) -> impl Iterator<Item = (&'a Profile, Vec<&'a Slice>)> {
+        let closed = self
+            .blocks
+            .iter()
+            .map(|block| (&block.tables, block.slices.as_slice()));
+        closed
+            .chain([(self.open.profile(), self.slices.as_slice())])
+            .map(|(tables, slices)| {
+                let within = slices.iter().filter(|slice| {
+                    slice.start < range.end && slice.start.saturating_add(slice.duration.max(1)) > range.start
+                });
+                (tables, within.collect())
+            })
+    }
+
+    /// The samples that are asked for. Its capture says which time it really covers, and what was lost in it: that of the slices that it was
+    /// made of.
+    pub fn profile(&self, query: &Query) -> Profile {
+        let everything = self.span().unwrap_or_default();
+        let range = query.range.clone().unwrap_or(0..u64::MAX);
+        let mut capture = Capture {
+            start: everything.start.max(range.start).min(everything.end),
+            ..self.open.profile().capture.clone()
+        };
+        capture.duration = everything.end.min(range.end).saturating_sub(capture.start);
+        let mut to = Tables::new(blank());
+        let mut samples: hashbrown::HashMap<Identity, Sample> = hashbrown::HashMap::new();
+        for (tables, slices) in self.blocks(&range) {
+            let mut translation = Translation::new(tables);
+            for slice in slices {
+                for (&reason, count) in &slice.lost {
+                    *capture.lost.entry(reason).or_default() += count;
+                }
+                let mut at = 0_usize;
+                for row in &slice.rows {
+                    let end = at.saturating_add(row.times as usize);
+                    let times = slice.times.get(at..end).unwrap_or_default();
+                    at = end;
+                    if !query.wants(tables, row) {
+                        continue;
+                    }
+                    let times = times.iter().map(|&time| slice.start + u64::from(time) * 1000);
+                    let times: Vec<u64> = times.filter(|time| range.contains(time)).collect();
+                    let count = match row.times {
+                        0 if range.contains(&slice.start) => u64::from(row.count),
+                        0 => 0,
+                        _ => times.len() as u64,
+                    };
+                    if count == 0 {
+                        continue;
+                    }
+                    let sample = Sample {
+                        kind: Kind::Cpu,
+                        process: translation.process(&mut to, row.process),
+                        tid: row.tid,
+                        thread_name: translation.string(&mut to, row.thread_name),
+                        cpu: row.cpu,
+                        stack: translation.stack(&mut to, row.stack),
+                        count,
+                        weight: count * row.weight,
+                        timestamps: times,
+                    };
+                    samples
+                        .entry(Identity::of(&sample))
+                        .and_modify(|twin| {
+                            twin.count += count;
+                            twin.weight += count * row.weight;
+                            twin.timestamps.extend_from_slice(&sample.timestamps);
+                        })
+                        .or_insert(sample);
+                }
+            }
+        }
+        let mut profile = to.finish();
+        profile.samples = samples.into_values().collect();
+        // The same question has the same answer.
+        profile.samples.sort_unstable_by_key(Identity::of);
+        let timed = profile
+            .samples
+            .iter()
+            .all(|sample| sample.timestamps.len() as u64 == sample.count);
+        if !timed {
+            for sample in &mut profile.samples {
+                sample.timestamps.clear();
+            }
+        }
+        profile.capture = capture;
+        profile
+    }
+
+    /// Who has used the CPUs in the range of a query, who used most first.
+    pub fn shares(&self, query: &Query) -> Vec<Share> {
+        let range = query.range.clone().unwrap_or(0..u64::MAX);
+        let mut shares: BTreeMap<(u32, &str), (u64, u64)> = BTreeMap::new();
+        for (tables, slices) in self.blocks(&range) {
+            for slice in slices {
+                let mut at = 0_usize;
+                for row in &slice.rows {
+                    let end = at.saturating_add(row.times as usize);
+                    let times = slice.times.get(at..end).unwrap_or_default();
+                    at = end;
+                    let Some(process) = tables.processes.get(row.process.index()) else {
+                        continue;
+                    };
+                    if !query.wants(tables, row) {
+                        continue;
+                    }
+                    let count = if row.times == 0 {
+                        u64::from(row.count)
+                    } else {
+                        let within = |&&time: &&u32| range.contains(&(slice.start + u64::from(time) * 1000));
+                        times.iter().filter(within).count() as u64
+                    };
+                    let share = shares
+                        .entry((process.pid, tables.string(process.name)))
+                        .or_default();
+                    share.0 += count;
+                    share.1 += count * row.weight;
+                }
+            }
+        }
+        let mut shares: Vec<Share> = shares
+            .into_iter()
+            .filter(|(_, (samples, _))| *samples > 0)
+            .map(|((pid, name), (samples, weight))| Share {
+                pid,
+                name: name.to_owned(),
+                samples,
+                weight,
+            })
+            .collect();
+        shares.sort_by_key(|share| std::cmp::Reverse(share.weight));
+        shares
+    }
+}
+
+impl Query {
+    /// Whether a row is asked for, whenever it was.
+    fn wants(&self, tables: &Profile, row: &Row) -> bool {
+        let process = tables.processes.get(row.process.index());
+        let pid = process.map_or(0, |process| process.pid);
+        let process_name = process.map_or("", |process| tables.string(process.name));
+        (self.pids.is_empty() || self.pids.contains(&pid))
+            && self.process_name.as_ref().is_none_or(|name| name == process_name)
+            && self.service.as_ref().is_none_or(|service| {
+                process.is_some_and(|process| service == tables.string(process.service))
+            })
+            && self
+                .container
+                .as_ref()
+                .is_none_or(|id| process.is_some_and(|process| is_in_container(tables, process, id)))
+            && self.cpu.is_none_or(|cpu| cpu == row.cpu)
+            && self.thread.as_ref().is_none_or(|thread| {
+                thread == tables.string(row.thread_name) || thread.parse() == Ok(row.tid)
+            })
+    }
+}
+
+/// Whether a process is in the container of this id, of which the start is enough, as everywhere.
+fn is_in_container(tables: &Profile, process: &Process, id: &str) -> bool {
+    let mut attributes = process.attributes.iter();
+    let container = attributes.find(|(key, _)| tables.string(*key) == "container.id");
+    container.is_some_and(|(_, own)| !id.is_empty() && tables.string(*own).starts_with(id))
+}
+
+/// What tells samples apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Identity {
+    process: ProcessId,
+    tid: u32,
+    thread_name: StringId,
+    cpu: u32,
+    stack: StackId,
+}
+
+impl Identity {
+    const fn of(sample: &Sample) -> Self {
+        Self {
+            process: sample.process,
+            tid: sample.tid,
+            thread_name: sample.thread_name,
+            cpu: sample.cpu,
+            stack: sample.stack,
+        }
+    }
+}
+
+/// A capture that nothing is known of.
+const fn blank() -> Capture {
+    Capture {
+        target: String::new(),
+        command: String::new(),
+        host: String::new(),
+        start: 0,
+        duration: 0,
+        frequency: 0,
+        clock: "",
+        lost: BTreeMap::new(),
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_common::Outcome;
+
+    use super::*;
+    use crate::profile::Stack;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// A slice of ten seconds in which each of some processes has a sample a second, on a stack of its own.
+    fn slice(number: u64, pids: Range<u32>) -> Profile {
+        let start = number * 10 * SECOND;
+        let mut to = Tables::new(Capture {
+            target: "host".into(),
+            start,
+            duration: 10 * SECOND,
+            frequency: 1,
+            lost: BTreeMap::from([(Loss::RingFull, 1)]),
+            ..blank()
+        });
+        let mut samples = Vec::new();
+        let mut processes = Vec::new();
+        for pid in pids {
+            let name = to.string(&format!("program-{pid}"));
+            let stack = to.stack(Stack {
+                frames: Vec::new(),
+                outcome: if pid.is_multiple_of(2) {
+                    Outcome::Complete
+                } else {
+                    Outcome::Truncated
+                },
+            });
+            samples.push(Sample {
+                kind: Kind::Cpu,
+                process: ProcessId(u32::try_from(processes.len()).unwrap()),
+                tid: pid,
+                thread_name: name,
+                cpu: pid % 2,
+                stack,
+                count: 10,
+                weight: 10 * SECOND,
+                timestamps: (0..10).map(|second| start + second * SECOND).collect(),
+            });
+            processes.push(Process {
+                pid,
+                start: 0,
+                name,
+                executable: name,
+                service: StringId::default(),
+                attributes: Vec::new(),
+            });
+        }
+        let mut profile = to.finish();
+        profile.processes = processes;
+        profile.samples = samples;
+        profile
+    }
+
+    #[test]
+    fn what_is_asked_for_is_found_by_time_and_by_who() {
+        let mut history = History::new(Limits::default());
+        for number in 1..=60 {
+            history.push(&slice(number, 1..5));
+        }
+        assert_eq!(history.samples(), 60 * 4 * 10);
+        assert_eq!(history.span(), Some(10 * SECOND..610 * SECOND));
+        let count = |query: Query| {
+            let profile = history.profile(&query);
+            let times = profile
+                .samples
+                .iter()
+                .map(|sample| sample.timestamps.len() as u64);
+            assert_eq!(profile.sample_count(), times.sum::<u64>());
+            profile.sample_count()
+        };
+        assert_eq!(count(Query::default()), 2400);
+        let range = Some(95 * SECOND..105 * SECOND);
+        assert_eq!(
+            count(Query {
+                range: range.clone(),
+                ..Query::default()
+            }),
+            40
+        );
+        let one = Query {
+            pids: vec![3],
+            ..Query::default()
+        };
+        assert_eq!(count(one.clone()), 600);
+        assert_eq!(
+            count(Query {
+                range: range.clone(),
+                ..one
+            }),
+            10
+        );
+        assert_eq!(
+            count(Query {
+                cpu: Some(1),
+                ..Query::default()
+            }),
+            1200
+        );
+        let named = Some("program-2".to_owned());
+        assert_eq!(
+            count(Query {
+                process_name: named.clone(),
+                ..Query::default()
+            }),
+            600
+        );
+        assert_eq!(
+            count(Query {
+                thread: named,
+                ..Query::default()
+            }),
+            600
+        );
+        assert_eq!(
+            count(Query {
+                thread: Some("4".into()),
+                ..Query::default()
+            }),
+            600
+        );
+
+        let part = history.profile(&Query {
+            range: range.clone(),
+            ..Query::default()
+        });
+        // Each identity is one sample, whichever blocks it was in, and each row is there once.
+        assert_eq!(
+            (part.samples.len(), part.processes.len(), part.stacks.len()),
+            (4, 4, 2)
+        );
+        assert_eq!(
+            (part.capture.start, part.capture.duration),
+            (95 * SECOND, 10 * SECOND)
+        );
+        assert_eq!(part.capture.lost[&Loss::RingFull], 2);
+        let shares = history.shares(&Query {
+            range,
+            ..Query::default()
+        });
+        assert_eq!(shares.len(), 4);
+        assert!(
+            shares
+                .iter()
+                .all(|share| share.samples == 10 && share.weight == 10 * SECOND)
+        );
+    }
+
+    #[test]
+    fn the_old_is_forgotten_and_counted() {
+        let mut history = History::new(Limits {
+            age: Duration::from_secs(120),
+            bytes: 64 << 20,
+        });
+        for number in 1..=100 {
+            history.push(&slice(number, 1..5));
+            assert_eq!(history.samples() + history.forgotten(), number * 40);
+        }
+        let span = history.span().unwrap();
+        assert_eq!(span.end, 1010 * SECOND);
+        // A block is forgotten when all of it is too old.
+        assert!(
+            (120..=140).contains(&((span.end - span.start) / SECOND)),
+            "{span:?}"
+        );
+    }
+
+    #[test]
+    fn no_more_bytes_are_kept_than_asked_for() {
+        let limits = Limits {
+            age: Duration::from_secs(1 << 30),
+            bytes: 1 << 20,
+        };
+        let mut history = History::new(limits);
+        for number in 1..=1000 {
+            let pid = u32::try_from(number).unwrap() * 100;
+            history.push(&slice(number, pid..pid + 100));
+            assert!(
+                history.bytes() <= limits.bytes + limits.bytes / 4,
+                "{}",
+                history.bytes()
+            );
+        }
+        assert!(history.samples() > 10_000 && history.forgotten() > 500_000);
+    }
+}

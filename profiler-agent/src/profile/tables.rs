@@ -1,0 +1,251 @@
+//! Tables of a profile under construction, out of the rows of other profiles: no row twice.
+
+use std::hash::Hash;
+
+use hashbrown::HashMap;
+
+use super::{
+    Capture, Function, FunctionId, Line, Location, LocationId, Mapping, MappingId, Process, ProcessId,
+    Profile, Stack, StackId, StringId,
+};
+
+/// See the [module documentation](self).
+#[derive(Debug)]
+pub struct Tables {
+    profile: Profile,
+    strings: HashMap<Box<str>, u32>,
+    processes: HashMap<Process, u32>,
+    mappings: HashMap<Mapping, u32>,
+    functions: HashMap<Function, u32>,
+    locations: HashMap<Location, u32>,
+    stacks: HashMap<Stack, u32>,
+    bytes: usize,
+}
+
+impl Tables {
+    /// Empty ones of a profile that was taken so; its samples are for the caller to add.
+    pub fn new(capture: Capture) -> Self {
+        Self {
+            profile: Profile {
+                capture,
+                strings: vec!["".into()],
+                processes: Vec::new(),
+                mappings: Vec::new(),
+                functions: Vec::new(),
+                locations: Vec::new(),
+                stacks: Vec::new(),
+                samples: Vec::new(),
+            },
+            strings: HashMap::from_iter([("".into(), 0)]),
+            processes: HashMap::new(),
+            mappings: HashMap::new(),
+            functions: HashMap::new(),
+            locations: HashMap::new(),
+            stacks: HashMap::new(),
+            bytes: 0,
+        }
+    }
+
+    /// The profile; nothing can be added any more.
+    pub fn finish(mut self) -> Profile {
+        self.profile.strings.shrink_to_fit();
+        self.profile.locations.shrink_to_fit();
+        self.profile.stacks.shrink_to_fit();
+        self.profile
+    }
+
+    /// The profile so far.
+    pub const fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// Bytes of the rows, about: without those that find them, which take as many again.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Row of a string.
+    pub fn string(&mut self, text: &str) -> StringId {
+        if let Some(&row) = self.strings.get(text) {
+            return StringId(row);
+        }
+        self.bytes += size_of::<Box<str>>() + text.len();
+        StringId(intern(&mut self.profile.strings, &mut self.strings, text.into()))
+    }
+
+    /// Row of a location that stands for something else than an address: a word for the root of stacks.
+    pub fn location(&mut self, location: Location) -> LocationId {
+        self.bytes += size_of::<Location>() + location.lines.len() * size_of::<Line>();
+        LocationId(intern(&mut self.profile.locations, &mut self.locations, location))
+    }
+
+    /// Row of a function.
+    pub fn function(&mut self, function: Function) -> FunctionId {
+        self.bytes += size_of::<Function>();
+        FunctionId(intern(&mut self.profile.functions, &mut self.functions, function))
+    }
+
+    /// Row of a stack.
+    pub fn stack(&mut self, stack: Stack) -> StackId {
+        if let Some(&row) = self.stacks.get(&stack) {
+            return StackId(row);
+        }
+        self.bytes += size_of::<Stack>() + stack.frames.len() * size_of::<LocationId>();
+        StackId(intern(&mut self.profile.stacks, &mut self.stacks, stack))
+    }
+}
+
+/// Row of a value in a table, put there if it is not.
+fn intern<T: Clone + Eq + Hash>(table: &mut Vec<T>, rows: &mut HashMap<T, u32>, row: T) -> u32 {
+    let next = u32::try_from(table.len()).unwrap_or(u32::MAX);
+    *rows.entry(row).or_insert_with_key(|row| {
+        table.push(row.clone());
+        next
+    })
+}
+
+/// Brings rows of one profile into tables; each once, and only those that are asked for.
+#[derive(Debug)]
+pub struct Translation<'a> {
+    from: &'a Profile,
+    strings: Vec<Option<StringId>>,
+    processes: Vec<Option<ProcessId>>,
+    mappings: Vec<Option<MappingId>>,
+    functions: Vec<Option<FunctionId>>,
+    locations: Vec<Option<LocationId>>,
+    stacks: Vec<Option<StackId>>,
+}
+
+impl<'a> Translation<'a> {
+    /// Nothing is brought over yet.
+    pub fn new(from: &'a Profile) -> Self {
+        Self {
+            from,
+            strings: vec![None; from.strings.len()],
+            processes: vec![None; from.processes.len()],
+            mappings: vec![None; from.mappings.len()],
+            functions: vec![None; from.functions.len()],
+            locations: vec![None; from.locations.len()],
+            stacks: vec![None; from.stacks.len()],
+        }
+    }
+
+    /// A string.
+    pub fn string(&mut self, to: &mut Tables, id: StringId) -> StringId {
+        if let Some(&Some(known)) = self.strings.get(id.index()) {
+            return known;
+        }
+        let new = to.string(self.from.string(id));
+        note(&mut self.strings, id.index(), new);
+        new
+    }
+
+    /// A process; the first row when there is no such.
+    pub fn process(&mut self, to: &mut Tables, id: ProcessId) -> ProcessId {
+        if let Some(&Some(known)) = self.processes.get(id.index()) {
+            return known;
+        }
+        let Some(process) = self.from.processes.get(id.index()) else {
+            return ProcessId::default();
+        };
+        let attributes = process.attributes.iter();
+        let row = Process {
+            pid: process.pid,
+            start: process.start,
+            name: self.string(to, process.name),
+            executable: self.string(to, process.executable),
+            service: self.string(to, process.service),
+            attributes: attributes
+                .map(|&(key, value)| (self.string(to, key), self.string(to, value)))
+                .collect(),
+        };
+        to.bytes += size_of::<Process>();
+        let new = ProcessId(intern(&mut to.profile.processes, &mut to.processes, row));
+        note(&mut self.processes, id.index(), new);
+        new
+    }
+
+    /// A stack with its locations; the first row when there is no such.
+    pub fn stack(&mut self, to: &mut Tables, id: StackId) -> StackId {
+        if let Some(&Some(known)) = self.stacks.get(id.index()) {
+            return known;
+        }
+        let Some(stack) = self.from.stacks.get(id.index()) else {
+            return StackId::default();
+        };
+        let row = Stack {
+            frames: stack
+                .frames
+                .iter()
+                .map(|&frame| self.location(to, frame))
+                .collect(),
+            outcome: stack.outcome,
+        };
+        let new = to.stack(row);
+        note(&mut self.stacks, id.index(), new);
+        new
+    }
+
+    fn location(&mut self, to: &mut Tables, id: LocationId) -> LocationId {
+        if let Some(&Some(known)) = self.locations.get(id.index()) {
+            return known;
+        }
+        let Some(location) = self.from.locations.get(id.index()) else {
+            return LocationId::default();
+        };
+        let lines = location.lines.iter().map(|&line| Line {
+            function: self.function(to, line.function),
+            ..line
+        });
+        let lines = lines.collect();
+        let row = Location {
+            mapping: location.mapping.and_then(|mapping| self.mapping(to, mapping)),
+            lines,
+            ..*location
+        };
+        let new = to.location(row);
+        note(&mut self.locations, id.index(), new);
+        new
+    }
+
+    fn function(&mut self, to: &mut Tables, id: FunctionId) -> FunctionId {
+        if let Some(&Some(known)) = self.functions.get(id.index()) {
+            return known;
+        }
+        let Some(function) = self.from.functions.get(id.index()) else {
+            return FunctionId::default();
+        };
+        let row = Function {
+            name: self.string(to, function.name),
+            system_name: self.string(to, function.system_name),
+            file: self.string(to, function.file),
+            start_line: function.start_line,
+        };
+        let new = to.function(row);
+        note(&mut self.functions, id.index(), new);
+        new
+    }
+
+    fn mapping(&mut self, to: &mut Tables, id: MappingId) -> Option<MappingId> {
+        if let Some(&Some(known)) = self.mappings.get(id.index()) {
+            return Some(known);
+        }
+        let mapping = self.from.mappings.get(id.index())?;
+        let row = Mapping {
+            path: self.string(to, mapping.path),
+            go_build_id: self.string(to, mapping.go_build_id),
+            ..mapping.clone()
+        };
+        to.bytes += size_of::<Mapping>() + mapping.build_id.len();
+        let new = MappingId(intern(&mut to.profile.mappings, &mut to.mappings, row));
+        note(&mut self.mappings, id.index(), new);
+        Some(new)
+    }
+}
+
+/// Notes where a row has come to.
+fn note<T>(rows: &mut [Option<T>], row: usize, new: T) {
+    if let Some(place) = rows.get_mut(row) {
+        *place = Some(new);
+    }
+}

@@ -1,0 +1,282 @@
+//! A running agent is asked, over a real socket, about a real program that does one thing after the other.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::wildcard_enum_match_arm,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a test may fail loudly"
+)]
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    net::TcpStream,
+    os::unix::net::UnixStream,
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rustix::process::Signal;
+use support::{
+    agent::{Agent, Running},
+    workload::{Workload, alone, compiled, root, wait_for},
+};
+
+/// One answer.
+struct Answer {
+    status: u16,
+    headers: BTreeMap<String, String>,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    /// Samples of stacks with such a function.
+    fn samples(&self, function: &str) -> u64 {
+        self.text()
+            .lines()
+            .filter_map(|line| line.rsplit_once(' '))
+            .filter(|(stack, _)| stack.split(';').any(|frame| frame == function))
+            .map(|(_, count)| count.parse::<u64>().unwrap())
+            .sum()
+    }
+}
+
+/// Where an agent answers.
+fn address(agent: &Running<'_>) -> String {
+    let mut address = String::new();
+    wait_for("the agent's address", || {
+        let said = agent.stderr();
+        let Some((_, rest)) = said.split_once("Asked at http://") else {
+            return false;
+        };
+        address = rest
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .trim_end_matches('.')
+            .to_owned();
+        true
+    });
+    address
+}
+
+fn send(mut stream: impl std::io::Read + std::io::Write, request: &str) -> Answer {
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+    let head = std::str::from_utf8(&bytes[..end]).unwrap();
+    let mut lines = head.lines();
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let headers = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+        .collect();
+    Answer {
+        status,
+        headers,
+        body: bytes[end + 4..].to_vec(),
+    }
+}
+
+fn request(path: &str, headers: &str) -> String {
+    // By HTTP/1.0 the answer ends with the connection and is in one piece.
+    format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n{headers}\r\n")
+}
+
+fn get(address: &str, path: &str) -> Answer {
+    send(TcpStream::connect(address).unwrap(), &request(path, ""))
+}
+
+fn seconds(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+#[test]
+fn the_past_is_shown_as_it_was() {
+    const PHASE: f64 = 3.0;
+    let test = "the_past_is_shown_as_it_was";
+    let Some(_alone) = alone(test) else { return };
+    let program = Workload::start(&compiled("phases"), ["3000"]);
+    let agent = Agent::new();
+    let running = agent.start(["--serve", "127.0.0.1:0", "-F", "199"]);
+    let address = address(&running);
+    wait_for("the first slice", || get(&address, "/readyz").status == 200);
+    let pid = program.pid();
+    // A whole cycle from here on, and some more for the last slice.
+    let begin = (seconds(SystemTime::now()) / PHASE).ceil() as u64;
+    thread::sleep(Duration::from_secs_f64(5.0 * PHASE + 4.0));
+    for phase in begin..begin + 4 {
+        let start = phase as f64 * PHASE;
+        // A phase ends when its loop does.
+        let (since, until) = (start + 0.2, start + PHASE - 0.1);
+        let answer = get(
+            &address,
+            &format!("/profile.folded?pid={pid}&since={since}&until={until}"),
+        );
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let own = ["phase_a", "phase_b", "phase_a", "phase_c"][phase as usize % 4];
+        for name in ["phase_a", "phase_b", "phase_c"] {
+            let samples = answer.samples(name);
+            assert_eq!(samples > 0, name == own, "phase {own}: {samples} of {name}");
+        }
+        let covered = &answer.headers["profile-from"];
+        assert!(covered.starts_with("20"), "{covered}");
+    }
+    // By CPU, by thread, filtered, turned around.
+    let by_cpu = get(&address, &format!("/profile.folded?pid={pid}&by=cpu"));
+    assert!(
+        by_cpu.text().lines().all(|line| line.starts_with("phases;CPU_")),
+        "{}",
+        by_cpu.text()
+    );
+    let filtered = get(&address, &format!("/profile.folded?pid={pid}&filter=^phase_b$"));
+    assert!(filtered.samples("phase_b") > 0 && filtered.samples("phase_a") == 0);
+    let picture = get(&address, &format!("/flamegraph.svg?pid={pid}&icicle&reverse"));
+    assert!(picture.text().contains("<svg") && picture.text().contains("phase_c"));
+    assert!(picture.text().contains(&format!("phases ({pid})")));
+    // Who burns what.
+    let shares = get(&address, &format!("/processes.json?pid={pid}&last=5s"));
+    let shares: serde_json::Value = serde_json::from_slice(&shares.body).unwrap();
+    assert_eq!(shares["processes"][0]["name"], "phases");
+    assert!(shares["processes"][0]["cpu_seconds"].as_f64().unwrap() > 0.1);
+    // What has changed: from the phase of b to that of c.
+    let span = |phase: u64| {
+        format!(
+            "{}..{}",
+            phase as f64 * PHASE + 0.2,
+            (phase + 1) as f64 * PHASE - 0.1
+        )
+    };
+    let phases: Vec<u64> = (begin..begin + 4).collect();
+    let of = |kind: u64| *phases.iter().find(|phase| **phase % 4 == kind).unwrap();
+    let difference = get(
+        &address,
+        &format!("/diff.svg?pid={pid}&a={}&b={}", span(of(1)), span(of(3))),
+    );
+    assert_eq!(difference.status, 200, "{}", difference.text());
+    assert!(difference.text().contains("phase_c") && difference.text().contains("phase_b"));
+    assert!(!difference.text().contains("phase_a"));
+    // From now on, as `go tool pprof` asks.
+    let from_now = get(&address, "/debug/pprof/profile?seconds=2");
+    assert_eq!(from_now.status, 200);
+    assert_eq!(from_now.body[..2], [0x1f, 0x8b]);
+    running.send(Signal::INT);
+    running.finish().expect(0, &[]);
+    assert!(agent.files().is_empty(), "{:?}", agent.files());
+}
+
+#[test]
+fn who_asks_wrongly_is_told_how_to_ask() {
+    if !root("who_asks_wrongly_is_told_how_to_ask") {
+        return;
+    }
+    let agent = Agent::new();
+    let running = agent.start(["--serve", "127.0.0.1:0"]);
+    let address = address(&running);
+    for (path, status, says) in [
+        ("/nowhere", 404, "/flamegraph.svg"),
+        ("/profile.folded?pdi=1", 400, "did you mean pid?"),
+        ("/profile.folded?last=soon", 400, "5m"),
+        (
+            "/profile.folded?since=2000-01-01&until=2000-01-02T00:00:00Z",
+            400,
+            "give a time like",
+        ),
+        ("/flamegraph.svg?pid=0", 404, "there are"),
+    ] {
+        let answer = get(&address, path);
+        assert_eq!(answer.status, status, "{path}: {}", answer.text());
+        assert!(answer.text().contains(says), "{path}: {}", answer.text());
+    }
+    let foreign = send(
+        TcpStream::connect(&address).unwrap(),
+        "GET /flamegraph.svg HTTP/1.0\r\nHost: evil.example\r\n\r\n",
+    );
+    assert_eq!(foreign.status, 403, "{}", foreign.text());
+    let written = send(
+        TcpStream::connect(&address).unwrap(),
+        "POST /flamegraph.svg HTTP/1.0\r\nHost: localhost\r\n\r\n",
+    );
+    assert_eq!(written.status, 405, "{}", written.text());
+    let page = get(&address, "/");
+    assert!(page.headers["content-security-policy"].contains("default-src 'none'"));
+    assert!(!page.headers.contains_key("access-control-allow-origin"));
+}
+
+#[test]
+fn strangers_need_a_token() {
+    if !root("strangers_need_a_token") {
+        return;
+    }
+    let agent = Agent::new();
+    agent
+        .run(["--serve", "0.0.0.0:0"])
+        .expect(2, &["PROFILER_AGENT_SERVE_TOKEN", "--insecure"]);
+    let agent = Agent::new().variable("PROFILER_AGENT_SERVE_TOKEN", "secret");
+    let running = agent.start(["--serve", "0.0.0.0:0"]);
+    let address = address(&running).replace("0.0.0.0", "127.0.0.1");
+    assert_eq!(get(&address, "/healthz").status, 401);
+    for (token, status) in [("wrong", 401), ("secret", 200)] {
+        let header = format!("Authorization: Bearer {token}\r\n");
+        let answer = send(
+            TcpStream::connect(&address).unwrap(),
+            &request("/healthz", &header),
+        );
+        assert_eq!(answer.status, status);
+    }
+    assert!(!running.stderr().contains("secret"));
+}
+
+#[test]
+fn a_socket_in_the_file_system_is_of_root_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    if !root("a_socket_in_the_file_system_is_of_root_alone") {
+        return;
+    }
+    let agent = Agent::new();
+    let path = agent.path("socket");
+    // One that is left behind is in nobody's way.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let serve = format!("unix:{}", path.display());
+    let running = agent.start(["--serve", &serve]);
+    wait_for("the socket", || UnixStream::connect(&path).is_ok());
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let answer = send(UnixStream::connect(&path).unwrap(), &request("/healthz", ""));
+    assert_eq!((answer.status, answer.text()), (200, "sampling\n"));
+    drop(running);
+}
+
+/// The description names every path and every parameter, and nothing else.
+#[test]
+fn the_description_is_of_this_server() {
+    use profiler_agent::http::{PARAMETERS, PATHS};
+    let text = include_str!("../src/http/openapi.json");
+    let description: serde_json::Value = serde_json::from_str(text).unwrap();
+    let paths = description["paths"].as_object().unwrap();
+    let mut described: Vec<&str> = paths.keys().map(String::as_str).collect();
+    let mut known = PATHS.to_vec();
+    described.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(described, known);
+    let parameters = paths["/flamegraph.svg"]["get"]["parameters"].as_array().unwrap();
+    // The ranges of a difference are its own.
+    assert_eq!(paths["/diff.svg"]["get"]["parameters"][0]["name"], "a");
+    let mut described: Vec<&str> = parameters
+        .iter()
+        .map(|parameter| parameter["name"].as_str().unwrap())
+        .collect();
+    let mut known = PARAMETERS.to_vec();
+    described.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(described, known);
+}
