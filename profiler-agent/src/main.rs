@@ -140,7 +140,8 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
     // An output that cannot be written is told now, not after the capture.
     let default_output = outputs.is_empty() && delivery.is_none() && serving.is_none();
     let mut files = open(outputs, force)?;
-    let mut announcement = announce(&scope, frequency, duration.is_some());
+    let writes = default_output || !files.is_empty();
+    let mut announcement = announce(&scope, frequency, duration.is_none() && writes);
     let server = serving.map(start_server).transpose()?.flatten();
     if let Some(server) = &server {
         announcement = format!("{announcement} Asked at {}.", server.address());
@@ -389,7 +390,7 @@ fn default_file(scope: &Scope, captured: &Captured) -> anyhow::Result<OutputFile
     )?)
 }
 
-fn announce(scope: &Scope, frequency: u32, ends: bool) -> String {
+fn announce(scope: &Scope, frequency: u32, writes_at_ctrl_c: bool) -> String {
     let what = match scope {
         Scope::Host => "the whole host".into(),
         Scope::Processes(pids) => {
@@ -401,10 +402,10 @@ fn announce(scope: &Scope, frequency: u32, ends: bool) -> String {
             format!("`{}`", one_line(&words.join(" ")))
         }
     };
-    let end = if ends {
-        ""
-    } else {
+    let end = if writes_at_ctrl_c {
         " Ctrl-C ends it and writes the result."
+    } else {
+        ""
     };
     format!("Sampling {what} {frequency} times a second.{end}")
 }

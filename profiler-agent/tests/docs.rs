@@ -19,11 +19,12 @@ use profiler_agent::{export::file::Format, kernel::capabilities::CAPABILITIES, t
 use profiler_common::Outcome;
 
 /// Written by hand, for people.
-const DOCUMENTS: [&str; 7] = [
+const DOCUMENTS: [&str; 8] = [
     "README.md",
     "CONTRIBUTING.md",
     "flamegraphs/README.md",
     "docs/architecture.md",
+    "docs/asking.md",
     "docs/completeness.md",
     "docs/kernel-side.md",
     "docs/outputs.md",
