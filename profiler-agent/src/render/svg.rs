@@ -58,7 +58,7 @@ pub struct Look {
 /// The same with another look.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn draw(
     profile: &Profile,
     options: &Options,
