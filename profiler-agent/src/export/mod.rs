@@ -29,12 +29,13 @@
 //! The same profile on its way to a Collector; each request is whole in itself, and sent once:
 //!
 //! ```no_run
-//! # use profiler_agent::{export::otlp::{client::{self, Client}, encode, endpoint::Endpoint}, profile::Profile};
+//! # use profiler_agent::{export::otlp::{client::{self, Client}, encode, endpoint::Endpoint, parcel::{Compression, Parcel}}, profile::Profile};
 //! # async fn send(profile: &Profile) -> Result<(), Box<dyn std::error::Error>> {
 //! let endpoint = Endpoint::parse("http://collector:4317", None)?; // port 4318: HTTP, else gRPC
-//! let mut client = Client::new(endpoint, client::Options::default())?;
+//! let client = Client::new(endpoint, &client::Options::default())?;
 //! for request in encode::encode(profile, &encode::Options::default()) {
-//!     let accepted = client.export(request.bytes).await?; // an error says whether to try again
+//!     let parcel = Parcel::pack(&request, Compression::Gzip);
+//!     let accepted = client.export(parcel).await?; // an error says whether to try again
 //!     assert_eq!(accepted.rejected, 0);
 //! }
 //! # Ok(())
