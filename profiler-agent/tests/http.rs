@@ -23,7 +23,7 @@ use std::{
 
 use rustix::process::Signal;
 use support::{
-    agent::{Agent, Running},
+    agent::{Agent, address},
     workload::{Workload, alone, compiled, root, wait_for},
 };
 
@@ -48,25 +48,6 @@ impl Answer {
             .map(|(_, count)| count.parse::<u64>().unwrap())
             .sum()
     }
-}
-
-/// Where an agent answers.
-fn address(agent: &Running<'_>) -> String {
-    let mut address = String::new();
-    wait_for("the agent's address", || {
-        let said = agent.stderr();
-        let Some((_, rest)) = said.split_once("Asked at http://") else {
-            return false;
-        };
-        address = rest
-            .split_whitespace()
-            .next()
-            .unwrap()
-            .trim_end_matches('.')
-            .to_owned();
-        true
-    });
-    address
 }
 
 fn send(mut stream: impl std::io::Read + std::io::Write, request: &str) -> Answer {

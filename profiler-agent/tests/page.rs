@@ -33,8 +33,9 @@ use proptest::prelude::*;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use support::{
-    agent::{Agent, Run},
-    profiles, tools, workload,
+    agent::{Agent, Run, address},
+    profiles, tools,
+    workload::{self, Workload},
 };
 
 fn page(profile: &Profile) -> String {
@@ -439,8 +440,7 @@ fn in_a_browser() {
     ]);
     assert_eq!(code, Some(0), "{stderr}");
 
-    let server = profiles::server();
-    let mut timeless = server.clone();
+    let mut timeless = profiles::server();
     for sample in &mut timeless.samples {
         sample.timestamps.clear();
     }
@@ -451,12 +451,11 @@ fn in_a_browser() {
     ] {
         fs::write(folder.join(name), page(&profile)).unwrap();
     }
-    let mut served = Vec::new();
-    html::write_served(&mut served).unwrap();
-    fs::write(folder.join("served.html"), served).unwrap();
-    let mut columns = Vec::new();
-    html::write_columns(&server, &Options::default(), &mut columns).unwrap();
-    fs::write(folder.join("page.json"), columns).unwrap();
+    let program = Workload::start(&workload::compiled("cycle"), ["1000"]);
+    let running = agent.start(["--serve", "127.0.0.1:0", "-F", "199"]);
+    let address = address(&running);
+    // Of less there is nothing to choose from.
+    std::thread::sleep(std::time::Duration::from_secs(12));
 
     let said = run(
         &node,
@@ -465,8 +464,10 @@ fn in_a_browser() {
             folder.as_os_str(),
             browser.as_os_str(),
             modules.as_os_str(),
+            address.as_ref(),
         ],
     );
+    drop((program, running));
     println!("{said}");
     assert!(said.matches(": fine").count() >= 15, "{said}");
 }

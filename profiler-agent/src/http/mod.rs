@@ -12,6 +12,7 @@
 //! answer allows it to read what it did not come from. Everything is read only.
 
 mod answer;
+mod cache;
 mod question;
 
 use std::{
@@ -20,7 +21,7 @@ use std::{
     path::PathBuf,
     str::FromStr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
@@ -30,22 +31,28 @@ use std::{
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::{Request, State},
-    http::{HeaderValue, Method, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::Response,
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, watch};
 
 pub use self::question::{By, PARAMETERS, Question, Wrong};
-use self::{answer::Answer, question::nanos};
+use self::{
+    answer::{Answer, Drawn},
+    cache::Cache,
+    question::nanos,
+};
 use crate::{
     agent::Progress,
     export::{file::Format, text::Rfc3339},
     history::{History, Limits},
     profile::Profile,
+    render::html,
 };
 
 /// Slices that wait to be taken in.
@@ -63,8 +70,26 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// The description of all of this for programs.
 const OPENAPI: &str = include_str!("openapi.json");
-/// Where people begin.
-const INDEX: &str = include_str!("index.html");
+const HTML: &str = "text/html; charset=utf-8";
+/// The page, and what it may do.
+static PAGE: LazyLock<(Bytes, HeaderValue)> = LazyLock::new(|| {
+    let mut page = Vec::new();
+    // Memory takes everything, and hashes are ASCII.
+    let _ = html::write_served(&mut page);
+    (page.into(), policy(&html::served_policy()))
+});
+/// What a page may do that holds its profile.
+static EMBEDDED: LazyLock<HeaderValue> = LazyLock::new(|| policy(&html::embedded_policy()));
+/// What a picture may do: its script and its handlers stand in it.
+const DRAWN: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+/// What everything else may do.
+const NOTHING: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+
+fn policy(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(NOTHING)
+}
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,6 +175,7 @@ struct Shared {
     local: bool,
     turns: Semaphore,
     waiting: Semaphore,
+    cache: Cache,
 }
 
 impl Shared {
@@ -226,6 +252,7 @@ impl Server {
             local: address.is_local(),
             turns: Semaphore::new(AT_ONCE),
             waiting: Semaphore::new(MOST_WAITING),
+            cache: Cache::default(),
         });
         let (queue, slices) = sync_channel(QUEUE);
         thread::Builder::new()
@@ -350,13 +377,15 @@ async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
         Some((status, text)) => plain(status, text.into()),
         None => next.run(request).await,
     };
+    let is_unauthorized = response.status() == StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
+    if is_unauthorized {
+        // A browser asks the person for it.
+        let how = HeaderValue::from_static("Basic realm=\"profiler-agent\", charset=\"UTF-8\"");
+        headers.insert(header::WWW_AUTHENTICATE, how);
+    }
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(NOTHING);
     for (name, value) in [
-        (
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; \
-             form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-        ),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),
@@ -383,15 +412,25 @@ fn refusal(shared: &Shared, request: &Request) -> Option<(StatusCode, &'static s
         ));
     }
     let digest = shared.token.as_ref()?;
-    let shown = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
     // Of digests nothing can be learned from how long the comparison took.
+    let shown = text(header::AUTHORIZATION).and_then(shown_token);
     if shown.is_some_and(|shown| Sha256::digest(shown).as_slice() == digest) {
         return None;
     }
     Some((
         StatusCode::UNAUTHORIZED,
-        "show the token: -H 'Authorization: Bearer TOKEN'\n",
+        "show the token: -H 'Authorization: Bearer TOKEN'; in a browser it is the password, of any user\n",
     ))
+}
+
+/// The token of an `Authorization`: as programs show it, or as browsers show what a person typed.
+fn shown_token(value: &str) -> Option<Vec<u8>> {
+    if let Some(token) = value.strip_prefix("Bearer ") {
+        return Some(token.as_bytes().to_vec());
+    }
+    let pair = STANDARD.decode(value.strip_prefix("Basic ")?).ok()?;
+    let end = pair.iter().position(|&byte| byte == b':')?;
+    pair.get(end + 1..).map(<[u8]>::to_vec)
 }
 
 /// Whether a `Host` header is an address or this host's own name for itself, and not a name that a stranger's server gave it.
@@ -404,27 +443,20 @@ fn is_this_host(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.is_empty() || address.parse::<IpAddr>().is_ok()
 }
 
-/// What is made of profiles.
-#[derive(Clone, Copy)]
-enum Drawn {
-    Profile(Format),
-    Difference,
-}
-
 /// What is at a path.
 #[derive(Clone, Copy)]
 enum Place {
-    /// Made of the history; `None` is the list of processes.
-    Past(Option<Drawn>),
+    /// Made of the history.
+    Past(Drawn),
     Metrics,
     Health,
     Ready,
     Description,
-    Index,
+    Page,
 }
 
 /// Paths of all there is, as the answer to a wrong one lists them.
-pub const PATHS: [&str; 14] = [
+pub const PATHS: [&str; 16] = [
     "/",
     "/flamegraph.svg",
     "/flamegraph.html",
@@ -435,6 +467,8 @@ pub const PATHS: [&str; 14] = [
     "/diff.svg",
     "/debug/pprof/profile",
     "/processes.json",
+    "/timeline.json",
+    "/page.json",
     "/metrics",
     "/healthz",
     "/readyz",
@@ -442,10 +476,12 @@ pub const PATHS: [&str; 14] = [
 ];
 
 fn place(path: &str) -> Option<Place> {
-    let profile = |format| Place::Past(Some(Drawn::Profile(format)));
+    let profile = |format| Place::Past(Drawn::Profile(format));
     Some(match path {
-        "/" => Place::Index,
-        "/processes.json" => Place::Past(None),
+        "/" => Place::Page,
+        "/processes.json" => Place::Past(Drawn::Processes),
+        "/timeline.json" => Place::Past(Drawn::Timeline),
+        "/page.json" => Place::Past(Drawn::Columns),
         "/metrics" => Place::Metrics,
         "/healthz" => Place::Health,
         "/readyz" => Place::Ready,
@@ -456,7 +492,7 @@ fn place(path: &str) -> Option<Place> {
         "/profile.pb.gz" | "/debug/pprof/profile" => profile(Format::Pprof),
         "/profile.otlp" => profile(Format::Otlp),
         "/profile.json" => profile(Format::Speedscope),
-        "/diff.svg" => Place::Past(Some(Drawn::Difference)),
+        "/diff.svg" => Place::Past(Drawn::Difference),
         _ => return None,
     })
 }
@@ -469,7 +505,15 @@ async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     };
     let now = SystemTime::now();
     match place {
-        Place::Index => text("text/html; charset=utf-8", INDEX),
+        Place::Page => {
+            let (page, policy) = &*PAGE;
+            let mut response = Response::new(Body::from(page.clone()));
+            set(&mut response, header::CONTENT_TYPE, HTML);
+            response
+                .headers_mut()
+                .insert(header::CONTENT_SECURITY_POLICY, policy.clone());
+            response
+        }
         Place::Description => text("application/json", OPENAPI),
         Place::Health => match shared.news.borrow().elapsed() {
             silent if silent > SILENCE => plain(
@@ -482,47 +526,51 @@ async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Respons
             Some(_) => plain(StatusCode::OK, "ready\n".into()),
             None => plain(StatusCode::SERVICE_UNAVAILABLE, "no slice yet\n".into()),
         },
-        Place::Metrics => into_response(answer::metrics(&shared)),
-        Place::Past(drawn) => {
-            let mut question = match Question::parse(uri.query().unwrap_or_default(), now) {
-                Ok(question) => question,
-                Err(wrong) => return plain(StatusCode::BAD_REQUEST, format!("{wrong}\n")),
-            };
-            let Ok(_waiting) = shared.waiting.try_acquire() else {
-                return plain(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "too many requests are waiting\n".into(),
-                );
-            };
-            if let Some(seconds) = question.seconds {
-                let end = now + seconds;
-                question.query.range = Some(nanos(now)..nanos(end));
-                wait_until(&shared, end, seconds + LATE).await;
-            }
-            let Ok(Ok(_turn)) = tokio::time::timeout(PATIENCE, shared.turns.acquire()).await else {
-                return plain(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "busy with other answers; ask again\n".into(),
-                );
-            };
-            let worker = tokio::task::spawn_blocking({
-                let shared = Arc::clone(&shared);
-                move || {
-                    let history = shared.history();
-                    match drawn {
-                        Some(Drawn::Profile(format)) => answer::profile(&history, &question, format),
-                        Some(Drawn::Difference) => answer::difference(&history, &question),
-                        None => answer::processes(&history, &question),
-                    }
-                }
-            });
-            into_response(
-                worker
-                    .await
-                    .unwrap_or_else(|error| Answer::Failed(error.to_string())),
-            )
-        }
+        Place::Metrics => into_response(&answer::metrics(&shared)),
+        Place::Past(drawn) => past(&shared, uri, drawn, now)
+            .await
+            .map_or_else(|refusal| *refusal, |answer| into_response(&answer)),
     }
+}
+
+/// What is made of the history, or why it is not.
+async fn past(
+    shared: &Arc<Shared>,
+    uri: &Uri,
+    drawn: Drawn,
+    now: SystemTime,
+) -> Result<Arc<Answer>, Box<Response>> {
+    let busy = |text: &str| Box::new(plain(StatusCode::SERVICE_UNAVAILABLE, format!("{text}\n")));
+    let parsed = Question::parse(uri.query().unwrap_or_default(), now);
+    let mut question =
+        parsed.map_err(|wrong| Box::new(plain(StatusCode::BAD_REQUEST, format!("{wrong}\n"))))?;
+    let waiting = shared.waiting.try_acquire();
+    let _waiting = waiting.map_err(|_| busy("too many requests are waiting"))?;
+    let place = if let Some(seconds) = question.seconds {
+        let end = now + seconds;
+        question.query.range = Some(nanos(now)..nanos(end));
+        wait_until(shared, end, seconds + LATE).await;
+        // Nobody else asks for the same time.
+        cache::Place::default()
+    } else {
+        let news = *shared.news.borrow();
+        shared.cache.place(&uri.to_string(), news)
+    };
+    let answer = place.get_or_try_init(|| async {
+        let turn = tokio::time::timeout(PATIENCE, shared.turns.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            return Err(busy("busy with other answers; ask again"));
+        };
+        let worker = tokio::task::spawn_blocking({
+            let shared = Arc::clone(shared);
+            move || answer::make(&shared, &question, drawn)
+        });
+        let made = worker.await;
+        Ok(Arc::new(
+            made.unwrap_or_else(|error| Answer::Failed(error.to_string())),
+        ))
+    });
+    answer.await.map(Arc::clone)
 }
 
 /// Waits until what is sampled up to `end` is in the history; no longer than `patience`.
@@ -533,22 +581,27 @@ async fn wait_until(shared: &Shared, end: SystemTime, patience: Duration) {
     let _ = tokio::time::timeout(patience, covered).await;
 }
 
-fn into_response(answer: Answer) -> Response {
+fn into_response(answer: &Answer) -> Response {
     match answer {
         Answer::Text { content_type, body } => {
-            let mut response = Response::new(Body::from(body));
+            let mut response = Response::new(Body::from(body.clone()));
             set(&mut response, header::CONTENT_TYPE, content_type);
             response
         }
-        Answer::Nothing(body) => plain(StatusCode::NOT_FOUND, body),
+        Answer::Nothing(body) => plain(StatusCode::NOT_FOUND, body.clone()),
+        Answer::TooLong => plain(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the answer is too long; ask for less time, or for one process\n".into(),
+        ),
         Answer::Failed(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         Answer::Profile {
             content_type,
             body,
             about,
         } => {
-            let mut response = Response::new(Body::from(body));
+            let mut response = Response::new(Body::from(body.clone()));
             set(&mut response, header::CONTENT_TYPE, content_type);
+            let headers = response.headers_mut();
             for (name, value) in [
                 ("profile-from", Rfc3339(about.start).to_string()),
                 ("profile-until", Rfc3339(about.end).to_string()),
@@ -556,9 +609,15 @@ fn into_response(answer: Answer) -> Response {
                 ("profile-lost", about.lost.to_string()),
             ] {
                 if let Ok(value) = HeaderValue::from_str(&value) {
-                    response.headers_mut().insert(name, value);
+                    headers.insert(name, value);
                 }
             }
+            let policy = match *content_type {
+                HTML => EMBEDDED.clone(),
+                "image/svg+xml" => DRAWN,
+                _ => NOTHING,
+            };
+            headers.insert(header::CONTENT_SECURITY_POLICY, policy);
             response
         }
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use percent_encoding::percent_decode_str;
-use regex::{Regex, RegexBuilder};
+use regex::RegexBuilder;
 
 use crate::{history::Query, render::svg::Look};
 
@@ -48,8 +48,6 @@ pub struct Question {
     pub by: Option<By>,
     /// How it is drawn.
     pub look: Look,
-    /// Which stacks: those with a function whose name it finds.
-    pub filter: Option<Regex>,
     /// The two ranges of a difference.
     pub compared: Option<(Range<u64>, Range<u64>)>,
 }
@@ -137,7 +135,7 @@ impl Question {
                 "icicle" => question.look.icicle = flag(&value).ok_or_else(|| wrong("it is 1 or 0"))?,
                 "filter" => {
                     let regex = RegexBuilder::new(&value).size_limit(MOST_REGEX).build();
-                    question.filter =
+                    question.query.function =
                         Some(regex.map_err(|_| wrong("no regular expression, or too large a one"))?);
                 }
                 _ => return Err(unknown(&name)),
@@ -272,7 +270,7 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap().query.range, Some(range), "{text}");
         }
-        assert_eq!(parse("").unwrap().query.range, None);
+        assert!(parse("").unwrap().query.range.is_none());
         let two = parse("a=10s..5s&b=5s..").unwrap().compared;
         assert_eq!(
             two,

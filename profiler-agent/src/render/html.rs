@@ -22,7 +22,7 @@ use crate::{export::folded::Options, profile::Profile};
 const PAGE: &str = include_str!("../../page/page.html");
 const STYLE: &str = include_str!("../../page/page.css");
 /// What each module imports stands before it.
-const MODULES: [&str; 11] = [
+const MODULES: [&str; 12] = [
     include_str!("../../page/src/text.js"),
     include_str!("../../page/src/tree.js"),
     include_str!("../../page/src/profile.js"),
@@ -31,6 +31,7 @@ const MODULES: [&str; 11] = [
     include_str!("../../page/src/canvas.js"),
     include_str!("../../page/src/flame.js"),
     include_str!("../../page/src/timeline.js"),
+    include_str!("../../page/src/past.js"),
     include_str!("../../page/src/heatmap.js"),
     include_str!("../../page/src/functions.js"),
     include_str!("../../page/src/main.js"),
@@ -47,13 +48,32 @@ pub fn write(profile: &Profile, options: &Options, out: &mut impl Write) -> io::
     page(Some(&data), out)
 }
 
-/// Writes the page without a profile: for a server that gives [what it asks for](write_columns) as `page.json` in the same folder, and
-/// passes on what is behind `?` in the address of the page.
+/// Writes the page without a profile: for a server that gives [what it asks for](write_columns) as `page.json` in the same folder, and a
+/// time line of all that it has as `timeline.json`. It passes on what is behind `?` in its address.
 ///
 /// # Errors
 /// Those of the writer.
 pub fn write_served(out: &mut impl Write) -> io::Result<()> {
     page(None, out)
+}
+
+/// The policy of the served page, for its server to say it too: what stands in a page cannot forbid that it is framed.
+pub fn served_policy() -> String {
+    format!("{}; frame-ancestors 'none'", policy(&script(), "'self'"))
+}
+
+/// The policy of pages that hold their profile.
+pub fn embedded_policy() -> String {
+    format!("{}; frame-ancestors 'none'", policy(&script(), "'none'"))
+}
+
+/// What a page with such a script may do, and whom it may ask.
+fn policy(script: &str, connect: &str) -> String {
+    format!(
+        "default-src 'none'; script-src {}; style-src {}; img-src data:; connect-src {connect}; base-uri 'none'; form-action 'none'",
+        hash(script),
+        hash(STYLE),
+    )
 }
 
 /// Writes what the served page asks for as `page.json`.
@@ -66,12 +86,7 @@ pub fn write_columns(profile: &Profile, options: &Options, out: &mut impl Write)
 
 fn page(data: Option<&str>, out: &mut impl Write) -> io::Result<()> {
     let script = script();
-    let policy = format!(
-        "default-src 'none'; script-src {}; style-src {}; img-src data:; connect-src {}; base-uri 'none'; form-action 'none'",
-        hash(&script),
-        hash(STYLE),
-        if data.is_some() { "'none'" } else { "'self'" },
-    );
+    let policy = policy(&script, if data.is_some() { "'none'" } else { "'self'" });
     let mut rest = PAGE;
     while let Some((before, (name, after))) = rest
         .split_once("{{")
