@@ -14,7 +14,10 @@ use std::{
 };
 
 use bytesize::ByteSize;
-use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use clap::{
+    ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind,
+    parser::ValueSource,
+};
 use profiler_agent::{
     agent::MIN_INTERVAL,
     export::{
@@ -34,7 +37,7 @@ use profiler_agent::{
     resource, spool,
     target::Scope,
 };
-pub(crate) use verbs::FilesTask;
+pub(crate) use verbs::{FilesTask, TopSource, TopTask, Whom};
 
 use profiler_common::arena::{MAX_SEGMENTS, SEGMENT_LEN};
 
@@ -58,6 +61,8 @@ Examples:
       sudo profiler-agent --serve 127.0.0.1:7979
   What does this host allow, and what is missing?
       sudo profiler-agent doctor
+  What is this host doing at this moment? Of the agent that runs here, or by itself:
+      sudo profiler-agent top
   Where does the time of a capture go, in text? What has changed since another one?
       profiler-agent report out.pb.gz
       profiler-agent diff yesterday.pb.gz out.pb.gz -o changed.svg
@@ -215,6 +220,8 @@ pub(crate) struct Cli {
 /// What is done instead of a capture.
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Shows what the host is doing at this moment, like top: processes, functions, a flamegraph as text.
+    Top(verbs::TopArgs),
     /// Draws or converts profiles that were taken before, or by other tools; several are added up.
     Render(verbs::RenderArgs),
     /// Says and draws what has changed between two profiles, and what may be chance.
@@ -252,6 +259,8 @@ pub(crate) enum Task {
     Doctor,
     /// Something with profiles that are there already.
     Files(FilesTask),
+    /// A look at the host as it is.
+    Top(Box<TopTask>),
     /// Writes this on the standard output.
     Print(Vec<u8>),
     /// A text.
@@ -316,6 +325,10 @@ enum Serve {
     At(Address),
 }
 
+/// What requests have to show, where the command line does not say it.
+const TOKEN_VARIABLE: &str = "PROFILER_AGENT_SERVE_TOKEN";
+/// Kernel memory for unwind tables where nobody says otherwise.
+const DEFAULT_UNWIND_MEMORY: usize = 32 << 20;
 /// Where a running agent is asked when nobody says otherwise.
 const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7979);
 
@@ -354,7 +367,7 @@ impl Cli {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         match Self::task(&arguments, &|name| std::env::var(name).ok()) {
             Ok(Task::Capture(request)) => Ok(*request),
-            Ok(Task::Doctor | Task::Files(_) | Task::Print(_) | Task::Tell(_)) => {
+            Ok(Task::Doctor | Task::Files(_) | Task::Top(_) | Task::Print(_) | Task::Tell(_)) => {
                 Err("there is nothing to profile".into())
             }
             Err(error) => Err(error.to_string().lines().next().unwrap_or_default().to_owned()),
@@ -364,10 +377,13 @@ impl Cli {
     /// What arguments and variables ask for.
     fn task(arguments: &[OsString], get: &dyn Fn(&str) -> Option<String>) -> Result<Task, clap::Error> {
         // What works with files has no settings, and is not kept from it by wrong ones.
-        match Self::try_parse_from(arguments)?.verb {
-            Some(Verb::Render(args)) => return args.task(),
-            Some(Verb::Diff(args)) => return args.task(),
-            Some(Verb::Report(args)) => return Ok(args.task()),
+        let matches = Self::command().try_get_matches_from(arguments)?;
+        refuse_flags_of_captures(&matches)?;
+        match Self::from_arg_matches(&matches)?.verb {
+            Some(Verb::Top(args)) => return args.task(get),
+            Some(Verb::Render(args)) => return args.task(get),
+            Some(Verb::Diff(args)) => return args.task(get),
+            Some(Verb::Report(args)) => return Ok(args.task(get)),
             Some(Verb::Completions(args)) => return Ok(args.task()),
             Some(Verb::Man(args)) => return args.task(),
             Some(Verb::Doctor) => return Ok(Task::Doctor),
@@ -391,7 +407,8 @@ impl Cli {
                 )))
             }
             Some(
-                Verb::Render(_)
+                Verb::Top(_)
+                | Verb::Render(_)
                 | Verb::Diff(_)
                 | Verb::Report(_)
                 | Verb::Completions(_)
@@ -558,6 +575,30 @@ fn once_each(outputs: &[Output]) -> Result<(), clap::Error> {
             Err(Cli::command().error(ErrorKind::ValueValidation, message))
         }
     }
+}
+
+/// A flag of captures before a verb would say nothing, and be taken for one that does.
+fn refuse_flags_of_captures(matches: &ArgMatches) -> Result<(), clap::Error> {
+    // `config` tells what the flags would do, `doctor` looks whether it can be done.
+    let Some(verb) = matches
+        .subcommand_name()
+        .filter(|verb| !["config", "doctor"].contains(verb))
+    else {
+        return Ok(());
+    };
+    let command = Cli::command();
+    let mut said = command.get_arguments().filter(|argument| {
+        let id = argument.get_id().as_str();
+        matches.value_source(id) == Some(ValueSource::CommandLine) && !argument.is_global_set()
+    });
+    let Some(flag) = said.next() else { return Ok(()) };
+    let name = flag
+        .get_long()
+        .map_or_else(|| flag.get_id().to_string(), |long| format!("--{long}"));
+    Err(Cli::command().error(
+        ErrorKind::ArgumentConflict,
+        format!("{name} before `{verb}` says how to capture, which `{verb}` does not; flags of a verb stand behind it"),
+    ))
 }
 
 /// Every setting, its values and where they come from, as a file would have them.

@@ -1,6 +1,7 @@
 //! The command `profiler-agent`: reads the command line, captures, writes, says what happened.
 
 mod cli;
+mod terminal;
 mod verbs;
 
 use std::{
@@ -63,6 +64,11 @@ fn main() -> ExitCode {
         Task::Files(task) => {
             start_log(Verbosity::Normal);
             return finished(verbs::run(task));
+        }
+        Task::Top(task) => {
+            // Words on the standard error would stand in the middle of the screen.
+            start_log(Verbosity::Quiet);
+            return finished(terminal::run(*task));
         }
         Task::Print(text) => return finished(verbs::print(&text)),
         Task::Tell(text) => {

@@ -62,9 +62,11 @@ class Page {
   /**
    * @param {Profile} profile
    * @param {Past | null} past of a running agent
+   * @param {string} state what is shown where the address does not say
    */
-  constructor(profile, past) {
+  constructor(profile, past, state = "") {
     this.profile = profile;
+    this.initial = state;
     this.past = past;
     this.adopt(profile);
 
@@ -169,7 +171,7 @@ class Page {
     element("thread").addEventListener("change", () => this.go({ tid: Number.parseInt(value("thread"), 10) }, "push"));
     addEventListener("popstate", () => {
       if (!this.past?.follow()) {
-        this.go(fromHash(location.hash, this.profile.duration, this.origin()), "none");
+        this.go(fromHash(location.hash || this.initial, this.profile.duration, this.origin()), "none");
       }
     });
     addEventListener("keydown", (event) => this.key(event));
@@ -193,7 +195,7 @@ class Page {
     this.colours = frameColours(this.profile.kinds, this.profile.names, this.dark);
     this.legends();
     this.choices();
-    this.go(fromHash(location.hash, this.profile.duration, this.origin()), "none");
+    this.go(fromHash(location.hash || this.initial, this.profile.duration, this.origin()), "none");
     this.detail(this.flame, this.flame.cursor);
     this.past?.draw(this.ranking.map((process) => this.profile.processes[process].pid));
     document.body.classList.add("ready");
@@ -950,7 +952,7 @@ function store(name, text) {
 const embedded = document.getElementById("profile");
 try {
   if (embedded) {
-    new Page(new Profile(await load(embedded)), null).start();
+    new Page(new Profile(await load(embedded)), null, embedded.dataset.state).start();
   } else {
     serve();
   }

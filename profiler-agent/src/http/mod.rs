@@ -12,6 +12,7 @@
 //! answer allows it to read what it did not come from. Everything is read only.
 
 mod answer;
+pub mod ask;
 mod cache;
 mod question;
 
@@ -119,7 +120,11 @@ impl FromStr for Address {
             }
             return Ok(Self::Unix(path.into()));
         }
-        text.parse()
+        // As it is shown, and as it stands in a browser.
+        let address = text.strip_prefix("http://").unwrap_or(text);
+        let address = address.strip_suffix('/').unwrap_or(address);
+        address
+            .parse()
             .map(Self::Tcp)
             .map_err(|_| "give an address and a port, like 127.0.0.1:7979, or unix:/PATH".into())
     }
@@ -673,6 +678,9 @@ mod tests {
         assert!("127.0.0.1:7979".parse::<Address>().unwrap().is_local());
         assert!("[::1]:0".parse::<Address>().unwrap().is_local());
         assert!("unix:/run/x".parse::<Address>().unwrap().is_local());
+        for address in ["http://127.0.0.1:7979", "unix:/run/x"] {
+            assert_eq!(address.parse::<Address>().unwrap().to_string(), address);
+        }
         assert!(!"0.0.0.0:7979".parse::<Address>().unwrap().is_local());
         for wrong in ["localhost", "7979", "unix:x", ""] {
             wrong.parse::<Address>().unwrap_err();
