@@ -232,8 +232,13 @@ enum Verb {
     Completions(verbs::CompletionsArgs),
     /// Writes the manual page, or that of a verb.
     Man(verbs::ManArgs),
-    /// Says what this host allows and what is missing, each with what it means and what to do. Exit code 1 if something is broken.
-    Doctor,
+    /// Says what this host allows and what is missing, each with what it means and what to do; with --otlp-endpoint before it, or one in the
+    /// settings, whether profiles are taken there. Exit code 1 if something is broken.
+    Doctor {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Look at the settings, and do nothing else.
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -256,7 +261,7 @@ pub(crate) enum Task {
     /// A capture.
     Capture(Box<Request>),
     /// An examination of this host.
-    Doctor,
+    Doctor(Box<DoctorTask>),
     /// Something with profiles that are there already.
     Files(FilesTask),
     /// A look at the host as it is.
@@ -265,6 +270,15 @@ pub(crate) enum Task {
     Print(Vec<u8>),
     /// A text.
     Tell(String),
+}
+
+/// What to look at.
+#[derive(Debug)]
+pub(crate) struct DoctorTask {
+    /// Whether a program reads it.
+    pub(crate) json: bool,
+    /// Where profiles would be sent.
+    pub(crate) receiver: Option<delivery::Options>,
 }
 
 /// What to capture, and what to do with it.
@@ -367,7 +381,7 @@ impl Cli {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         match Self::task(&arguments, &|name| std::env::var(name).ok()) {
             Ok(Task::Capture(request)) => Ok(*request),
-            Ok(Task::Doctor | Task::Files(_) | Task::Top(_) | Task::Print(_) | Task::Tell(_)) => {
+            Ok(Task::Doctor(_) | Task::Files(_) | Task::Top(_) | Task::Print(_) | Task::Tell(_)) => {
                 Err("there is nothing to profile".into())
             }
             Err(error) => Err(error.to_string().lines().next().unwrap_or_default().to_owned()),
@@ -386,12 +400,19 @@ impl Cli {
             Some(Verb::Report(args)) => return Ok(args.task(get)),
             Some(Verb::Completions(args)) => return Ok(args.task()),
             Some(Verb::Man(args)) => return args.task(),
-            Some(Verb::Doctor) => return Ok(Task::Doctor),
-            Some(Verb::Config(_)) | None => {}
+            Some(Verb::Doctor { .. } | Verb::Config(_)) | None => {}
         }
         let mut layered = layers::read(arguments, get)?;
         match layered.cli.verb.take() {
             Some(Verb::Config(ConfigVerb::Show)) => Ok(Task::Tell(shown(&layered))),
+            Some(Verb::Doctor { json }) => Ok(Task::Doctor(Box::new(DoctorTask {
+                json,
+                receiver: layered
+                    .cli
+                    .request(layered.environment)?
+                    .delivery
+                    .map(|delivery| delivery.options),
+            }))),
             Some(Verb::Config(ConfigVerb::Check { file })) => {
                 // With nothing but the file, as if it were given in an environment without variables.
                 let arguments = ["profiler-agent".into(), "--config".into(), file.clone().into()];
@@ -412,8 +433,7 @@ impl Cli {
                 | Verb::Diff(_)
                 | Verb::Report(_)
                 | Verb::Completions(_)
-                | Verb::Man(_)
-                | Verb::Doctor,
+                | Verb::Man(_),
             )
             | None => {
                 let mut request = layered.cli.request(layered.environment)?;
@@ -702,7 +722,9 @@ mod tests {
     fn with(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Request, clap::Error> {
         match task(arguments, variables)? {
             Task::Capture(request) => Ok(*request),
-            other @ (Task::Doctor | Task::Tell(_) | Task::Files(_) | Task::Print(_)) => panic!("{other:?}"),
+            other @ (Task::Doctor(_) | Task::Top(_) | Task::Tell(_) | Task::Files(_) | Task::Print(_)) => {
+                panic!("{other:?}")
+            }
         }
     }
 
