@@ -190,6 +190,10 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "TIME,SIZE", default_value = "1h,64MiB", value_parser = history, help_heading = SERVING)]
     history: history::Limits,
 
+    /// Keep that in this folder too, with as much age and size, so that it is still there after a restart.
+    #[arg(long, value_name = "FOLDER", help_heading = SERVING)]
+    history_folder: Option<PathBuf>,
+
     /// Kernel memory for unwind tables, e.g. 64MiB. They are built of what is sampled; when they do not fit, those not used lately make
     /// room.
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = unwind_memory)]
@@ -472,6 +476,7 @@ impl Cli {
             serve_token,
             insecure,
             history,
+            history_folder,
             unwind_memory,
             no_inlines,
             config: _,
@@ -543,6 +548,7 @@ impl Cli {
                 address,
                 token: serve_token,
                 limits: history,
+                folder: history_folder,
             },
             is_asked_for,
         });

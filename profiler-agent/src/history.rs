@@ -12,6 +12,8 @@
 //! have in common, nearly all of them, are there once a block, and a block is forgotten as a whole, when it is beyond the age or the bytes
 //! that were asked for.
 
+pub mod folder;
+
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     ops::Range,
@@ -155,6 +157,11 @@ impl History {
             slice_bytes: 0,
             forgotten: 0,
         }
+    }
+
+    /// How much is kept.
+    pub const fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Takes in a slice, which is younger than all others.
@@ -608,7 +615,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     /// A slice of ten seconds in which each of some processes has a sample a second, on a stack of its own.
-    fn slice(number: u64, pids: Range<u32>) -> Profile {
+    pub(super) fn slice(number: u64, pids: Range<u32>) -> Profile {
         let start = number * 10 * SECOND;
         let mut to = Tables::new(Capture {
             target: "host".into(),

@@ -14,7 +14,7 @@
 mod support;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::TcpStream,
     os::unix::net::UnixStream,
     thread,
@@ -157,6 +157,53 @@ fn the_past_is_shown_as_it_was() {
     running.send(Signal::INT);
     running.finish().expect(0, &[]);
     assert!(agent.files().is_empty(), "{:?}", agent.files());
+}
+
+#[test]
+fn the_past_is_still_there_after_a_kill() {
+    let test = "the_past_is_still_there_after_a_kill";
+    let Some(_alone) = alone(test) else { return };
+    let agent = Agent::new();
+    let folder = agent.path("history").display().to_string();
+    let flags = ["--serve", "127.0.0.1:0", "-F", "199", "--history-folder", &folder];
+    let program = Workload::start(&compiled("cycle"), ["3000"]);
+    let pid = program.pid();
+    let path = |until: &str| format!("/profile.folded?pid={pid}&until={until}");
+    let (before, until) = {
+        let running = agent.start(flags);
+        let address = address(&running);
+        wait_for("samples with names", || {
+            let answer = get(&address, &path("0s"));
+            answer.status == 200 && answer.samples("main") > 50
+        });
+        // What came since may not be on the disk yet when it dies.
+        let until = format!("{}", seconds(SystemTime::now()) - 6.0);
+        thread::sleep(Duration::from_secs(8));
+        let before = get(&address, &path(&until));
+        assert_eq!(before.status, 200, "{}", before.text());
+        running.kill();
+        (before, until)
+    };
+    drop(program);
+    let again = agent.start(flags);
+    let address = address(&again);
+    wait_for("the past", || get(&address, &path(&until)).status == 200);
+    // The same question has the same answer, to the last sample.
+    let after = get(&address, &path(&until));
+    let lines = |answer: &Answer| -> BTreeSet<String> { answer.text().lines().map(str::to_owned).collect() };
+    let (one, other) = (lines(&before), lines(&after));
+    let changed = (
+        one.difference(&other).collect::<Vec<_>>(),
+        other.difference(&one).collect::<Vec<_>>(),
+    );
+    assert!(one == other, "{changed:#?}");
+    for header in ["profile-from", "profile-until", "profile-samples", "profile-lost"] {
+        assert_eq!(before.headers[header], after.headers[header], "{header}");
+    }
+    // Nobody else may have the folder meanwhile.
+    let second = Agent::new().run(["--serve", "127.0.0.1:0", "--history-folder", &folder]);
+    second.expect(1, &["another profiler-agent", "--history-folder"]);
+    drop(again);
 }
 
 #[test]

@@ -51,9 +51,10 @@ use self::{
 use crate::{
     agent::Progress,
     export::{file::Format, text::Rfc3339},
-    history::{History, Limits},
+    history::{History, Limits, folder::Folder},
     profile::Profile,
     render::html,
+    spool::FolderError,
 };
 
 /// Slices that wait to be taken in.
@@ -149,6 +150,8 @@ pub struct Options {
     pub token: Option<String>,
     /// How much is kept.
     pub limits: Limits,
+    /// Where it is kept too, to be there after a restart.
+    pub folder: Option<PathBuf>,
 }
 
 /// Why it does not serve.
@@ -163,6 +166,9 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+    /// The history on the disk.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// A thread or a descriptor.
     #[error("cannot start to serve")]
     Start(#[source] io::Error),
@@ -237,11 +243,13 @@ impl Server {
             address,
             token,
             limits,
+            folder,
         } = options;
         let listen = |source| ServeError::Listen {
             address: address.clone(),
             source,
         };
+        let folder = folder.map(|path| Folder::open(path, limits)).transpose()?;
         let listener = Listener::bind(&address).map_err(listen)?;
         let address = listener.address(&address);
         let shared = Arc::new(Shared {
@@ -264,7 +272,7 @@ impl Server {
             .name("history".into())
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || keep(&shared, &slices)
+                move || keep(&shared, &slices, folder)
             })
             .map_err(ServeError::Start)?;
         let (end, ended) = watch::channel(());
@@ -343,15 +351,36 @@ impl Listener {
     }
 }
 
-/// Takes slices in until nobody can send any.
-fn keep(shared: &Shared, slices: &Receiver<Profile>) {
-    while let Ok(slice) = slices.recv() {
-        shared
-            .history
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(&slice);
+/// Takes slices in until nobody can send any: first those of the runs before.
+fn keep(shared: &Shared, slices: &Receiver<Profile>, mut folder: Option<Folder>) {
+    let history = || shared.history.write().unwrap_or_else(PoisonError::into_inner);
+    if let Some(folder) = &mut folder {
+        // Nobody is to see a part of it.
+        let mut past = History::new(history().limits());
+        let unreadable = folder.load(|slice| past.push(slice));
+        *history() = past;
         shared.news.send_replace(Instant::now());
+        if unreadable > 0 {
+            tracing::warn!(
+                unreadable,
+                "slices of the history on the disk are damaged; they are left out"
+            );
+        }
+    }
+    let mut is_told = false;
+    while let Ok(slice) = slices.recv() {
+        history().push(&slice);
+        shared.news.send_replace(Instant::now());
+        let kept = folder.as_mut().map_or(Ok(()), |folder| folder.keep(&slice));
+        match kept {
+            Ok(()) => is_told = false,
+            Err(error) => {
+                if !is_told {
+                    tracing::warn!("the history is in memory alone: {error}");
+                }
+                is_told = true;
+            }
+        }
     }
 }
 
