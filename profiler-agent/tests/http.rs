@@ -24,6 +24,7 @@ use std::{
 use rustix::process::Signal;
 use support::{
     agent::{Agent, address},
+    profiles,
     workload::{Workload, alone, compiled, root, wait_for},
 };
 
@@ -310,4 +311,97 @@ fn the_description_is_of_this_server() {
     described.sort_unstable();
     known.sort_unstable();
     assert_eq!(described, known);
+}
+
+/// Names that mean harm, through every answer: none becomes markup, a line of its own, or a sign that steers a terminal.
+#[test]
+fn names_that_mean_harm_are_text_in_every_answer() {
+    use profiler_agent::{
+        export::text::is_plain,
+        http::{Options, Server},
+        read,
+    };
+    let mut profile = profiles::hostile();
+    profile.capture.duration = 2_000_000_000;
+    let server = Server::start(Options {
+        address: "127.0.0.1:0".parse().unwrap(),
+        token: None,
+        limits: profiler_agent::history::Limits::default(),
+        folder: None,
+    })
+    .unwrap();
+    let total = profile.sample_count();
+    let start = profile.capture.start / 1_000_000_000;
+    server.entrance().hand_over(profile);
+    let address = server.address().to_string().replace("http://", "");
+    wait_for("the slice", || get(&address, "/readyz").status == 200);
+    let range = format!("since={start}&until={}", start + 2);
+    let ask = |path: &str| {
+        let answer = get(&address, path);
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        assert_eq!(answer.headers["x-content-type-options"], "nosniff");
+        let policy = &answer.headers["content-security-policy"];
+        assert!(policy.starts_with("default-src 'none'"), "{path}: {policy}");
+        answer
+    };
+    for by in ["", "&by=thread", "&by=cpu", "&reverse&icicle"] {
+        let both = format!("/diff.svg?a={start}..{0}&b={start}..{0}{by}", start + 2);
+        for path in [format!("/flamegraph.svg?{range}{by}"), both] {
+            let picture = ask(&path);
+            let text = picture.text();
+            assert!(
+                !text.contains("<script>alert") && !text.contains("onload=\"alert"),
+                "{path}"
+            );
+            let mut reader = quick_xml::Reader::from_str(text);
+            let mut scripts = 0;
+            loop {
+                match reader.read_event().unwrap() {
+                    quick_xml::events::Event::Start(tag) => {
+                        scripts += u32::from(tag.name().as_ref() == b"script")
+                    }
+                    quick_xml::events::Event::Eof => break,
+                    _ => {}
+                }
+            }
+            assert_eq!(scripts, 1, "{path}");
+        }
+        let folded = ask(&format!("/profile.folded?{range}{by}"));
+        let mut sum = 0;
+        for line in folded.text().lines() {
+            assert!(line.chars().all(is_plain), "{line:?}");
+            sum += line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap();
+        }
+        assert_eq!(sum, total);
+        for format in ["pb.gz", "otlp", "json"] {
+            let answer = ask(&format!("/profile.{format}?{range}{by}"));
+            let again = read::bytes(&answer.body, &read::Options::default()).unwrap();
+            if format != "json" {
+                assert_eq!(again.sample_count(), total, "{format}");
+            }
+        }
+        let page = ask(&format!("/flamegraph.html?{range}{by}"));
+        assert_eq!(page.text().matches("<script").count(), 2);
+        assert!(!page.text().contains("alert("));
+    }
+    for path in ["/processes.json", "/timeline.json", "/page.json"] {
+        let answer = ask(&format!("{path}?{range}"));
+        assert_eq!(answer.headers["content-type"], "application/json");
+        let _: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    }
+    // What was asked for wrongly is told back, and is text too.
+    for path in [
+        "/profile.folded?pid=0",
+        "/profile.folded?pid=%1b%5b2J%3Cscript%3E",
+        "/profile.folded?%3Cscript%3E=1",
+    ] {
+        let answer = get(&address, path);
+        assert!([400, 404].contains(&answer.status));
+        assert!(answer.headers["content-type"].starts_with("text/plain"));
+        assert!(
+            answer.text().trim_end().chars().all(is_plain),
+            "{:?}",
+            answer.text()
+        );
+    }
 }

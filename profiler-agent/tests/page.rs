@@ -338,36 +338,6 @@ fn many() -> Profile {
     profile
 }
 
-/// Every name that some format might stumble over, in every place that has a name.
-fn hostile() -> Profile {
-    let mut b = profiles::Builder::new(profiles::HOSTILE[1]);
-    let names: Vec<&str> = profiles::HOSTILE.into_iter().collect();
-    let long = "long".repeat(2_500);
-    for (number, name) in (1..).zip(names.iter().copied().chain([&*long])) {
-        let process = b.process(number, name, name);
-        let mapping = b.mapping(profiler_agent::profile::MappingKind::File, name, 0x1000, &[]);
-        let function = b.function(name, name, name, 1);
-        let location = b.location(
-            profiles::NATIVE,
-            Some(mapping),
-            u64::from(number),
-            &[function, function],
-        );
-        let stack = b.stack(&[location, location], Outcome::Complete);
-        b.sample(
-            process,
-            number,
-            name,
-            0,
-            stack,
-            &[profiles::START + u64::from(number) * 1_000_000],
-        );
-    }
-    b.profile.capture.host = profiles::HOSTILE[0].to_owned();
-    b.profile.capture.duration = 1_000_000_000;
-    b.profile
-}
-
 /// Node, or why the test did not run.
 fn node(test: &str) -> Option<PathBuf> {
     let node = tools::find("PROFILER_TEST_NODE", Some("node"));
@@ -445,7 +415,7 @@ fn in_a_browser() {
         sample.timestamps.clear();
     }
     for (name, profile) in [
-        ("hostile.html", hostile()),
+        ("hostile.html", profiles::hostile()),
         ("many.html", many()),
         ("timeless.html", timeless),
     ] {

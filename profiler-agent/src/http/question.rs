@@ -9,7 +9,7 @@ use std::{
 use percent_encoding::percent_decode_str;
 use regex::RegexBuilder;
 
-use crate::{history::Query, render::svg::Look};
+use crate::{export::text::plain, history::Query, render::svg::Look};
 
 /// Longest time that may be sampled from now on.
 const MOST_SECONDS: u64 = 600;
@@ -90,7 +90,9 @@ impl Question {
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (name, value) = (decode(name)?, decode(value)?);
-            let wrong = |what: &str| Wrong(format!("{name}={value}: {what}"));
+            // They come from anywhere, and are shown in terminals.
+            let shown = (plain(&name, 64), plain(&value, 200));
+            let wrong = |what: &str| Wrong(format!("{}={}: {what}", shown.0, shown.1));
             match name.as_str() {
                 "pid" => {
                     for pid in value.split(',') {
@@ -232,7 +234,7 @@ fn unknown(name: &str) -> Wrong {
         Some((_, known)) => format!("did you mean {known}?"),
         None => format!("known are {}", PARAMETERS.join(", ")),
     };
-    Wrong(format!("there is no parameter {name:?}; {hint}"))
+    Wrong(format!("there is no parameter {:?}; {hint}", plain(name, 64)))
 }
 
 #[cfg(test)]

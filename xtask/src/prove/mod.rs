@@ -16,6 +16,7 @@ mod hostile;
 mod load;
 mod names;
 mod programs;
+mod questions;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -44,6 +45,8 @@ pub(crate) enum Proof {
     Names,
     /// Files that change while they are read, or lie, cost their own names at most
     Hostile,
+    /// Fifty who ask at once wait a second at most, and cost no sample
+    Questions,
 }
 
 /// Proves it for the programs called `names`, or all of them, whose figures are then written down.
@@ -53,6 +56,9 @@ pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Resu
     }
     if proof == Proof::Names {
         return prove_names(workspace);
+    }
+    if proof == Proof::Questions {
+        return questions::run(workspace);
     }
     if proof == Proof::Hostile {
         // It makes its own programs.
