@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         Task::Top(task) => {
             // Words on the standard error would stand in the middle of the screen.
             start_log(Verbosity::Quiet);
-            return finished(terminal::run(*task));
+            return finished(terminal::run(&task));
         }
         Task::Print(text) => return finished(verbs::print(&text)),
         Task::Tell(text) => {

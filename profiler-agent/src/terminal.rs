@@ -103,9 +103,9 @@ impl Drop for Capture {
 type News = Result<Option<Profile>, String>;
 
 /// Shows what there is until the person has seen enough.
-pub(crate) fn run(task: TopTask) -> anyhow::Result<()> {
+pub(crate) fn run(task: &TopTask) -> anyhow::Result<()> {
     let (sender, news) = sync_channel(1);
-    let (source, _capture) = open(&task)?;
+    let (source, _capture) = open(task)?;
     let last = Arc::new(Mutex::new(task.last));
     thread::Builder::new()
         .name("ask".into())
@@ -194,7 +194,7 @@ fn view(task: &TopTask, screen: Screen) -> View {
 }
 
 /// One table, or one of each kind, as text.
-fn once(task: TopTask, news: &Receiver<News>) -> anyhow::Result<()> {
+fn once(task: &TopTask, news: &Receiver<News>) -> anyhow::Result<()> {
     let deadline = Instant::now() + FIRST;
     let profile = loop {
         match news.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -219,7 +219,7 @@ fn once(task: TopTask, news: &Receiver<News>) -> anyhow::Result<()> {
         } else {
             columns
         };
-        let lines = view(&task, screen).lines(&profile, columns, HEAD.saturating_add(task.rows));
+        let lines = view(task, screen).lines(&profile, columns, HEAD.saturating_add(task.rows));
         // The first line is that of all.
         for line in lines.iter().skip(usize::from(nth > 0)) {
             text += &text_of(line);
@@ -275,17 +275,14 @@ fn end() -> anyhow::Result<Arc<AtomicBool>> {
         .enable_all()
         .build()
         .context("cannot wait for signals")?;
-    let signals = {
+    let (mut interrupt, mut terminate, mut hangup) = {
         let _inside = runtime.enter();
-        [
-            SignalKind::interrupt(),
-            SignalKind::terminate(),
-            SignalKind::hangup(),
-        ]
-        .map(signal)
-        .into_iter()
-        .collect::<Result<Vec<_>, _>>()
-        .context("cannot wait for signals")?
+        let signal = |kind| signal(kind).context("cannot wait for signals");
+        (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        )
     };
     thread::Builder::new()
         .name("signals".into())
@@ -293,8 +290,6 @@ fn end() -> anyhow::Result<Arc<AtomicBool>> {
             let ended = Arc::clone(&ended);
             move || {
                 runtime.block_on(async {
-                    let [mut interrupt, mut terminate, mut hangup] =
-                        <[_; 3]>::try_from(signals).unwrap_or_else(|_| unreachable!());
                     tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, _ = hangup.recv() => {} }
                 });
                 ended.store(true, Ordering::Relaxed);
@@ -329,10 +324,10 @@ const KEYS: &[&str] = &[
     "  q             end",
 ];
 
-fn live(task: TopTask, news: &Receiver<News>, last: &Mutex<Duration>) -> anyhow::Result<()> {
+fn live(task: &TopTask, news: &Receiver<News>, last: &Mutex<Duration>) -> anyhow::Result<()> {
     let ended = end()?;
     let mut state = State {
-        view: view(&task, task.screen.unwrap_or_default()),
+        view: view(task, task.screen.unwrap_or_default()),
         ..State::default()
     };
     let held = Held::take()?;
@@ -380,6 +375,7 @@ fn live(task: TopTask, news: &Receiver<News>, last: &Mutex<Duration>) -> anyhow:
 
 impl State {
     /// Does what a key says; says whether it goes on.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "most keys say nothing here")]
     fn press(&mut self, key: KeyEvent, last: &Mutex<Duration>) -> bool {
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return !matches!(key.code, KeyCode::Char('c' | 'd'));

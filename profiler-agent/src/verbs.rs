@@ -73,7 +73,9 @@ pub(crate) fn run(task: FilesTask) -> anyhow::Result<()> {
             for picture in pictures {
                 let written = picture.write_with(|format, out| match format {
                     Format::Html => Ok(html::write_difference(&before, &after, out)?),
-                    _ => difference::write(&before, &after, out),
+                    Format::Svg | Format::Folded | Format::Pprof | Format::Otlp | Format::Speedscope => {
+                        difference::write(&before, &after, out)
+                    }
                 })?;
                 tell(&written);
             }

@@ -358,7 +358,7 @@ fn names_that_mean_harm_are_text_in_every_answer() {
             loop {
                 match reader.read_event().unwrap() {
                     quick_xml::events::Event::Start(tag) => {
-                        scripts += u32::from(tag.name().as_ref() == b"script")
+                        scripts += u32::from(tag.name().as_ref() == b"script");
                     }
                     quick_xml::events::Event::Eof => break,
                     _ => {}

@@ -241,7 +241,7 @@ fn proc() -> Check {
             .any(|word| word.starts_with("hidepid=") && word != "hidepid=0")
     };
     match options {
-        Some(options) if hides(&options) && fs::read_to_string("/proc/1/stat").is_err() => Check::wrong(
+        Some(options) if hides(&options) && procfs::Stat::of(1).is_none() => Check::wrong(
             NAME,
             &options,
             "processes of other users are hidden: they have no names",

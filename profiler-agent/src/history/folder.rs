@@ -83,7 +83,7 @@ impl Folder {
     pub fn load(&mut self, mut take: impl FnMut(&Profile)) -> u64 {
         let mut unreadable = 0;
         for id in self.spool.ids() {
-            let slice = self.spool.read(id).ok().and_then(unpack);
+            let slice = self.spool.read(id).ok().as_ref().and_then(unpack);
             let Some(profile) = slice else {
                 unreadable += 1;
                 self.spool.remove(id);
@@ -150,7 +150,7 @@ fn pack(profile: &Profile) -> Result<Parcel, postcard::Error> {
     Ok(Parcel::pack(&request, Compression::Zstd))
 }
 
-fn unpack(parcel: Parcel) -> Option<Profile> {
+fn unpack(parcel: &Parcel) -> Option<Profile> {
     let bytes = match parcel.compression {
         Compression::None => parcel.body.to_vec(),
         Compression::Gzip | Compression::Zstd => unpacked(&parcel.body).ok()?,
@@ -184,6 +184,7 @@ fn unpacked(body: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "reads the test's own files")]
 mod tests {
     use super::*;
     use crate::history::{History, Query, tests::slice};

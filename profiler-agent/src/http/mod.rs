@@ -14,6 +14,7 @@
 mod answer;
 pub mod ask;
 mod cache;
+mod listener;
 mod question;
 
 use std::{
@@ -46,6 +47,7 @@ pub use self::question::{By, PARAMETERS, Question, Wrong};
 use self::{
     answer::{Answer, Drawn},
     cache::Cache,
+    listener::{Bound, Listener},
     question::nanos,
 };
 use crate::{
@@ -250,7 +252,7 @@ impl Server {
             source,
         };
         let folder = folder.map(|path| Folder::open(path, limits)).transpose()?;
-        let listener = Listener::bind(&address).map_err(listen)?;
+        let listener = Bound::new(&address).map_err(listen)?;
         let address = listener.address(&address);
         let shared = Arc::new(Shared {
             history: RwLock::new(History::new(limits)),
@@ -312,45 +314,6 @@ impl Server {
     }
 }
 
-/// Bound before the capture begins, so that a taken port is told at once.
-enum Listener {
-    Tcp(std::net::TcpListener),
-    Unix(std::os::unix::net::UnixListener),
-}
-
-impl Listener {
-    fn bind(address: &Address) -> io::Result<Self> {
-        match address {
-            Address::Tcp(address) => {
-                let listener = std::net::TcpListener::bind(address)?;
-                listener.set_nonblocking(true)?;
-                Ok(Self::Tcp(listener))
-            }
-            Address::Unix(path) => {
-                // Left behind by one that was killed: nobody listens there.
-                if std::os::unix::net::UnixStream::connect(path)
-                    .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-                {
-                    std::fs::remove_file(path)?;
-                }
-                let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-                let listener = std::os::unix::net::UnixListener::bind(path);
-                rustix::process::umask(before);
-                let listener = listener?;
-                listener.set_nonblocking(true)?;
-                Ok(Self::Unix(listener))
-            }
-        }
-    }
-
-    fn address(&self, asked: &Address) -> Address {
-        match self {
-            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| asked.clone(), Address::Tcp),
-            Self::Unix(_) => asked.clone(),
-        }
-    }
-}
-
 /// Takes slices in until nobody can send any: first those of the runs before.
 fn keep(shared: &Shared, slices: &Receiver<Profile>, mut folder: Option<Folder>) {
     let history = || shared.history.write().unwrap_or_else(PoisonError::into_inner);
@@ -384,7 +347,7 @@ fn keep(shared: &Shared, slices: &Receiver<Profile>, mut folder: Option<Folder>)
     }
 }
 
-async fn serve(listener: Listener, shared: Arc<Shared>, mut ended: watch::Receiver<()>) -> io::Result<()> {
+async fn serve(listener: Bound, shared: Arc<Shared>, mut ended: watch::Receiver<()>) -> io::Result<()> {
     let router = Router::new()
         .fallback(respond)
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
@@ -394,12 +357,12 @@ async fn serve(listener: Listener, shared: Arc<Shared>, mut ended: watch::Receiv
         let _ = ended.changed().await;
     };
     match listener {
-        Listener::Tcp(listener) => {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
+        Bound::Tcp(listener) => {
+            let listener = Listener::new(tokio::net::TcpListener::from_std(listener)?);
             tokio::select! { served = async { axum::serve(listener, router).await } => served, () = end => Ok(()) }
         }
-        Listener::Unix(listener) => {
-            let listener = tokio::net::UnixListener::from_std(listener)?;
+        Bound::Unix(listener) => {
+            let listener = Listener::new(tokio::net::UnixListener::from_std(listener)?);
             tokio::select! { served = async { axum::serve(listener, router).await } => served, () = end => Ok(()) }
         }
     }

@@ -140,7 +140,8 @@ fn visible(folded: &Folded, reverse: bool) -> String {
         let mut own = 0_u64;
         let mut child: Option<(u32, Range<usize>, u64)> = None;
         let mut close = |child: Option<(u32, Range<usize>, u64)>, own: &mut u64| match child {
-            Some((_, range, count)) if count > narrow => groups.push((range, depth + 1)),
+            // Lines need a first frame.
+            Some((_, range, count)) if count > narrow || depth == 0 => groups.push((range, depth + 1)),
             Some((.., count)) => *own = own.saturating_add(count),
             None => {}
         };
@@ -273,4 +274,24 @@ fn shade(kind: LabelKind, label: &str) -> Color {
     let scale = |value: u8| u8::try_from((u64::from(value) * percent / 100).min(255)).unwrap_or(u8::MAX);
     let Color { r, g, b } = colour(kind);
     Color::new(scale(r), scale(g), scale(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_seen_is_counted_for_its_caller() {
+        let text = "a;b;c 100000\na;b;d 1\na;e;f 2\na;e;g 1\nz;c 1\n";
+        let profile = crate::read::bytes(text.as_bytes(), &crate::read::Options::default()).unwrap();
+        let folded = Folded::new(&profile, &Options::of(&profile));
+        let lines = |reverse| {
+            let text = visible(&folded, reverse);
+            let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(lines(false), ["a 3", "a;b 1", "a;b;c 100000", "z 1"]);
+        assert_eq!(lines(true), ["c 1", "c;b;a 100000", "d 1", "f 2", "g 1"]);
+    }
 }

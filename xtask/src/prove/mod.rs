@@ -58,6 +58,7 @@ pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Resu
         return prove_names(workspace);
     }
     if proof == Proof::Questions {
+        run::build(workspace)?;
         return questions::run(workspace);
     }
     if proof == Proof::Hostile {
@@ -105,6 +106,7 @@ pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Resu
         }
         Proof::Names => return prove_names(workspace),
         Proof::Hostile => return hostile::run(workspace),
+        Proof::Questions => return questions::run(workspace),
     };
     println!("{table}");
     if names.is_empty() {
