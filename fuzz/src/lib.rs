@@ -338,7 +338,10 @@ pub fn step(bytes: &[u8]) {
         };
         match unwind::step(frame, rule, &mut thread) {
             Ok(caller) => {
-                let elsewhere = matches!(rule, Rule::Signal | Rule::FramePointer | Rule::ReturnIn(_));
+                let elsewhere = matches!(
+                    rule,
+                    Rule::Signal | Rule::FramePointer | Rule::Frameless | Rule::ReturnIn(_)
+                );
                 let up = caller.registers.sp > frame.registers.sp;
                 assert!(elsewhere || up, "{rule:?}: {caller:x?}");
                 assert_eq!(caller.origin.is_interrupted(), rule == Rule::Signal);

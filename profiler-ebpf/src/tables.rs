@@ -190,8 +190,8 @@ pub extern "C" fn find_rule(slot: u32) -> u32 {
             return (*known).bits;
         }
         let bits = look_up(scratch, slot, address);
-        // An entry is not here but in its table.
-        if (Rule::fits_into_row(bits) || bits == Rule::NO_BITS) && address >> ADDRESS_BITS == 0 {
+        // An entry is not in its bits but in its table.
+        if bits < UNKNOWN && !Rule::is_entry(bits) && address >> ADDRESS_BITS == 0 {
             let end = (*trail).end;
             *Trail::step(trail, end) = Step { key, list, bits };
             *place = end as u16 & (STEPS as u16 - 1);
