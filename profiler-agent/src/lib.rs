@@ -59,6 +59,7 @@ pub mod render;
 pub mod report;
 pub mod resource;
 pub mod sampling;
+pub mod service;
 pub mod spool;
 pub mod summary;
 pub mod symbols;

@@ -32,6 +32,7 @@ use profiler_agent::{
     memory,
     profile::Profile,
     sampling::SamplingError,
+    service::{self, Service},
     summary::{NoSamples, ProgressLine, Summary, one_line},
     symbols,
     target::Scope,
@@ -203,9 +204,11 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         let telemetry = Arc::clone(&telemetry);
         move || {
             let mut line = ProgressLine::new(quiet);
+            let mut service = Service::default();
             let mut announcement = (!quiet).then_some(announcement);
             let progress = |progress, figures| {
                 telemetry.note(figures);
+                service.samples();
                 if let Some(announcement) = announcement.take() {
                     tell(&announcement);
                 }
@@ -240,7 +243,10 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
             }
         };
         tokio::select! {
-            captured = &mut capture => break captured.context("the capture died")??,
+            captured = &mut capture => {
+                service::ends();
+                break captured.context("the capture died")??;
+            }
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
             _ = reload => {
@@ -248,7 +254,14 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
                 continue;
             }
         }
+        service::ends();
         if stop.request() {
+            // The open slice is given up, but not those before it.
+            if let Some((delivery, name, _)) = delivery {
+                let report = tokio::task::spawn_blocking(move || delivery.abandon()).await;
+                told_delivery(&name, &report.context("the delivery died")?, quiet);
+                return Ok(gave_up(&name));
+            }
             return Ok(ExitCode::from(exit::ABORTED));
         }
     };
@@ -272,12 +285,26 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
     let summary = (!quiet).then(|| Summary(&captured).to_string());
     if let Some((delivery, name, timeout)) = delivery {
         let last = captured.profile;
+        let entrance = delivery.entrance();
         let mut finished = tokio::task::spawn_blocking(move || delivery.finish(last, timeout));
-        let report = tokio::select! {
-            report = &mut finished => report.context("the delivery died")?,
-            _ = interrupt.recv() => return Ok(gave_up(&name)),
-            _ = terminate.recv() => return Ok(gave_up(&name)),
+        let mut hurried = false;
+        let report = loop {
+            tokio::select! {
+                report = &mut finished => break report.context("the delivery died")?,
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if hurried {
+                return Ok(gave_up(&name));
+            }
+            // The profiles are not given up: they wait on the disk.
+            hurried = true;
+            entrance.hurry();
         };
+        if hurried {
+            told_delivery(&name, &report, quiet);
+            return Ok(gave_up(&name));
+        }
         if !told_delivery(&name, &report, quiet) {
             code = ExitCode::from(exit::FAILED);
         }

@@ -220,6 +220,50 @@ fn an_outage_and_a_kill_cost_at_most_what_was_in_memory() {
 }
 
 #[test]
+fn a_second_signal_gives_up_the_receiver_and_not_the_profiles() {
+    let test = "a_second_signal_gives_up_the_receiver_and_not_the_profiles";
+    let Some(_alone) = alone(test) else { return };
+    // It takes connections, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let agent = Agent::new();
+    let spool = agent.path("spool");
+    let patience = [
+        "--otlp-timeout",
+        "60s",
+        "--shutdown-timeout",
+        "60s",
+        "--serve",
+        "off",
+    ];
+    let mut running = agent.start(arguments(&url, &spool).into_iter().chain(patience));
+    running.samples();
+    wait_for("a request that lingers, and is copied", || segments(&spool) >= 1);
+    // One more is finished, and only in memory.
+    std::thread::sleep(Duration::from_millis(1500));
+    let began = std::time::Instant::now();
+    running.send(Signal::TERM);
+    std::thread::sleep(Duration::from_millis(300));
+    running.send(Signal::TERM);
+    let run = running.finish();
+    assert!(began.elapsed() < Duration::from_secs(40), "it waited");
+    run.expect(
+        130,
+        &["stopped sending to http://", " samples are kept for the next run"],
+    );
+    let ledger = ledger(&run.stderr);
+    assert!(ledger["spooled"] > 0 && segments(&spool) >= 2, "{}", run.stderr);
+    assert_eq!((ledger["waiting"], ledger["exported"]), (0, 0), "{}", run.stderr);
+    assert!(!run.stderr.contains("shut down"), "{}", run.stderr);
+    assert_eq!(
+        ledger["captured"],
+        ledger["spooled"] + ledger["dropped"],
+        "{}",
+        run.stderr
+    );
+}
+
+#[test]
 fn sighup_changes_where_it_is_sent_and_says_what_it_cannot() {
     let test = "sighup_changes_where_it_is_sent_and_says_what_it_cannot";
     let Some(_alone) = alone(test) else { return };

@@ -19,7 +19,7 @@ use profiler_agent::{export::file::Format, kernel::capabilities::CAPABILITIES, t
 use profiler_common::Outcome;
 
 /// Written by hand, for people.
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 12] = [
     "README.md",
     "CONTRIBUTING.md",
     "flamegraphs/README.md",
@@ -28,6 +28,7 @@ const DOCUMENTS: [&str; 11] = [
     "docs/completeness.md",
     "docs/configuration.md",
     "docs/delivery.md",
+    "docs/deploy.md",
     "docs/kernel-side.md",
     "docs/metrics.md",
     "docs/outputs.md",

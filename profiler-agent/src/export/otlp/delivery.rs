@@ -23,7 +23,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 
 use super::{
     answer::{Accepted, ExportError},
@@ -129,6 +132,8 @@ struct Watched {
     figures: Mutex<Figures>,
     /// Is told of every duration as well.
     listener: Mutex<Option<Listener>>,
+    /// Somebody wants the end to come.
+    hurry: Notify,
 }
 
 /// Takes the seconds that a request took.
@@ -148,6 +153,7 @@ impl Watch {
             connections,
             figures,
             listener: _,
+            hurry: _,
         } = &*self.0;
         Figures {
             counts: ledger.counts(),
@@ -255,10 +261,20 @@ impl Delivery {
 
     /// Hands the last slice over, and waits until everything is sent, or on the disk, or nothing was sent for `timeout`. Blocks.
     pub fn finish(self, last: Profile, timeout: Duration) -> Report {
+        self.entrance.watch.ledger().capture(&last);
+        self.end([Order::Slice(Box::new(last)), Order::Finish(timeout)])
+    }
+
+    /// Puts what is left on the disk, and waits for no receiver. Blocks.
+    pub fn abandon(self) -> Report {
+        self.entrance.hurry();
+        self.end([Order::Finish(Duration::ZERO)])
+    }
+
+    fn end(self, last: impl IntoIterator<Item = Order>) -> Report {
         let Self { entrance, thread } = self;
         let Entrance { orders, watch } = entrance;
-        watch.ledger().capture(&last);
-        for order in [Order::Slice(Box::new(last)), Order::Finish(timeout)] {
+        for order in last {
             // It ends only after this, or by a bug of its own, which the join tells.
             let _ = orders.blocking_send(order);
         }
@@ -274,6 +290,11 @@ impl Entrance {
     /// Changes where and how slices are sent, but not the spool; what is under way goes on as it is. Says whether there was room for the order.
     pub fn change(&self, options: Options) -> bool {
         self.orders.try_send(Order::Change(Box::new(options))).is_ok()
+    }
+
+    /// Has [`Delivery::finish`] wait for no receiver any more: what is left goes to the spool at once.
+    pub fn hurry(&self) {
+        self.watch.0.hurry.notify_one();
     }
 
     /// Hands a finished slice over. Returns at once; when too many wait already, its samples are dropped and counted.
@@ -406,6 +427,7 @@ impl Carrier {
     }
 
     async fn run(mut self, mut inbox: mpsc::Receiver<Order>) -> Report {
+        let watch = self.watch.clone();
         loop {
             self.send_next();
             self.show();
@@ -429,6 +451,7 @@ impl Carrier {
                     Some(Order::Finish(timeout)) => self.ending = Some((timeout, Instant::now() + timeout)),
                     None => break,
                 },
+                () = watch.0.hurry.notified(), if self.ending.is_some() => break,
                 () = tokio::time::sleep_until(alarm) => self.copy_what_lingers(),
             }
         }
