@@ -20,7 +20,7 @@ use crate::test;
 use crate::workspace::Workspace;
 
 /// The benchmarks of profiler-agent.
-pub(crate) const NAMES: &[&str] = &["kernel", "pipeline", "tables", "capture", "symbols", OTEL];
+pub(crate) const NAMES: &[&str] = &["kernel", "pipeline", "tables", "capture", "symbols", "soak", OTEL];
 
 /// Runs only when it is asked for by name: what it compares with has to be built first.
 const OTEL: &str = "otel";

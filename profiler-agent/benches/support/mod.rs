@@ -1,6 +1,7 @@
 //! What the benchmarks share: bars, medians, and programs to measure on.
 #![allow(dead_code, reason = "each benchmark uses what it needs")]
 
+pub(crate) mod ring;
 pub(crate) mod sampled;
 pub(crate) mod target;
 

@@ -124,6 +124,14 @@ impl Tables {
         self.builder.ask(request);
     }
 
+    /// Files whose tables are in the arena.
+    pub(super) fn len(&self) -> usize {
+        let states = self.states.values();
+        states
+            .filter(|state| matches!(state, State::Ready(pieces) if !pieces.is_empty()))
+            .count()
+    }
+
     /// Whether no table is being built.
     pub(super) const fn is_idle(&self) -> bool {
         self.building == 0
