@@ -555,7 +555,7 @@ fn files_that_lie_cost_their_own_names_at_most() {
         (
             "a symbol table of 2^64 - 1 bytes",
             elf(b"honest", vec![sized(".dynsym", 11, u64::MAX)]),
-            "",
+            plain,
         ),
         (
             "a function that is its own origin",
