@@ -188,7 +188,7 @@ impl Code {
     pub(super) fn rule(self) -> Option<Rule> {
         match Rule::unpack(self.bits) {
             Packed::Rule(rule) if self.bits != Self::ENTRY => Some(rule),
-            _ => None,
+            Packed::Rule(_) | Packed::Entry(_) => None,
         }
     }
 }

@@ -60,9 +60,13 @@ pub(super) fn walk(
             return Walked::To(Outcome::Truncated);
         }
         let is_leaf = frame.origin.is_leaf();
-        let mut way = |address| match way(address) {
-            Way::Table(Rule::Frameless) if !is_leaf => Way::FramePointer,
-            found => found,
+        let mut way = |address| {
+            let found = way(address);
+            if found == Way::Table(Rule::Frameless) && !is_leaf {
+                Way::FramePointer
+            } else {
+                found
+            }
         };
         let mut found = way(frame.address());
         if found == Way::Untold && frame.origin.may_begin_here() {
