@@ -144,6 +144,7 @@ fn open(task: &TopTask) -> anyhow::Result<(Source, Option<Capture>)> {
         frequency: task.frequency,
         unwind_memory: task.unwind_memory,
         inlines: true,
+        kernel_stats: false,
         duration: None,
         interval: Some(task.every.max(agent::MIN_INTERVAL)),
     };
@@ -156,7 +157,7 @@ fn open(task: &TopTask) -> anyhow::Result<(Source, Option<Capture>)> {
                     .unwrap_or_else(PoisonError::into_inner)
                     .push(&slice);
             };
-            let reason = match agent::capture(&options, &stop, |_| {}, keep) {
+            let reason = match agent::capture(&options, &stop, |_, _| {}, keep) {
                 Ok(_) => "what was sampled has ended".to_owned(),
                 Err(error) => format!("{:#}", anyhow::Error::new(error)),
             };

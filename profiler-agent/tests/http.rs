@@ -323,13 +323,13 @@ fn names_that_mean_harm_are_text_in_every_answer() {
     };
     let mut profile = profiles::hostile();
     profile.capture.duration = 2_000_000_000;
-    let server = Server::start(Options {
+    let options = Options {
         address: "127.0.0.1:0".parse().unwrap(),
         token: None,
         limits: profiler_agent::history::Limits::default(),
         folder: None,
-    })
-    .unwrap();
+    };
+    let server = Server::start(options, &std::sync::Arc::default()).unwrap();
     let total = profile.sample_count();
     let start = profile.capture.start / 1_000_000_000;
     server.entrance().hand_over(profile);

@@ -223,15 +223,16 @@ struct Figures {
 impl Figures {
     fn now() -> Result<Self> {
         let text = text("/metrics")?;
+        // All its lines, whatever their labels.
         let of = |name: &str| -> u64 {
-            let line = text.lines().find(|line| line.split(' ').next() == Some(name));
-            line.and_then(|line| line.split(' ').nth(1)?.parse().ok())
-                .unwrap_or_default()
+            let lines = text.lines().filter_map(|line| line.rsplit_once(' '));
+            let own = lines.filter(|(key, _)| key.split('{').next() == Some(name));
+            own.filter_map(|(_, value)| value.parse::<u64>().ok()).sum()
         };
         Ok(Self {
-            samples: of("profiler_agent_samples_total"),
-            lost: of("profiler_agent_samples_lost_total"),
-            skipped: of("profiler_agent_slices_skipped_total"),
+            samples: of("profiler_agent_sampling_samples_total"),
+            lost: of("profiler_agent_sampling_lost_total"),
+            skipped: of("profiler_agent_history_slices_skipped_total"),
         })
     }
 }
