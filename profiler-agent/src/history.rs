@@ -118,6 +118,8 @@ pub struct Query {
     pub cpu: Option<u32>,
     /// Of stacks with a function whose name this finds.
     pub function: Option<Regex>,
+    /// Without the time of each.
+    pub without_times: bool,
 }
 
 /// CPU time over time, by process.
@@ -321,7 +323,6 @@ impl History {
                         continue;
                     }
                     let times = times.iter().map(|&time| slice.time(time));
-                    let mut times: Vec<u64> = times.filter(|time| range.contains(time)).collect();
                     let sample = Sample {
                         kind: Kind::Cpu,
                         process: translation.process(&mut to, row.process),
@@ -340,7 +341,10 @@ impl History {
                             twin.weight += count * row.weight;
                         })
                         .or_insert(sample);
-                    twin.timestamps.append(&mut times);
+                    if !query.without_times {
+                        let within = times.filter(|time| range.contains(time));
+                        twin.timestamps.extend(within);
+                    }
                 }
             }
         }

@@ -136,7 +136,12 @@ pub(super) fn make(shared: &Shared, question: &Question, drawn: Drawn) -> Answer
 
 /// A profile in a format.
 fn profile(shared: &Shared, question: &Question, drawn: Drawn) -> Answer {
-    let mut profile = shared.history().profile(&question.query);
+    let query = Query {
+        // These have no place for them.
+        without_times: matches!(drawn, Drawn::Profile(Format::Svg | Format::Folded)),
+        ..question.query.clone()
+    };
+    let mut profile = shared.history().profile(&query);
     let about = About {
         start: profile.capture.start,
         end: profile.capture.start.saturating_add(profile.capture.duration),
@@ -176,6 +181,7 @@ fn difference(shared: &Shared, question: &Question) -> Answer {
     let [before, after] = [before, after].map(|range| {
         let mut profile = shared.history().profile(&Query {
             range: Some(range.clone()),
+            without_times: true,
             ..question.query.clone()
         });
         name_target(&mut profile, &question.query);

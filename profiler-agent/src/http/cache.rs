@@ -1,13 +1,13 @@
-//! Answers that were made of the history as it is now: who asks the same before the next slice comes gets the same, and who asks while it
-//! is being made waits for it.
+//! Answers that are there already: who asks the same before the next slice comes gets the same, who asks while it is being made waits for
+//! it, and where that takes long gets the one before, which says what time it is of.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
-use tokio::sync::OnceCell;
+use tokio::{sync::watch, time::timeout};
 
 use super::answer::Answer;
 
@@ -15,34 +15,103 @@ use super::answer::Answer;
 const MOST: usize = 64;
 /// Bytes of them that are kept.
 const MOST_BYTES: usize = 32 << 20;
+/// How long a newer answer is waited for where there is one already.
+const SOON: Duration = Duration::from_millis(700);
+/// How old that may be.
+const OLDEST: Duration = Duration::from_secs(60);
+
+/// An answer, or that there was no turn for it.
+pub(super) type Made = Result<Arc<Answer>, Busy>;
+
+/// Too many others are being answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Busy;
 
 /// See the [module documentation](self).
-#[derive(Debug, Default)]
-pub(super) struct Cache(Mutex<Kept>);
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cache(Arc<Mutex<HashMap<String, Kept>>>);
 
-/// A place of an answer, made or not.
-pub(super) type Place = Arc<OnceCell<Arc<Answer>>>;
-
+/// What there is of a question.
 #[derive(Debug, Default)]
 struct Kept {
-    /// When the last slice came.
-    news: Option<Instant>,
-    places: HashMap<String, Place>,
+    last: Option<Last>,
+    /// What comes next; nobody begins it twice.
+    next: Option<watch::Receiver<Option<Made>>>,
+}
+
+#[derive(Debug, Clone)]
+struct Last {
+    /// When the last slice came that it is made of.
+    news: Instant,
+    answer: Arc<Answer>,
 }
 
 impl Cache {
-    /// The place of the answer to a question, as long as no other slice than the one of `news` has come.
-    pub(super) fn place(&self, question: &str, news: Instant) -> Place {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = |place: &Place| place.get().map_or(0, |answer| answer.len());
-        let is_full =
-            kept.places.len() >= MOST || kept.places.values().map(bytes).sum::<usize>() > MOST_BYTES;
-        if kept.news != Some(news) || is_full {
-            kept.news = Some(news);
-            // Who waits for one holds it.
-            kept.places.clear();
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The answer to a question, where the last slice has come at `news`; `make` makes one, beside this task.
+    pub(super) async fn answer<F>(&self, question: &str, news: Instant, make: impl FnOnce() -> F) -> Made
+    where
+        F: Future<Output = Made> + Send + 'static,
+    {
+        let (last, mut next) = {
+            let mut all = self.lock();
+            make_room(&mut all);
+            let kept = all.entry(question.to_owned()).or_default();
+            if let Some(last) = kept.last.as_ref().filter(|last| last.news == news) {
+                return Ok(Arc::clone(&last.answer));
+            }
+            let next = kept.next.clone().unwrap_or_else(|| {
+                let (sender, receiver) = watch::channel(None);
+                kept.next = Some(receiver.clone());
+                tokio::spawn(self.clone().keep(question.to_owned(), news, make(), sender));
+                receiver
+            });
+            (kept.last.clone(), next)
+        };
+        let made = async {
+            let made = next.wait_for(Option::is_some).await.ok();
+            made.and_then(|made| made.clone()).unwrap_or(Err(Busy))
+        };
+        let Some(last) = last.filter(|last| last.news.elapsed() < OLDEST) else {
+            return made.await;
+        };
+        match timeout(SOON, made).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(Busy)) | Err(_) => Ok(last.answer),
         }
-        Arc::clone(kept.places.entry(question.to_owned()).or_default())
+    }
+
+    /// Makes the next answer and keeps it; who asked may be gone meanwhile.
+    async fn keep(
+        self,
+        question: String,
+        news: Instant,
+        make: impl Future<Output = Made>,
+        sender: watch::Sender<Option<Made>>,
+    ) {
+        let made = make.await;
+        if let Some(kept) = self.lock().get_mut(&question) {
+            kept.next = None;
+            if let Ok(answer) = &made {
+                kept.last = Some(Last {
+                    news,
+                    answer: Arc::clone(answer),
+                });
+            }
+        }
+        sender.send_replace(Some(made));
+    }
+}
+
+/// Forgets all answers when they are too many or too large; those that are being made stay.
+fn make_room(all: &mut HashMap<String, Kept>) {
+    let bytes = |kept: &Kept| kept.last.as_ref().map_or(0, |last| last.answer.len());
+    if all.len() >= MOST || all.values().map(bytes).sum::<usize>() > MOST_BYTES {
+        all.retain(|_, kept| kept.next.is_some());
+        all.values_mut().for_each(|kept| kept.last = None);
     }
 }
 
@@ -50,26 +119,67 @@ impl Cache {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_answer_holds_until_the_next_slice() {
-        let cache = Cache::default();
-        let now = Instant::now();
-        let is_same = |one: &Place, other: &Place| Arc::ptr_eq(one, other);
-        let place = cache.place("/x?a", now);
-        assert!(is_same(&place, &cache.place("/x?a", now)));
-        assert!(!is_same(&place, &cache.place("/x?b", now)));
-        assert!(is_same(&place, &cache.place("/x?a", now)));
-        let later = now + std::time::Duration::from_secs(2);
-        assert!(!is_same(&place, &cache.place("/x?a", later)));
+    fn made(text: &str) -> Made {
+        Ok(Arc::new(Answer::Nothing(text.to_owned())))
     }
 
-    #[test]
-    fn so_many_are_kept_and_no_more() {
+    fn text(made: Made) -> String {
+        match made.as_deref() {
+            Ok(Answer::Nothing(text)) => text.clone(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_holds_until_the_next_slice_and_until_the_next_answer() {
+        let cache = Cache::default();
+        let now = Instant::now();
+        let later = now + Duration::from_secs(2);
+        assert_eq!(
+            text(cache.answer("a", now, || async { made("one") }).await),
+            "one"
+        );
+        assert_eq!(
+            text(cache.answer("a", now, || async { made("two") }).await),
+            "one"
+        );
+        assert_eq!(
+            text(cache.answer("b", now, || async { made("other") }).await),
+            "other"
+        );
+        assert_eq!(
+            text(cache.answer("a", later, || async { made("three") }).await),
+            "three"
+        );
+        // One that takes long is not waited for where there is one, and is there in the end.
+        let slow = || async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            made("four")
+        };
+        let latest = now + Duration::from_secs(4);
+        assert_eq!(text(cache.answer("a", latest, slow).await), "three");
+        assert_eq!(
+            text(cache.answer("a", latest, || async { made("never") }).await),
+            "three"
+        );
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(
+            text(cache.answer("a", latest, || async { made("never") }).await),
+            "four"
+        );
+        // Where there is none it is.
+        assert_eq!(text(cache.answer("c", latest, slow).await), "four");
+    }
+
+    #[tokio::test]
+    async fn so_many_are_kept_and_no_more() {
         let cache = Cache::default();
         let now = Instant::now();
         for number in 0..1000 {
-            drop(cache.place(&number.to_string(), now));
-            assert!(cache.0.lock().unwrap().places.len() <= MOST);
+            let _ = cache
+                .answer(&number.to_string(), now, || async { Err(Busy) })
+                .await;
+            assert!(cache.lock().len() <= MOST);
         }
     }
 }

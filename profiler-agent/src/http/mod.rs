@@ -46,7 +46,7 @@ use tokio::sync::{Semaphore, watch};
 pub use self::question::{By, PARAMETERS, Question, Wrong};
 use self::{
     answer::{Answer, Drawn},
-    cache::Cache,
+    cache::{Busy, Cache},
     listener::{Bound, Listener},
     question::nanos,
 };
@@ -547,31 +547,35 @@ async fn past(
         parsed.map_err(|wrong| Box::new(plain(StatusCode::BAD_REQUEST, format!("{wrong}\n"))))?;
     let waiting = shared.waiting.try_acquire();
     let _waiting = waiting.map_err(|_| busy("too many requests are waiting"))?;
-    let place = if let Some(seconds) = question.seconds {
+    let make = |question: Question| {
+        let shared = Arc::clone(shared);
+        async move {
+            let turn = tokio::time::timeout(PATIENCE, shared.turns.acquire()).await;
+            let Ok(Ok(_turn)) = turn else {
+                return Err(Busy);
+            };
+            let worker = tokio::task::spawn_blocking({
+                let shared = Arc::clone(&shared);
+                move || answer::make(&shared, &question, drawn)
+            });
+            let made = worker.await;
+            Ok(Arc::new(
+                made.unwrap_or_else(|error| Answer::Failed(error.to_string())),
+            ))
+        }
+    };
+    let made = if let Some(seconds) = question.seconds {
         let end = now + seconds;
         question.query.range = Some(nanos(now)..nanos(end));
         wait_until(shared, end, seconds + LATE).await;
         // Nobody else asks for the same time.
-        cache::Place::default()
+        make(question).await
     } else {
         let news = *shared.news.borrow();
-        shared.cache.place(&uri.to_string(), news)
+        let key = uri.to_string();
+        shared.cache.answer(&key, news, || make(question)).await
     };
-    let answer = place.get_or_try_init(|| async {
-        let turn = tokio::time::timeout(PATIENCE, shared.turns.acquire()).await;
-        let Ok(Ok(_turn)) = turn else {
-            return Err(busy("busy with other answers; ask again"));
-        };
-        let worker = tokio::task::spawn_blocking({
-            let shared = Arc::clone(shared);
-            move || answer::make(&shared, &question, drawn)
-        });
-        let made = worker.await;
-        Ok(Arc::new(
-            made.unwrap_or_else(|error| Answer::Failed(error.to_string())),
-        ))
-    });
-    answer.await.map(Arc::clone)
+    made.map_err(|Busy| busy("busy with other answers; ask again"))
 }
 
 /// Waits until what is sampled up to `end` is in the history; no longer than `patience`.
