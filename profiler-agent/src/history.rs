@@ -118,8 +118,8 @@ pub struct Query {
     pub cpu: Option<u32>,
     /// Of stacks with a function whose name this finds.
     pub function: Option<Regex>,
-    /// Without the time of each.
-    pub without_times: bool,
+    /// Without the time of each, its thread and its CPU: what a picture of all of them needs.
+    pub as_a_whole: bool,
 }
 
 /// CPU time over time, by process.
@@ -310,6 +310,8 @@ impl History {
         for (tables, slices) in self.blocks(&range) {
             let wanted = Wanted::new(query, tables);
             let mut translation = Translation::new(tables);
+            // Rows of this block that are one where nobody asks for more.
+            let mut sums: hashbrown::HashMap<(ProcessId, StackId), (u64, u64)> = hashbrown::HashMap::new();
             for slice in slices {
                 for (&reason, count) in &slice.lost {
                     *capture.lost.entry(reason).or_default() += count;
@@ -322,7 +324,12 @@ impl History {
                     if count == 0 {
                         continue;
                     }
-                    let times = times.iter().map(|&time| slice.time(time));
+                    if query.as_a_whole {
+                        let sum = sums.entry((row.process, row.stack)).or_default();
+                        sum.0 += count;
+                        sum.1 += count * row.weight;
+                        continue;
+                    }
                     let sample = Sample {
                         kind: Kind::Cpu,
                         process: translation.process(&mut to, row.process),
@@ -334,18 +341,24 @@ impl History {
                         weight: count * row.weight,
                         timestamps: Vec::new(),
                     };
-                    let twin = samples.entry(Identity::of(&sample));
-                    let twin = twin
-                        .and_modify(|twin| {
-                            twin.count += count;
-                            twin.weight += count * row.weight;
-                        })
-                        .or_insert(sample);
-                    if !query.without_times {
-                        let within = times.filter(|time| range.contains(time));
-                        twin.timestamps.extend(within);
-                    }
+                    let twin = add(&mut samples, sample);
+                    let times = times.iter().map(|&time| slice.time(time));
+                    twin.timestamps.extend(times.filter(|time| range.contains(time)));
                 }
+            }
+            for ((process, stack), (count, weight)) in sums {
+                let sample = Sample {
+                    kind: Kind::Cpu,
+                    process: translation.process(&mut to, process),
+                    tid: 0,
+                    thread_name: StringId::default(),
+                    cpu: 0,
+                    stack: translation.stack(&mut to, stack),
+                    count,
+                    weight,
+                    timestamps: Vec::new(),
+                };
+                add(&mut samples, sample);
             }
         }
         let mut profile = to.finish();
@@ -480,6 +493,9 @@ impl Slice {
                 0
             };
         }
+        if range.start <= self.start && self.start.saturating_add(self.duration) < range.end {
+            return times.len() as u64;
+        }
         let within = |&&time: &&u32| range.contains(&self.time(time));
         times.iter().filter(within).count() as u64
     }
@@ -588,6 +604,19 @@ impl Identity {
             cpu: sample.cpu,
             stack: sample.stack,
         }
+    }
+}
+
+/// Adds a sample to the one of its identity, if there is one.
+fn add(samples: &mut hashbrown::HashMap<Identity, Sample>, sample: Sample) -> &mut Sample {
+    match samples.entry(Identity::of(&sample)) {
+        hashbrown::hash_map::Entry::Occupied(twin) => {
+            let twin = twin.into_mut();
+            twin.count += sample.count;
+            twin.weight += sample.weight;
+            twin
+        }
+        hashbrown::hash_map::Entry::Vacant(place) => place.insert(sample),
     }
 }
 

@@ -137,8 +137,7 @@ pub(super) fn make(shared: &Shared, question: &Question, drawn: Drawn) -> Answer
 /// A profile in a format.
 fn profile(shared: &Shared, question: &Question, drawn: Drawn) -> Answer {
     let query = Query {
-        // These have no place for them.
-        without_times: matches!(drawn, Drawn::Profile(Format::Svg | Format::Folded)),
+        as_a_whole: question.by.is_none() && matches!(drawn, Drawn::Profile(Format::Svg | Format::Folded)),
         ..question.query.clone()
     };
     let mut profile = shared.history().profile(&query);
@@ -181,7 +180,7 @@ fn difference(shared: &Shared, question: &Question) -> Answer {
     let [before, after] = [before, after].map(|range| {
         let mut profile = shared.history().profile(&Query {
             range: Some(range.clone()),
-            without_times: true,
+            as_a_whole: true,
             ..question.query.clone()
         });
         name_target(&mut profile, &question.query);

@@ -16,7 +16,7 @@ const MOST: usize = 64;
 /// Bytes of them that are kept.
 const MOST_BYTES: usize = 32 << 20;
 /// How long a newer answer is waited for where there is one already.
-const SOON: Duration = Duration::from_millis(700);
+const SOON: Duration = Duration::from_millis(300);
 /// How old that may be.
 const OLDEST: Duration = Duration::from_secs(60);
 
