@@ -270,6 +270,8 @@ pub struct Mapping {
     pub go_build_id: StringId,
     /// What OpenTelemetry knows files by that have no build ID: a hash of their head, tail and length. `None` for what is no file.
     pub htlhash: Option<[u8; 16]>,
+    /// Why names of its code are missing or poorer than they could be; empty where nothing is wrong.
+    pub remark: StringId,
 }
 
 /// What ran in a frame; it decides the mark in folded stacks and the colour.
@@ -444,6 +446,17 @@ impl Profile {
     /// The string of an id.
     pub fn string(&self, id: StringId) -> &str {
         self.strings.get(id.index()).map_or("", |s| s)
+    }
+
+    /// The paths of files whose names are missing or poorer than they could be, and why.
+    pub fn remarks(&self) -> std::collections::BTreeSet<(&str, &str)> {
+        let mappings = self
+            .mappings
+            .iter()
+            .filter(|mapping| mapping.remark != StringId(0));
+        mappings
+            .map(|mapping| (self.string(mapping.path), self.string(mapping.remark)))
+            .collect()
     }
 
     /// What its samples count. All of them count the same.

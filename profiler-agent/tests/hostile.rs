@@ -555,7 +555,7 @@ fn files_that_lie_cost_their_own_names_at_most() {
         (
             "a symbol table of 2^64 - 1 bytes",
             elf(b"honest", vec![sized(".dynsym", 11, u64::MAX)]),
-            "",
+            plain,
         ),
         (
             "a function that is its own origin",
@@ -702,6 +702,43 @@ fn numbers_of_a_header_decide_nothing() {
         assert_eq!(name(&response), "honest", "{response:?}");
     }
     assert_eq!(symbolizer.cost().failed, 0);
+}
+
+#[test]
+fn what_cannot_be_read_is_shown_by_its_addresses_with_the_reason() {
+    const TEST: &str = "what_cannot_be_read_is_shown_by_its_addresses_with_the_reason";
+    let Some(_alone) = alone(TEST) else { return };
+    let agent = Agent::new();
+    // Section headers that are not there: the program runs all the same.
+    let program = agent.path("headless");
+    let mut bytes = fs::read(compiled("split")).unwrap();
+    bytes[40..48].fill(0x7f);
+    fs::write(&program, bytes).unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let report = agent.path("report");
+    let workload = Workload::start(&program, [report.as_os_str(), "3600000".as_ref(), "1".as_ref()]);
+    let pid = workload.pid().to_string();
+    let run = agent.run([
+        "-p", &pid, "-F", "499", "-d", "1s", "-o", "x.folded", "-o", "x.otlp",
+    ]);
+    run.expect(0, &["some names are missing", "not a valid ELF file"]);
+    let picture = Picture::folded_file(&agent.path("x.folded"));
+    let frames = picture.frames();
+    let by_address = frames.iter().filter(|(frame, _)| {
+        let offset = frame
+            .strip_prefix("[headless+0x")
+            .and_then(|rest| rest.strip_suffix(']'));
+        offset.is_some_and(|offset| u64::from_str_radix(offset, 16).is_ok())
+    });
+    let by_address: u64 = by_address.map(|(_, count)| count).sum();
+    assert!(by_address >= picture.total() / 2, "{:?}", picture.frames());
+    let otlp = fs::read(agent.path("x.otlp")).unwrap();
+    for text in ["profile.mapping.remark", "not a valid ELF file"] {
+        assert!(
+            otlp.windows(text.len()).any(|window| window == text.as_bytes()),
+            "{text}"
+        );
+    }
 }
 
 // ---- names that are read by people -----------------------------------------------------------------------------

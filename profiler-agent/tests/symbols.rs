@@ -270,7 +270,7 @@ fn compare_with(ours: &Response, tools: &[&str], truth: &Path, addresses: &[u64]
                 } else {
                     &symbol.file
                 };
-                (symbol.name.clone(), format!("{}:{line}", canonical(file)))
+                (symbol.name.to_string(), format!("{}:{line}", canonical(file)))
             })
             .collect();
         let nearest = theirs
@@ -411,7 +411,7 @@ fn c_with_inlines_is_as_addr2line_says() {
             symbols
                 .functions
                 .iter()
-                .map(|symbol| symbol.name.clone())
+                .map(|symbol| symbol.name.to_string())
                 .collect()
         })
         .collect();
@@ -432,7 +432,7 @@ fn cold_part_has_its_function_s_name() {
     let program = build(folder.path(), "inlines.c", "split", &["-O2", "-g"]);
     let cold = functions(&program)["split.cold"].0;
     let functions = one(&program, cold + 1);
-    assert_eq!(functions.last().unwrap().name, "split");
+    assert_eq!(&*functions.last().unwrap().name, "split");
     assert!(functions.last().unwrap().file.ends_with("inlines.c"));
 }
 
@@ -455,8 +455,8 @@ fn cpp_is_demangled_and_keeps_its_mangled_name() {
         .unwrap();
     let symbol = one(&program, *start).pop().unwrap();
     assert_eq!(
-        (symbol.name.as_str(), &symbol.system_name),
-        ("int outer::inner::twice<int>(int)", mangled)
+        (&*symbol.name, &*symbol.system_name),
+        ("int outer::inner::twice<int>(int)", mangled.as_str())
     );
     let (_, (start, _)) = table
         .iter()
@@ -464,7 +464,7 @@ fn cpp_is_demangled_and_keeps_its_mangled_name() {
         .unwrap();
     let symbol = one(&program, *start).pop().unwrap();
     assert_eq!(
-        (symbol.name.as_str(), symbol.system_name.as_str()),
+        (&*symbol.name, &*symbol.system_name),
         ("static_function(int)", "_ZL15static_functioni")
     );
 }
@@ -489,7 +489,7 @@ fn cpp_bomb_is_cut_in_no_time() {
             "{}",
             symbol.name.len()
         );
-        assert_eq!(symbol.system_name, mangled);
+        assert_eq!(*symbol.system_name, *mangled);
     }
 }
 
@@ -510,10 +510,10 @@ fn rust_is_demangled_without_hash() {
     let functions = one(&program, area.1.0 + 1);
     let outermost = functions.last().unwrap();
     assert_eq!(
-        outermost.name,
+        &*outermost.name,
         "<names::shapes::Square<u32> as names::shapes::Area>::area"
     );
-    assert_eq!(&outermost.system_name, area.0);
+    assert_eq!(*outermost.system_name, **area.0);
     let differences = compare(&program, &addresses(&program, 5, 600));
     eprintln!("v0: {}", differences.summary());
     assert!(
@@ -527,7 +527,7 @@ fn rust_is_demangled_without_hash() {
         .find(|(name, _)| name.starts_with("_ZN") && name.contains("17h"));
     if let Some((mangled, (start, _))) = legacy {
         let symbol = one(&program, *start).pop().unwrap();
-        assert_eq!(&symbol.system_name, mangled);
+        assert_eq!(*symbol.system_name, **mangled);
         assert!(
             !symbol.name.contains("::h") && symbol.name.contains("::"),
             "{}",
@@ -568,7 +568,7 @@ fn stripped_files_say_what_is_left() {
     let (exported, hidden) = (table["split"].0, table["plain_static"].0);
     let answer = ask(&library, &[exported, hidden]);
     assert_eq!(answer.error, None);
-    assert_eq!(answer.symbols[0].functions[0].name, "split");
+    assert_eq!(&*answer.symbols[0].functions[0].name, "split");
     assert_eq!(
         (
             answer.symbols[0].functions[0].line,
@@ -613,7 +613,7 @@ fn plt_stubs_have_the_name_of_their_function() {
             .collect();
         assert!(stubs.len() >= 3, "{name}: {text}");
         for (address, stub) in stubs {
-            assert_eq!(one(&program, address + 4)[0].name, stub, "{name}");
+            assert_eq!(*one(&program, address + 4)[0].name, *stub, "{name}");
         }
     }
 }
@@ -676,7 +676,10 @@ fn stripped_go_has_the_names_and_lines_of_go_itself() {
         let mut differ = Vec::new();
         for (symbols, theirs) in ours.symbols.iter().zip(theirs.chunks(2)) {
             let mine = match symbols.functions.as_slice() {
-                [symbol] => (symbol.name.clone(), format!("{}:{}", symbol.file, symbol.line)),
+                [symbol] => (
+                    symbol.name.to_string(),
+                    format!("{}:{}", symbol.file, symbol.line),
+                ),
                 _ => ("?".to_owned(), "?:0".to_owned()),
             };
             // Old releases of the tool find no table in programs that can be loaded anywhere.
@@ -845,7 +848,7 @@ fn debug_information_in_several_files_is_put_together() {
     for program in ["packed", "split"] {
         let start = functions(&folder.path().join(program))["plain_static"].0;
         assert_eq!(
-            one(&folder.path().join(program), start).last().unwrap().name,
+            &*one(&folder.path().join(program), start).last().unwrap().name,
             "plain_static"
         );
     }
@@ -911,7 +914,7 @@ fn debug_file_below_the_root_of_the_process_is_found() {
     process.wait().unwrap();
     let function = functions.pop().unwrap();
     assert!(
-        function.name == "main" && function.file.ends_with("inlines.c"),
+        &*function.name == "main" && function.file.ends_with("inlines.c"),
         "{function:?}"
     );
 }
@@ -934,7 +937,7 @@ fn debug_file_that_has_symbols_alone_gives_names() {
     link.push(&debug);
     run(Command::new("objcopy").arg(link).arg(&program));
     for name in ["main", "plain_static"] {
-        assert_eq!(one(&program, table[name].0 + 1)[0].name, name);
+        assert_eq!(&*one(&program, table[name].0 + 1)[0].name, name);
     }
 }
 
@@ -958,11 +961,7 @@ fn without_inlines_there_are_names_alone() {
         resolve(&mut symbolizer, request).symbols
     };
     for symbols in ask(1, &program) {
-        let names: Vec<_> = symbols
-            .functions
-            .iter()
-            .map(|f| (f.name.as_str(), f.line))
-            .collect();
+        let names: Vec<_> = symbols.functions.iter().map(|f| (&*f.name, f.line)).collect();
         assert_eq!(names, [("plain_static", 0)]);
     }
     // Where debug information is all there is, it is used for that.
@@ -970,7 +969,7 @@ fn without_inlines_there_are_names_alone() {
         .args(["--remove-section=.symtab", "--remove-section=.strtab"])
         .arg(&program));
     for symbols in ask(2, &program) {
-        let names: Vec<_> = symbols.functions.iter().map(|f| f.name.as_str()).collect();
+        let names: Vec<_> = symbols.functions.iter().map(|f| &*f.name).collect();
         assert_eq!(names, ["plain_static"]);
     }
 }
@@ -999,7 +998,7 @@ fn kernel_symbols_are_those_of_kallsyms() {
     }
     assert_eq!(answer.error, None);
     for (symbols, name) in answer.symbols.iter().zip(names) {
-        assert_eq!(symbols.functions[0].name, name);
+        assert_eq!(&*symbols.functions[0].name, name);
     }
 }
 
@@ -1060,7 +1059,7 @@ fn names_are_those_of_binutils() {
                         }
                     });
                     let (_, names) = at.range(..=symbols.address).next_back().unwrap();
-                    name.is_some_and(|name| names.contains(&name.as_str()))
+                    name.is_some_and(|name| names.contains(&&**name))
                 };
                 let right = ours.symbols.iter().filter(is_right).count();
                 for symbols in ours.symbols.iter().filter(|symbols| !is_right(symbols)).take(20) {
@@ -1214,7 +1213,7 @@ fn panicking_parser_costs_the_lines_not_the_thread() {
         let response = symbolizer.recv_timeout(Duration::from_secs(20)).unwrap();
         assert_eq!(response.id, id);
         let function = response.symbols[0].functions.last().unwrap();
-        assert_eq!(function.name, "main");
+        assert_eq!(&*function.name, "main");
         assert_eq!(function.line > 0, id == 1);
         assert_eq!(
             response.error.is_some_and(|error| error.contains("panicked")),
@@ -1259,7 +1258,7 @@ fn used_again_descriptor_numbers_do_not_mix_files_up() {
         };
         let answer = resolve(&mut symbolizer, request);
         fs::remove_file(&copy).unwrap();
-        assert_eq!(answer.symbols[0].functions.last().unwrap().name, *name, "{id}");
+        assert_eq!(&*answer.symbols[0].functions.last().unwrap().name, *name, "{id}");
     }
     for pid in [std::process::id(), symbolizer.cost().pid] {
         let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();

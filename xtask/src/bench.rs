@@ -21,7 +21,7 @@ use crate::workspace::Workspace;
 
 /// The benchmarks of profiler-agent.
 pub(crate) const NAMES: &[&str] = &[
-    "kernel", "pipeline", "tables", "capture", "symbols", "delivery", "soak", OTEL,
+    "kernel", "pipeline", "tables", "capture", "host", "symbols", "delivery", "soak", OTEL,
 ];
 
 /// Runs only when it is asked for by name: what it compares with has to be built first.
@@ -59,7 +59,7 @@ pub(crate) fn run(workspace: &Workspace, names: &[String]) -> Result<()> {
             "kernel" => {
                 cargo.env("PROFILER_BENCH_BASELINE", build_ebpf::baseline(workspace)?);
             }
-            "capture" => {
+            "capture" | "host" => {
                 run::build(workspace)?;
                 cargo.env("PROFILER_BENCH_AGENT", workspace.agent());
             }

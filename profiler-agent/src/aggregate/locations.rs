@@ -64,8 +64,8 @@ pub(super) struct ObjectEntry {
     due: Vec<LocationId>,
     /// Asked for, in the order of the requests.
     asked: Vec<LocationId>,
-    /// Whether what is wrong with it has been told.
-    told: bool,
+    /// What is wrong with its names, once it has been told.
+    remark: Option<Box<str>>,
     /// Locations in it.
     locations: u32,
 }
@@ -145,6 +145,7 @@ pub(super) struct MappingView<'a> {
     pub(super) build_id: &'a [u8],
     pub(super) go_build_id: &'a str,
     pub(super) htlhash: Option<[u8; 16]>,
+    pub(super) remark: &'a str,
 }
 
 /// What is known about code that was generated.
@@ -336,11 +337,10 @@ impl Locations {
         let Some(entry) = place.and_then(|&place| self.objects.get_mut(place)) else {
             return;
         };
-        if let Some(error) = error
-            && !std::mem::replace(&mut entry.told, true)
-        {
+        if let (Some(error), None) = (error, &entry.remark) {
             let path = entry.file.as_ref().map_or("[kernel]", |file| &file.path);
             tracing::warn!(path, error, "some names are missing");
+            entry.remark = Some(error.into());
         }
         // Answers come in the order of the requests, one per address.
         let count = symbols.len().min(entry.asked.len());
@@ -436,6 +436,7 @@ impl Locations {
     pub(super) fn view(&self, location: &LocationEntry) -> Option<ObjectView<'_>> {
         let entry = self.objects.get(usize::try_from(location.object).ok()?)?;
         let native = FrameKind::Native(location.language);
+        let remark = entry.remark.as_deref().unwrap_or_default();
         let plain = |kind, start, limit, file_offset, path, build_id| MappingView {
             kind,
             start,
@@ -445,6 +446,7 @@ impl Locations {
             build_id,
             go_build_id: "",
             htlhash: None,
+            remark,
         };
         let (frame, mapping) = match &entry.key {
             ObjectKey::Kernel => {
@@ -501,8 +503,9 @@ impl Locations {
         Some(ObjectView { frame, mapping })
     }
 
-    /// What to call a location that has no name: by the start of its function where that is known, else by its file. One frame for each
-    /// address would be a comb in a picture, and tell no more: pprof and OTLP have the address of each location beside its name.
+    /// What to call a location that has no name: by its file, and the start of its function where that is known. One frame for each
+    /// address would be a comb in a picture, and tell no more: pprof and OTLP have the address of each location beside its name. In brackets
+    /// it is the address itself, or its place in the file where that cannot be read: nothing tells where the function begins.
     pub(super) fn fallback_name(&self, location: &LocationEntry) -> String {
         let entry = usize::try_from(location.object)
             .ok()
@@ -516,9 +519,9 @@ impl Locations {
             (ObjectKey::Vdso, _) => "[vdso]".into(),
             (ObjectKey::File(..), Some(file)) => match location.function_start {
                 Some(start) => format!("{}+{start:#x}", base(&file.path)),
-                None => format!("[{}]", base(&file.path)),
+                None => format!("[{}+{:#x}]", base(&file.path), location.address),
             },
-            (ObjectKey::Unreadable { path, .. }, _) => format!("[{}]", base(path)),
+            (ObjectKey::Unreadable { path, .. }, _) => format!("[{}+{:#x}]", base(path), location.address),
             (ObjectKey::Anonymous(..), _) => "[anon]".into(),
             (ObjectKey::File(..), None) | (ObjectKey::Nowhere(_), _) => "[unknown]".into(),
             (ObjectKey::Marker(Marker::Incomplete(outcome)), _) => {
@@ -546,7 +549,7 @@ impl Locations {
                 file,
                 due: Vec::new(),
                 asked: Vec::new(),
-                told: false,
+                remark: None,
                 locations: 0,
             });
             numbers.insert(number, id);

@@ -762,7 +762,7 @@ mod tests {
         let name = |address: u64| Symbols {
             address,
             functions: vec![Symbol {
-                name: format!("at_{address:x}"),
+                name: format!("at_{address:x}").into(),
                 ..Symbol::default()
             }],
             language: Language::Other,

@@ -270,6 +270,7 @@ impl<'a> Builder<'a> {
         let mapping = mapping.map(|mapping| {
             let path = self.string(mapping.path);
             let go_build_id = self.string(mapping.go_build_id);
+            let remark = self.string(mapping.remark);
             MappingId(self.mappings.intern(Mapping {
                 kind: mapping.kind,
                 start: mapping.start,
@@ -279,6 +280,7 @@ impl<'a> Builder<'a> {
                 build_id: mapping.build_id.to_vec(),
                 go_build_id,
                 htlhash: mapping.htlhash,
+                remark,
             }))
         });
         let mut lines: Vec<Line> = entry

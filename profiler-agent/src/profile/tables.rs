@@ -234,6 +234,7 @@ impl<'a> Translation<'a> {
         let row = Mapping {
             path: self.string(to, mapping.path),
             go_build_id: self.string(to, mapping.go_build_id),
+            remark: self.string(to, mapping.remark),
             ..mapping.clone()
         };
         to.bytes += size_of::<Mapping>() + mapping.build_id.len();

@@ -213,6 +213,7 @@ impl Builder {
             build_id: Vec::new(),
             go_build_id: StringId(0),
             htlhash: None,
+            remark: StringId(0),
         })
     }
 

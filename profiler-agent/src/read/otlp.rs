@@ -182,12 +182,13 @@ impl<'a> Reader<'a> {
                 _ => {}
             }
         }
-        let [mut build_id, mut go_build_id, mut htlhash] = ["", "", ""].map(Cow::Borrowed);
+        let [mut build_id, mut go_build_id, mut htlhash, mut remark] = [""; 4].map(Cow::Borrowed);
         for attribute in self.list(&attributes) {
             match &*attribute.key {
                 "process.executable.build_id.gnu" => build_id = attribute.text.clone(),
                 "process.executable.build_id.go" => go_build_id = attribute.text.clone(),
                 "process.executable.build_id.htlhash" => htlhash = attribute.text.clone(),
+                "profile.mapping.remark" => remark = attribute.text.clone(),
                 _ => {}
             }
         }
@@ -202,6 +203,7 @@ impl<'a> Reader<'a> {
             build_id: super::unhex(&build_id),
             go_build_id: builder.string(&go_build_id),
             htlhash: super::unhex(&htlhash).try_into().ok(),
+            remark: builder.string(&remark),
         };
         Ok(Some((builder.mapping(mapping), kind)))
     }

@@ -228,6 +228,7 @@ impl Rows<'_, '_> {
             build_id,
             go_build_id: StringId(0),
             htlhash: None,
+            remark: StringId(0),
         });
         self.mappings.insert(id, (mapping, kind));
         Ok(())

@@ -13,7 +13,7 @@ use hashbrown::HashMap;
 use super::{
     Response, Source,
     confine::Confinement,
-    message::{Answer, Malformed, Question, check_names},
+    message::{Answer, Malformed, Question},
     socket::Socket,
     spawn::{Ended, Process},
     trial::Trial,
@@ -94,12 +94,14 @@ impl Client {
             held: HashMap::new(),
             kernel: None,
         };
-        match client.answer() {
+        let not_ready = |failure: Failure| StartError::NotReady(failure.to_string());
+        let answer = client.receive().map_err(not_ready)?;
+        match Answer::decode(&answer) {
             Ok(Answer::Ready(confinement)) => client.confinement = confinement,
-            Ok(Answer::Names { .. } | Answer::Tried(_)) => {
+            Ok(Answer::Names(_) | Answer::Tried(_)) => {
                 return Err(StartError::NotReady("it answered before it was asked".into()));
             }
-            Err(failure) => return Err(StartError::NotReady(failure.to_string())),
+            Err(error) => return Err(not_ready(client.malformed(error))),
         }
         Ok(client)
     }
@@ -157,17 +159,18 @@ impl Client {
         };
         let files: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
         self.send(&question, &files)?;
-        match self.answer()? {
-            Answer::Names { mut response, let_go } => {
-                if let Err(error) = check_names(&mut response, id, addresses) {
-                    return Err(self.malformed(error));
-                }
+        let answer = self.receive()?;
+        match Answer::decode(&answer) {
+            Ok(Answer::Names(mut names)) => {
+                let let_go = std::mem::take(&mut names.let_go);
+                let response = names.take(id, addresses).map_err(|error| self.malformed(error))?;
                 for id in let_go {
                     self.held.remove(&id);
                 }
                 Ok(response)
             }
-            Answer::Ready(_) | Answer::Tried(_) => Err(self.malformed(Malformed::UNASKED)),
+            Ok(Answer::Ready(_) | Answer::Tried(_)) => Err(self.malformed(Malformed::UNASKED)),
+            Err(error) => Err(self.malformed(error)),
         }
     }
 
@@ -177,9 +180,11 @@ impl Client {
     /// When it did not live to tell.
     pub fn try_all(&mut self) -> Result<Vec<Trial>, Failure> {
         self.send(&Question::Try, &[])?;
-        match self.answer()? {
-            Answer::Tried(trials) => Ok(trials),
-            Answer::Ready(_) | Answer::Names { .. } => Err(self.malformed(Malformed::UNASKED)),
+        let answer = self.receive()?;
+        match Answer::decode(&answer) {
+            Ok(Answer::Tried(trials)) => Ok(trials),
+            Ok(Answer::Ready(_) | Answer::Names(_)) => Err(self.malformed(Malformed::UNASKED)),
+            Err(error) => Err(self.malformed(error)),
         }
     }
 
@@ -205,10 +210,10 @@ impl Client {
         sent.map_err(|error| self.failed(&error))
     }
 
-    fn answer(&mut self) -> Result<Answer, Failure> {
+    fn receive(&mut self) -> Result<Vec<u8>, Failure> {
         let patience = Patience::new(&self.process);
         match self.line.receive(None, || patience.check()) {
-            Ok(Some(bytes)) => Answer::decode(&bytes).map_err(|error| self.malformed(error)),
+            Ok(Some(bytes)) => Ok(bytes),
             Ok(None) => Err(self.failed(&io::ErrorKind::UnexpectedEof.into())),
             Err(error) => Err(self.failed(&error)),
         }

@@ -4,7 +4,10 @@
 //! refer to substitutions. So the text goes into a writer that refuses to grow past [`NAME_LIMIT`]; the demangler
 //! stops at the refusal.
 
-use std::fmt::{self, Write};
+use std::{
+    borrow::Cow,
+    fmt::{self, Write},
+};
 
 /// Names and paths longer than this many bytes are cut, and end in `…`.
 pub(super) const NAME_LIMIT: usize = 4096;
@@ -75,15 +78,15 @@ fn path(name: &str) -> Option<String> {
     (names > 0 && is_whole).then_some(path)
 }
 
-/// Owns `text`, cut to [`NAME_LIMIT`] bytes at the border of a character, with `…` for what is missing.
-pub(super) fn bounded(text: &str) -> String {
+/// `text`, cut to [`NAME_LIMIT`] bytes at the border of a character, with `…` for what is missing.
+pub(super) fn bounded(text: &str) -> Cow<'_, str> {
     if text.len() <= NAME_LIMIT {
-        return text.to_owned();
+        return Cow::Borrowed(text);
     }
     let end = text.floor_char_boundary(NAME_LIMIT - '…'.len_utf8());
     let mut kept = text.get(..end).unwrap_or_default().to_owned();
     kept.push('…');
-    kept
+    Cow::Owned(kept)
 }
 
 fn cut(mut text: String) -> String {

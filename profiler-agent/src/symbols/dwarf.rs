@@ -15,9 +15,9 @@ use std::{
 
 use addr2line::{Context, LookupContinuation as _, LookupResult};
 use gimli::{DwarfPackage, EndianArcSlice, LittleEndian, SectionId};
-use object::{CompressionFormat, Object as _, ObjectSection as _, read::ReadCache};
+use object::{CompressionFormat, read::ReadCache};
 
-use super::elf::Pread;
+use super::elf::{Elf, Pread};
 
 /// Most bytes of all files together, unpacked.
 const MOST_BYTES: u64 = 256 << 20;
@@ -141,11 +141,11 @@ impl<'a> Sections<'a> {
 
     /// Reads one, unpacked, and takes it from what is `left`; an absent one is empty.
     fn read(&self, name: &str, left: &mut u64) -> io::Result<Bytes> {
-        let elf = object::File::parse(&self.cache).map_err(invalid)?;
-        let Some(section) = elf.section_by_name(name) else {
+        let elf = Elf::parse(&self.cache).map_err(invalid)?;
+        let Some(section) = elf.section(name) else {
             return Ok(empty());
         };
-        let range = section.compressed_file_range().map_err(invalid)?;
+        let range = elf.range(section).map_err(invalid)?;
         let size = range.uncompressed_size;
         if size > *left || range.compressed_size > *left {
             return Err(io::ErrorKind::FileTooLarge.into());

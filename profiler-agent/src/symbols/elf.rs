@@ -8,7 +8,13 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt},
 };
 
-use object::{Object as _, ObjectSection as _, ObjectSymbol as _, ObjectSymbolTable as _, read::ReadCache};
+use object::{
+    CompressedFileRange, CompressionFormat, LittleEndian, elf as format,
+    read::{
+        ReadCache,
+        elf::{FileHeader as _, NoteIterator, Rela as _, SectionHeader as _, SectionTable, Sym as _},
+    },
+};
 
 use super::copy::{self, copy};
 
@@ -105,13 +111,13 @@ impl Image {
             return Err(Error::NotRegular);
         }
         let cache = ReadCache::new(Pread::new(file));
-        let elf = object::File::parse(&cache)?;
+        let elf = Elf::parse(&cache)?;
         let mut image = Self::default();
         let mut unpacked = 0_u64;
         for section in elf.sections() {
-            let name = section.name_bytes().unwrap_or_default();
-            let range = section.compressed_file_range()?;
-            if range.format != object::CompressionFormat::None {
+            let name = elf.name(section);
+            let range = elf.range(section)?;
+            if range.format != CompressionFormat::None {
                 unpacked = unpacked.saturating_add(range.uncompressed_size);
             }
             if PARSED.contains(&name) {
@@ -125,13 +131,10 @@ impl Image {
                 }
                 _ => {}
             }
-            let object::SectionFlags::Elf { sh_flags } = section.flags() else {
-                continue;
-            };
-            if sh_flags & u64::from(object::elf::SHF_EXECINSTR) != 0 {
-                let end = section.address().saturating_add(section.size());
+            if section.sh_flags(LE) & u64::from(format::SHF_EXECINSTR) != 0 {
+                let start = section.sh_addr(LE);
                 image.text.push(Section {
-                    range: section.address()..end,
+                    range: start..start.saturating_add(section.sh_size(LE)),
                     plt: name.starts_with(b".plt"),
                 });
             }
@@ -139,17 +142,9 @@ impl Image {
         if unpacked > MOST_UNPACKED {
             return Err(Error::Bomb(unpacked));
         }
-        image.build_id = elf.build_id().ok().flatten().unwrap_or_default().to_vec();
-        image.debug_link = elf
-            .gnu_debuglink()
-            .ok()
-            .flatten()
-            .and_then(|(name, crc)| Some((str::from_utf8(name).ok()?.to_owned(), crc)));
-        image.supplement = elf
-            .gnu_debugaltlink()
-            .ok()
-            .flatten()
-            .and_then(|(name, id)| Some((str::from_utf8(name).ok()?.to_owned(), id.to_vec())));
+        image.build_id = elf.build_id().unwrap_or_default().to_vec();
+        image.debug_link = elf.debug_link();
+        image.supplement = elf.supplement();
         Ok(image)
     }
 
@@ -167,10 +162,119 @@ impl Image {
     }
 }
 
+/// Reads of a file what the agent itself reads for names: that of its build ID and of the names of other files. Their number of bytes.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_image(file: &File) -> Result<usize, String> {
+    let image = Image::of_stranger(file).map_err(|error| error.to_string())?;
+    let names = image.debug_link.map(|(name, _)| name.len()).into_iter();
+    let names = names.chain(image.supplement.map(|(name, id)| name.len() + id.len()));
+    Ok(image.build_id.len() + names.sum::<usize>())
+}
+
 /// Whether nobody but root can have written what is in the file.
 pub(super) fn only_root_writes(file: &File) -> bool {
     file.metadata()
         .is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & 0o022 == 0)
+}
+
+/// A file by its headers. [`object::File`] reads the symbol tables too, whenever one is made: 8 ms of libLLVM's 28 MB.
+pub(super) struct Elf<'a, 'f> {
+    data: Data<'a, 'f>,
+    header: &'a Header,
+    sections: SectionTable<'a, Header, Data<'a, 'f>>,
+}
+
+/// What a file is read through.
+type Data<'a, 'f> = &'a ReadCache<Pread<'f>>;
+type Header = format::FileHeader64<LittleEndian>;
+pub(super) type SectionHeader = format::SectionHeader64<LittleEndian>;
+
+/// The only files that are copied or mapped for names are of 64 bits, in this order.
+const LE: LittleEndian = LittleEndian;
+
+impl<'a, 'f> Elf<'a, 'f> {
+    pub(super) fn parse(data: Data<'a, 'f>) -> Result<Self, object::Error> {
+        let header = Header::parse(data)?;
+        let endian = header.endian()?;
+        Ok(Self {
+            data,
+            header,
+            sections: header.sections(endian, data)?,
+        })
+    }
+
+    fn sections(&self) -> impl Iterator<Item = &'a SectionHeader> + use<'a, 'f> {
+        // The first is none.
+        self.sections.iter().skip(1)
+    }
+
+    /// The first section of a name.
+    pub(super) fn section(&self, name: &str) -> Option<&'a SectionHeader> {
+        self.sections()
+            .find(|section| self.name(section) == name.as_bytes())
+    }
+
+    fn name(&self, section: &'a SectionHeader) -> &'a [u8] {
+        self.sections.section_name(LE, section).unwrap_or_default()
+    }
+
+    pub(super) fn address(section: &SectionHeader) -> u64 {
+        section.sh_addr(LE)
+    }
+
+    /// Where a section is in the file, and how it is packed.
+    pub(super) fn range(&self, section: &'a SectionHeader) -> Result<CompressedFileRange, object::Error> {
+        let Some((header, offset, compressed_size)) = section.compression(LE, self.data)? else {
+            return Ok(CompressedFileRange::none(section.file_range(LE)));
+        };
+        let format = match header.ch_type.get(LE) {
+            format::ELFCOMPRESS_ZLIB => CompressionFormat::Zlib,
+            format::ELFCOMPRESS_ZSTD => CompressionFormat::Zstandard,
+            _ => CompressionFormat::Unknown,
+        };
+        Ok(CompressedFileRange {
+            format,
+            offset,
+            compressed_size,
+            uncompressed_size: header.ch_size.get(LE),
+        })
+    }
+
+    /// The bytes of a section, as long as they are few.
+    fn bytes(&self, section: &'a SectionHeader) -> Option<&'a [u8]> {
+        section.data(LE, self.data).ok()
+    }
+
+    fn build_id(&self) -> Option<&'a [u8]> {
+        let build_id = |mut notes: NoteIterator<'a, Header>| {
+            while let Some(note) = notes.next().ok()? {
+                if note.name() == format::ELF_NOTE_GNU && note.n_type(LE) == format::NT_GNU_BUILD_ID {
+                    return Some(note.desc());
+                }
+            }
+            None
+        };
+        self.sections()
+            .find_map(|section| build_id(section.notes(LE, self.data).ok()??))
+    }
+
+    /// File name and CRC-32.
+    fn debug_link(&self) -> Option<(String, u32)> {
+        let bytes = self.bytes(self.section(".gnu_debuglink")?)?;
+        let (name, _) = bytes.split_at_checked(bytes.iter().position(|&byte| byte == 0)?)?;
+        // Behind the zero, at a multiple of four.
+        let crc = bytes.get((name.len() + 1).next_multiple_of(4)..)?.first_chunk()?;
+        Some((str::from_utf8(name).ok()?.to_owned(), u32::from_le_bytes(*crc)))
+    }
+
+    /// File name and build ID.
+    fn supplement(&self) -> Option<(String, Vec<u8>)> {
+        let bytes = self.bytes(self.section(".gnu_debugaltlink")?)?;
+        let (name, id) = bytes.split_at_checked(bytes.iter().position(|&byte| byte == 0)?)?;
+        Some((str::from_utf8(name).ok()?.to_owned(), id.get(1..)?.to_vec()))
+    }
 }
 
 /// Stubs of the procedure linkage table: `(first address, name of the function they jump to)`, ascending.
@@ -182,44 +286,45 @@ pub(super) fn only_root_writes(file: &File) -> bool {
 /// As [`Image::read`], and for machines whose stubs are not known: an empty table.
 pub(super) fn plt(file: &File) -> Result<Vec<(u64, String)>, Error> {
     let cache = ReadCache::new(Pread::new(file));
-    let elf = object::File::parse(&cache)?;
-    if elf.architecture() != object::Architecture::X86_64 {
+    let elf = Elf::parse(&cache)?;
+    if elf.header.e_machine(LE) != format::EM_X86_64 {
         return Ok(Vec::new());
     }
     for section in elf.sections() {
-        let size = section
-            .compressed_file_range()
-            .map_or(0, |range| range.compressed_size);
-        let name = section.name_bytes().unwrap_or_default();
-        if size > MOST_BYTES && (name.starts_with(b".rel") || name.starts_with(b".dyn")) {
+        let (size, name) = (section.sh_size(LE), elf.name(section));
+        let is_read = name.starts_with(b".rel") || name.starts_with(b".dyn");
+        if size > MOST_BYTES && is_read && section.sh_type(LE) != format::SHT_NOBITS {
             return Err(Error::TooLarge(size));
         }
     }
-    let Some((symbols, relocations)) = elf.dynamic_symbol_table().zip(elf.dynamic_relocations()) else {
-        return Ok(Vec::new());
-    };
-    let targets: hashbrown::HashMap<u64, object::SymbolIndex> = relocations
-        .filter_map(|(slot, relocation)| {
-            let object::RelocationTarget::Symbol(index) = relocation.target() else {
-                return None;
-            };
-            Some((slot, index))
-        })
-        .collect();
+    let symbols = elf.sections.symbols(LE, elf.data, format::SHT_DYNSYM)?;
+    let mut targets = hashbrown::HashMap::new();
+    for section in elf.sections() {
+        // Those of the program that runs, not of an object file.
+        if section.sh_link(LE) as usize != symbols.section().0 {
+            continue;
+        }
+        if let Some((relocations, _)) = section.rela(LE, elf.data)? {
+            let slots = relocations
+                .iter()
+                .filter_map(|relocation| Some((relocation.r_offset.get(LE), relocation.symbol(LE, false)?)));
+            targets.extend(slots);
+        }
+    }
     let mut stubs = Vec::new();
     for section in elf.sections() {
-        let name = section.name_bytes().unwrap_or_default();
-        if !name.starts_with(b".plt") || section.size() > MOST_BYTES {
+        if !elf.name(section).starts_with(b".plt") || section.sh_size(LE) > MOST_BYTES {
             continue;
         }
         // The stubs of .plt.got have 8 bytes, with IBT 16 like all others.
-        let step = if section.align() == 8 { 8 } else { 16 };
-        let mut address = section.address();
-        for code in section.data().unwrap_or_default().chunks(step) {
+        let step = if section.sh_addralign(LE) == 8 { 8 } else { 16 };
+        let mut address = section.sh_addr(LE);
+        for code in elf.bytes(section).unwrap_or_default().chunks(step) {
             let name = x86_64_slot(address, code)
                 .and_then(|slot| targets.get(&slot))
-                .and_then(|index| symbols.symbol_by_index(*index).ok())
-                .and_then(|symbol| symbol.name().ok().map(str::to_owned));
+                .and_then(|&index| symbols.symbol(index).ok())
+                .and_then(|symbol| symbol.name(LE, symbols.strings()).ok())
+                .map(|name| String::from_utf8_lossy(name).into_owned());
             stubs.push((address, name.unwrap_or_default()));
             address = address.saturating_add(step as u64);
         }

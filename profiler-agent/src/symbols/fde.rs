@@ -8,9 +8,9 @@
 
 use std::{fs::File, os::unix::fs::FileExt as _};
 
-use object::{Object as _, ObjectSection as _, read::ReadCache};
+use object::read::ReadCache;
 
-use super::elf::Pread;
+use super::elf::{Elf, Pread};
 
 /// Version, and the encodings of the three fields behind: relative or absolute, 4 bytes.
 const HEADER: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
@@ -30,11 +30,11 @@ impl Functions {
     /// Finds it; `None` where there is none, or one of another kind.
     pub(super) fn read(file: &File) -> Option<Self> {
         let cache = ReadCache::new(Pread::new(file));
-        let elf = object::File::parse(&cache).ok()?;
+        let elf = Elf::parse(&cache).ok()?;
         let section = |name| {
-            let section = elf.section_by_name(name)?;
-            let (offset, len) = section.file_range()?;
-            Some((section.address(), offset, len))
+            let section = elf.section(name)?;
+            let range = elf.range(section).ok()?;
+            Some((Elf::address(section), range.offset, range.compressed_size))
         };
         let (address, offset, len) = section(".eh_frame_hdr")?;
         let (entries, entries_offset, _) = section(".eh_frame")?;

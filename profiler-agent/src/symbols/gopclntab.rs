@@ -14,9 +14,9 @@
 
 use std::{fs::File, os::unix::fs::FileExt as _};
 
-use object::{Object as _, ObjectSection as _, read::ReadCache};
+use object::read::ReadCache;
 
-use super::elf::Pread;
+use super::elf::{Elf, Pread};
 
 /// Functions of the largest programs: some 500,000.
 const MOST_FUNCTIONS: u64 = 1 << 24;
@@ -70,15 +70,13 @@ impl Pclntab {
     /// Finds it; `None` where there is none, or one of a layout that is not known.
     pub(super) fn read(file: &File) -> Option<Self> {
         let cache = ReadCache::new(Pread::new(file));
-        let elf = object::File::parse(&cache).ok()?;
+        let elf = Elf::parse(&cache).ok()?;
         let section = [".gopclntab", ".data.rel.ro.gopclntab"]
             .iter()
-            .find_map(|name| elf.section_by_name(name))?;
-        let text = elf.section_by_name(".text").map_or(0, |text| text.address());
-        if !elf.is_little_endian() {
-            return None;
-        }
-        Self::parse(file, section.file_range()?, text)
+            .find_map(|name| elf.section(name))?;
+        let text = elf.section(".text").map_or(0, Elf::address);
+        let range = elf.range(section).ok()?;
+        Self::parse(file, (range.offset, range.compressed_size), text)
     }
 
     /// Reads the header of a table at `(offset, length)` in the file; `text` is the address of the first function, where the table does

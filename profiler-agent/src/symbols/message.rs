@@ -3,23 +3,25 @@
 //! The child may be in the hands of a file that it read: of what it says every number is compared with what it was asked, and every text is cut.
 //! The child in turn takes nothing for granted that the agent says of descriptors.
 
-use std::{error, fmt};
+use std::{borrow::Cow, error, fmt, sync::Arc};
 
+use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Response, Source, Symbol,
-    confine::Confinement,
-    demangle::{NAME_LIMIT, bounded},
-    resolver::MOST_INLINED,
+    Response, Source, Symbol, Symbols, confine::Confinement, demangle::bounded, resolver::MOST_INLINED,
     trial::Trial,
 };
+use crate::profile::Language;
 
 /// Most addresses of one question. What a lying answer can cost is in proportion.
 pub(super) const MOST_ADDRESSES: usize = 512;
 
 /// Longest message, either way. Decoding one takes up to 16 times as much.
 pub(super) const MOST_BYTES: usize = 4 << 20;
+
+/// Room in a message beside the names.
+const MARGIN: usize = 64 << 10;
 
 /// Most descriptors with a message.
 pub(super) const MOST_FILES: usize = 8;
@@ -44,18 +46,52 @@ pub(super) enum Question {
 
 /// What the child answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Answer {
+pub(super) enum Answer<'a> {
     /// It has given up its privileges, and waits for questions. Comes once, and first.
     Ready(Confinement),
     /// Names.
-    Names {
-        /// For the first addresses of the question, at least one: as many as fit into a message.
-        response: Response,
-        /// Objects whose files it has let go since the last answer.
-        let_go: Vec<u32>,
-    },
+    #[serde(borrow)]
+    Names(Names<'a>),
     /// What came of it.
     Tried(Vec<Trial>),
+}
+
+/// Names for the first addresses of a question, at least for one: as many as fit into a message. Each text crosses once: of 1,000 addresses in a
+/// C++ program the functions have 7,000 texts, of which 1,500 are different.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Names<'a> {
+    /// Number of the object.
+    id: u32,
+    /// One for each address, in the order of the question.
+    places: Vec<Place>,
+    /// Of the first address, then of the second, and so on.
+    functions: Vec<Function>,
+    /// Lengths of the texts.
+    lengths: Vec<u32>,
+    /// The texts, one behind the other.
+    #[serde(borrow)]
+    texts: Cow<'a, str>,
+    error: Option<Cow<'a, str>>,
+    /// Objects whose files the child has let go since the last answer.
+    pub(super) let_go: Vec<u32>,
+}
+
+/// What is known about an address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Place {
+    functions: u32,
+    language: Language,
+    start: Option<u64>,
+}
+
+/// A function by the numbers of its texts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Function {
+    name: u32,
+    system_name: u32,
+    file: u32,
+    line: u32,
+    column: u32,
 }
 
 /// A message that says what cannot be.
@@ -77,7 +113,7 @@ impl error::Error for Malformed {}
 
 impl Question {
     pub(super) fn encode(&self) -> Result<Vec<u8>, Malformed> {
-        encode(self)
+        encode(self, 0)
     }
 
     /// Reads a question that came with `files` descriptors.
@@ -104,55 +140,156 @@ impl Question {
     }
 }
 
-impl Answer {
+impl<'a> Answer<'a> {
     pub(super) fn encode(&self) -> Result<Vec<u8>, Malformed> {
-        encode(self)
+        let room = match self {
+            Self::Names(names) => names.texts.len() + names.functions.len() * 10 + names.lengths.len() * 2,
+            Self::Ready(_) | Self::Tried(_) => 0,
+        };
+        encode(self, room)
     }
 
-    /// Reads an answer. What it says of names must still be [checked](check_names) against the question.
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    /// Reads an answer. What it says of names must still be [taken](Names::take) as the answer to a question.
+    pub(super) fn decode(bytes: &'a [u8]) -> Result<Self, Malformed> {
         decode(bytes)
     }
 }
 
-/// Checks an answer to a question for `addresses` of object `id`, and cuts its texts. Says for how many of the addresses it is.
-pub(super) fn check_names(response: &mut Response, id: u32, addresses: &[u64]) -> Result<usize, Malformed> {
-    let Response {
-        id: answered,
-        symbols,
-        error,
-    } = response;
-    if *answered != id {
-        return Err(Malformed("names of another object"));
-    }
-    if symbols.len() > addresses.len() || (symbols.is_empty() && !addresses.is_empty()) {
-        return Err(Malformed("names of too many or of no addresses"));
-    }
-    for (symbols, address) in symbols.iter_mut().zip(addresses) {
-        if symbols.address != *address {
-            return Err(Malformed("names of another address"));
+impl Names<'static> {
+    /// As many names from the first as fit; those of one address fit always.
+    pub(super) fn new(response: &Response, let_go: Vec<u32>) -> Self {
+        let Response { id, symbols, error } = response;
+        let mut names = Self {
+            id: *id,
+            places: Vec::with_capacity(symbols.len()),
+            functions: Vec::with_capacity(symbols.len()),
+            lengths: Vec::new(),
+            texts: Cow::Borrowed(""),
+            error: error.clone().map(Cow::Owned),
+            let_go,
+        };
+        // As long as those of C++ are, so that it seldom grows.
+        let mut texts = String::with_capacity(symbols.len() * 256);
+        let mut numbers = HashMap::with_capacity(symbols.len() * 2);
+        let mut bytes = 0;
+        for symbols in symbols {
+            let Symbols {
+                address: _,
+                functions,
+                language,
+                start,
+            } = symbols;
+            // At most five bytes for each number, and ten for an address.
+            bytes += 20 + functions.len() * 25;
+            let before = (names.functions.len(), names.lengths.len(), texts.len());
+            let mut number = |text: &Arc<str>| {
+                *numbers.entry(Arc::as_ptr(text)).or_insert_with(|| {
+                    texts.push_str(text);
+                    bytes += 5 + text.len();
+                    names.lengths.push(u32::try_from(text.len()).unwrap_or(u32::MAX));
+                    u32::try_from(names.lengths.len() - 1).unwrap_or(u32::MAX)
+                })
+            };
+            names.functions.extend(functions.iter().map(|function| {
+                let Symbol {
+                    name,
+                    system_name,
+                    file,
+                    line,
+                    column,
+                } = function;
+                Function {
+                    name: number(name),
+                    system_name: number(system_name),
+                    file: number(file),
+                    line: *line,
+                    column: *column,
+                }
+            }));
+            if bytes > MOST_BYTES - MARGIN && !names.places.is_empty() {
+                names.functions.truncate(before.0);
+                names.lengths.truncate(before.1);
+                texts.truncate(before.2);
+                break;
+            }
+            names.places.push(Place {
+                functions: u32::try_from(functions.len()).unwrap_or(u32::MAX),
+                language: *language,
+                start: *start,
+            });
         }
-        if symbols.functions.len() > MOST_INLINED + 1 {
-            return Err(Malformed("too many functions of one address"));
-        }
-        for function in &mut symbols.functions {
-            let Symbol {
-                name,
-                system_name,
-                file,
-                line: _,
-                column: _,
-            } = function;
-            [name, system_name, file].into_iter().for_each(cut);
-        }
+        names.texts = Cow::Owned(texts);
+        names
     }
-    error.iter_mut().for_each(cut);
-    Ok(symbols.len())
 }
 
-fn cut(text: &mut String) {
-    if text.len() > NAME_LIMIT {
-        *text = bounded(text);
+impl Names<'_> {
+    /// Takes them as the answer to a question for `addresses` of object `id`. Texts are cut.
+    pub(super) fn take(self, id: u32, addresses: &[u64]) -> Result<Response, Malformed> {
+        let Self {
+            id: answered,
+            places,
+            functions,
+            lengths,
+            texts,
+            error,
+            let_go: _,
+        } = self;
+        if answered != id {
+            return Err(Malformed("names of another object"));
+        }
+        if places.len() > addresses.len() || (places.is_empty() && !addresses.is_empty()) {
+            return Err(Malformed("names of too many or of no addresses"));
+        }
+        if lengths.len() > 3 * functions.len() {
+            return Err(Malformed("texts of nothing"));
+        }
+        let mut rest = &*texts;
+        let mut taken: Vec<Arc<str>> = Vec::with_capacity(lengths.len());
+        for length in lengths {
+            let parts = usize::try_from(length)
+                .ok()
+                .and_then(|length| rest.split_at_checked(length));
+            let (text, behind) = parts.ok_or(Malformed("a text that is not there"))?;
+            taken.push(bounded(text).into());
+            rest = behind;
+        }
+        let text = |number: u32| {
+            let text = usize::try_from(number).ok().and_then(|number| taken.get(number));
+            text.cloned().ok_or(Malformed("a text that is not there"))
+        };
+        let mut functions = functions.into_iter();
+        let mut symbols = Vec::with_capacity(places.len());
+        for (place, &address) in places.into_iter().zip(addresses) {
+            let count = usize::try_from(place.functions).unwrap_or(usize::MAX);
+            if count > MOST_INLINED + 1 || count > functions.len() {
+                return Err(Malformed("too many functions of one address"));
+            }
+            let mut named = Vec::with_capacity(count);
+            for function in functions.by_ref().take(count) {
+                named.push(Symbol {
+                    name: text(function.name)?,
+                    system_name: text(function.system_name)?,
+                    file: text(function.file)?,
+                    line: function.line,
+                    column: function.column,
+                });
+            }
+            symbols.push(Symbols {
+                address,
+                functions: named,
+                language: place.language,
+                start: place.start,
+            });
+        }
+        if functions.len() > 0 {
+            return Err(Malformed("functions of no address"));
+        }
+        Ok(Response {
+            id,
+            symbols,
+            error: error.map(|error| bounded(&error).into_owned()),
+        })
     }
 }
 
@@ -163,13 +300,7 @@ fn cut(text: &mut String) {
 pub fn check_answer(bytes: &[u8], id: u32, addresses: &[u64]) -> Result<Option<Response>, Malformed> {
     match Answer::decode(bytes)? {
         Answer::Ready(_) | Answer::Tried(_) => Ok(None),
-        Answer::Names {
-            mut response,
-            let_go: _,
-        } => {
-            check_names(&mut response, id, addresses)?;
-            Ok(Some(response))
-        }
+        Answer::Names(names) => names.take(id, addresses).map(Some),
     }
 }
 
@@ -184,8 +315,9 @@ pub fn check_question(bytes: &[u8], files: usize) -> Result<usize, Malformed> {
     })
 }
 
-fn encode(message: &impl Serialize) -> Result<Vec<u8>, Malformed> {
-    postcard::to_allocvec(message).map_err(|_| Malformed("cannot be written"))
+/// Writes a message of some `room` bytes, or more.
+fn encode(message: &impl Serialize, room: usize) -> Result<Vec<u8>, Malformed> {
+    postcard::to_extend(message, Vec::with_capacity(room)).map_err(|_| Malformed("cannot be written"))
 }
 
 fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Malformed> {
@@ -202,22 +334,36 @@ fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::symbols::Symbols;
+    use crate::symbols::demangle::NAME_LIMIT;
 
     fn response(addresses: &[u64]) -> Response {
+        let shared: Arc<str> = "shared".into();
         let symbols = addresses.iter().map(|&address| Symbols {
             address,
-            functions: vec![Symbol {
-                name: "f".into(),
-                ..Symbol::default()
-            }],
-            ..Symbols::default()
+            functions: vec![
+                Symbol {
+                    name: format!("f{address}").into(),
+                    file: Arc::clone(&shared),
+                    line: 3,
+                    ..Symbol::default()
+                },
+                Symbol {
+                    name: Arc::clone(&shared),
+                    ..Symbol::default()
+                },
+            ],
+            language: Language::Go,
+            start: Some(address),
         });
         Response {
             id: 7,
             symbols: symbols.collect(),
             error: None,
         }
+    }
+
+    fn names(addresses: &[u64]) -> Names<'static> {
+        Names::new(&response(addresses), vec![3])
     }
 
     #[test]
@@ -236,11 +382,14 @@ mod tests {
         };
         let bytes = question.encode().unwrap();
         assert_eq!(Question::decode(&bytes, 2).unwrap(), question);
-        let answer = Answer::Names {
-            response: response(&[1, 2]),
-            let_go: vec![3],
+        let bytes = Answer::Names(names(&[1, 2])).encode().unwrap();
+        let Answer::Names(names) = Answer::decode(&bytes).unwrap() else {
+            panic!("no names");
         };
-        assert_eq!(Answer::decode(&answer.encode().unwrap()).unwrap(), answer);
+        assert_eq!(names.let_go, [3]);
+        // The one of both, of either, and none.
+        assert_eq!(names.lengths, [2, 0, 6, 2]);
+        assert_eq!(names.take(7, &[1, 2]).unwrap(), response(&[1, 2]));
     }
 
     #[test]
@@ -268,30 +417,74 @@ mod tests {
 
     #[test]
     fn answers_fit_their_question() {
-        assert_eq!(check_names(&mut response(&[1, 2]), 7, &[1, 2]), Ok(2));
-        assert_eq!(check_names(&mut response(&[1]), 7, &[1, 2]), Ok(1));
-        assert_eq!(check_names(&mut response(&[]), 7, &[]), Ok(0));
-        for (given, id, addresses) in [
-            (&[1, 2][..], 8, &[1, 2][..]),
-            (&[1, 2], 7, &[1]),
-            (&[2, 1], 7, &[1, 2]),
-            (&[], 7, &[1]),
-        ] {
-            assert!(check_names(&mut response(given), id, addresses).is_err());
+        let count = |given: &[u64], id, addresses: &[u64]| {
+            names(given)
+                .take(id, addresses)
+                .map(|response| response.symbols.len())
+        };
+        assert_eq!(count(&[1, 2], 7, &[1, 2]), Ok(2));
+        assert_eq!(count(&[1], 7, &[1, 2]), Ok(1));
+        assert_eq!(count(&[], 7, &[]), Ok(0));
+        for (given, id, addresses) in [(&[1, 2][..], 8, &[1, 2][..]), (&[1, 2], 7, &[1]), (&[], 7, &[1])] {
+            assert!(count(given, id, addresses).is_err());
         }
-        let mut many = response(&[1]);
-        many.symbols[0].functions = vec![Symbol::default(); MOST_INLINED + 2];
-        assert!(check_names(&mut many, 7, &[1]).is_err());
+        let lies: [fn(&mut Names<'_>); 6] = [
+            |names| names.places[0].functions = 100_000,
+            |names| names.places[0].functions = 1,
+            |names| names.functions[0].file = 4,
+            |names| names.lengths[0] = u32::MAX,
+            // Within a character.
+            |names| names.texts = "xééééé".into(),
+            |names| names.lengths.extend([0; 100]),
+        ];
+        for lie in lies {
+            let mut names = names(&[1]);
+            assert!(names.clone().take(7, &[1]).is_ok());
+            lie(&mut names);
+            assert!(names.take(7, &[1]).is_err());
+        }
     }
 
     #[test]
     fn long_texts_are_cut() {
         let mut long = response(&[1]);
-        long.symbols[0].functions[0].file = "é".repeat(NAME_LIMIT);
+        long.symbols[0].functions[0].file = "é".repeat(NAME_LIMIT).into();
         long.error = Some("x".repeat(1 << 20));
-        check_names(&mut long, 7, &[1]).unwrap();
-        assert!(long.symbols[0].functions[0].file.len() <= NAME_LIMIT);
-        assert!(long.error.unwrap().len() <= NAME_LIMIT);
+        let taken = Names::new(&long, Vec::new()).take(7, &[1]).unwrap();
+        assert!(taken.symbols[0].functions[0].file.len() <= NAME_LIMIT);
+        assert!(taken.error.unwrap().len() <= NAME_LIMIT);
+    }
+
+    #[test]
+    fn the_longest_answers_fit() {
+        // Each text another one.
+        let text = || Arc::from("x".repeat(NAME_LIMIT));
+        let symbols = |address| {
+            let functions = (0..=MOST_INLINED).map(|_| Symbol {
+                name: text(),
+                system_name: text(),
+                file: text(),
+                line: u32::MAX,
+                column: u32::MAX,
+            });
+            Symbols {
+                address,
+                functions: functions.collect(),
+                language: Language::Go,
+                start: Some(u64::MAX),
+            }
+        };
+        let response = Response {
+            id: u32::MAX,
+            symbols: (0..8).map(symbols).collect(),
+            error: Some("x".repeat(NAME_LIMIT)),
+        };
+        let answer = Answer::Names(Names::new(&response, vec![u32::MAX; 128]));
+        let bytes = answer.encode().unwrap();
+        assert!(bytes.len() <= MOST_BYTES);
+        let addresses: Vec<u64> = (0..8).collect();
+        let taken = check_answer(&bytes, u32::MAX, &addresses).unwrap().unwrap();
+        assert_eq!(taken.symbols, response.symbols[..2]);
     }
 
     #[test]

@@ -18,7 +18,7 @@
 //! | `client`, `spawn` | the child as the agent sees it: start, ask, give up, end |
 //! | `message`, `socket` | what crosses; neither side trusts the other's |
 //! | `server`, `confine`, `trial` | the child, what it gives up before it reads anything, and the proof |
-//! | `resolver`, `elf`, `dwarf`, `kallsyms`, `gopclntab`, `fde`, `demangle` | the parsers |
+//! | `resolver`, `elf`, `dwarf`, `kallsyms`, `gopclntab`, `fde`, `demangle`, `texts` | the parsers |
 
 mod client;
 mod confine;
@@ -37,6 +37,7 @@ mod server;
 mod socket;
 mod spawn;
 mod symbolizer;
+mod texts;
 mod trial;
 
 use std::{fs::File, sync::Arc};
@@ -48,6 +49,7 @@ use crate::profile::Language;
 pub use client::{Client, Failure, StartError};
 pub use confine::{Confinement, Layer};
 pub use copy::{Copy, Error as CopyError, Parts, copy};
+pub use elf::check_image;
 pub use gopclntab::{Pclntab, Position};
 pub use kallsyms::{Error as KallsymsError, Kallsyms};
 pub use message::{Malformed, check_answer, check_question};
@@ -141,7 +143,7 @@ impl<F> Source<F> {
 }
 
 /// The answer to one [`Request`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
     /// Of the request.
     pub id: u32,
@@ -152,7 +154,7 @@ pub struct Response {
 }
 
 /// The address of a request with its functions: innermost inlined one first, the one really called last.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Symbols {
     /// The address asked for.
     pub address: u64,
@@ -164,15 +166,15 @@ pub struct Symbols {
     pub start: Option<u64>,
 }
 
-/// One function at an address.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// One function at an address. Functions of one answer share their texts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Symbol {
     /// Demangled name.
-    pub name: String,
+    pub name: Arc<str>,
     /// Name as the linker knows it; empty where it is the same.
-    pub system_name: String,
+    pub system_name: Arc<str>,
     /// Source file; empty where unknown.
-    pub file: String,
+    pub file: Arc<str>,
     /// Line of the address (or of the inlined call), from 1; 0 is unknown.
     pub line: u32,
     /// Column, from 1; 0 is unknown.
@@ -183,12 +185,12 @@ pub struct Symbol {
 pub fn named(name: &str) -> Symbol {
     match demangle::demangle(name) {
         Some(demangled) => Symbol {
-            name: demangled,
-            system_name: name.to_owned(),
+            name: demangled.into(),
+            system_name: name.into(),
             ..Symbol::default()
         },
         None => Symbol {
-            name: name.to_owned(),
+            name: name.into(),
             ..Symbol::default()
         },
     }

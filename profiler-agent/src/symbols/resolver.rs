@@ -11,19 +11,20 @@ use std::{
 };
 
 use blazesym::symbolize::{
-    CodeInfo, Input, Sym, Symbolized, Symbolizer as Blazesym, evict,
+    Input, Sym, Symbolized, Symbolizer as Blazesym, evict,
     source::{self, Elf},
 };
 use hashbrown::HashMap;
 
 use super::{
     Response, Source, Symbol, Symbols,
-    demangle::{bounded, demangle},
+    demangle::bounded,
     dwarf::Dwarf,
     elf::{self, Image},
     fde::Functions,
     gopclntab::{Pclntab, Position},
     kallsyms::Kallsyms,
+    texts::Texts,
 };
 use crate::{memory, profile::Language};
 
@@ -55,6 +56,7 @@ pub(super) const MOST_INLINED: usize = 128;
 #[derive(Debug)]
 pub struct Resolver {
     blazesym: Blazesym,
+    texts: Texts,
     /// By number.
     objects: HashMap<u32, Held>,
     /// The object that is the kernel.
@@ -137,6 +139,7 @@ impl Resolver {
     pub fn new() -> Self {
         Self {
             blazesym: blazesym(),
+            texts: Texts::default(),
             objects: HashMap::new(),
             kernel: None,
             let_go: Vec::new(),
@@ -213,6 +216,7 @@ impl Resolver {
         });
         if self.objects.len() < before {
             self.blazesym = blazesym();
+            self.texts = Texts::default();
             memory::trim();
         }
     }
@@ -229,7 +233,8 @@ impl Resolver {
         let mut answers = Vec::new();
         // Each panic takes one source away: first the DWARF, then the file.
         while let State::Ready(ready) = &mut held.state {
-            let guarded = AssertUnwindSafe(|| ready.answers(&self.blazesym, &held.file, addresses));
+            let guarded =
+                AssertUnwindSafe(|| ready.answers(&self.blazesym, &mut self.texts, &held.file, addresses));
             match catch_unwind(guarded) {
                 Ok((named, problem)) => {
                     answers = named;
@@ -292,12 +297,8 @@ fn named_by(table: &Result<Kallsyms, String>, addresses: &[u64]) -> (Vec<Answer>
     let name = |address: u64| -> Option<Symbol> {
         let (full, bare) = table.as_ref().ok()?.name(address)?;
         Some(Symbol {
-            system_name: if bare == full {
-                String::new()
-            } else {
-                bare.to_owned()
-            },
-            name: full.to_owned(),
+            system_name: if bare == full { Arc::default() } else { bare.into() },
+            name: full.into(),
             ..Symbol::default()
         })
     };
@@ -391,14 +392,15 @@ impl Ready {
     fn answers(
         &mut self,
         blazesym: &Blazesym,
+        texts: &mut Texts,
         file: &Arc<File>,
         addresses: &[u64],
     ) -> (Vec<Answer>, Option<String>) {
         let mut named = Vec::new();
         if let (Some(dwarf), None, false) = (&self.dwarf, &self.broken, self.symbols_only) {
             match &self.gathered {
-                Some(gathered) => named = functions_of(gathered, addresses),
-                None => match self.ask(blazesym, dwarf, true, addresses) {
+                Some(gathered) => named = functions_of(gathered, texts, addresses),
+                None => match self.ask(blazesym, texts, dwarf, true, addresses) {
                     Ok(functions) => named = functions,
                     Err(problem) => self.broken = Some(problem),
                 },
@@ -423,7 +425,7 @@ impl Ready {
             .map(|(address, _)| *address)
             .collect();
         let symbols = self
-            .ask(blazesym, &self.symbols, false, &asked)
+            .ask(blazesym, texts, &self.symbols, false, &asked)
             .unwrap_or_else(|problem| {
                 error = Some(problem);
                 Vec::new()
@@ -438,18 +440,24 @@ impl Ready {
             if !self.inlines {
                 functions.drain(..functions.len().saturating_sub(1));
             }
-            answers.push(self.complete(file, address, functions));
+            answers.push(self.complete(texts, file, address, functions));
         }
         (answers, error)
     }
 
     /// Adds what the tables of the file itself tell beside DWARF and symbols.
-    fn complete(&mut self, file: &File, address: u64, mut functions: Vec<Symbol>) -> Answer {
+    fn complete(
+        &mut self,
+        texts: &mut Texts,
+        file: &File,
+        address: u64,
+        mut functions: Vec<Symbol>,
+    ) -> Answer {
         let position = self.go.as_ref().and_then(|go| go.position(file, address));
         if let Some(position) = position {
             // DWARF knows what was inlined; a symbol knows no line.
             if functions.last().is_none_or(|outermost| outermost.line == 0) {
-                functions = vec![go_symbol(&position)];
+                functions = vec![go_symbol(&position, texts)];
             }
             return Answer {
                 functions,
@@ -458,7 +466,7 @@ impl Ready {
             };
         }
         if functions.is_empty() && self.image.in_plt(address) {
-            functions.extend(self.stub(file, address));
+            functions.extend(self.stub(texts, file, address));
         }
         let start = functions.is_empty().then(|| {
             let starts = self.starts.get_or_insert_with(|| Functions::read(file));
@@ -475,6 +483,7 @@ impl Ready {
     fn ask(
         &self,
         blazesym: &Blazesym,
+        texts: &mut Texts,
         file: &File,
         debug_syms: bool,
         addresses: &[u64],
@@ -483,13 +492,12 @@ impl Ready {
         elf.debug_syms = debug_syms;
         let answers = blazesym
             .symbolize(&source::Source::Elf(elf), Input::VirtOffset(addresses))
-            .map_err(|error| bounded(&error.to_string()))?;
-        let mut names = Names::default();
+            .map_err(|error| bounded(&error.to_string()).into_owned())?;
         let functions = answers
             .iter()
             .zip(addresses)
             .map(|(answer, &address)| match answer {
-                Symbolized::Sym(symbol) if self.plausible(symbol, address) => names.functions(symbol),
+                Symbolized::Sym(symbol) if self.plausible(symbol, address) => functions_at(symbol, texts),
                 Symbolized::Sym(_) | Symbolized::Unknown(_) => Vec::new(),
             });
         Ok(functions.collect())
@@ -502,38 +510,39 @@ impl Ready {
         symbol.size.is_some() || in_pieces || self.image.together(address, symbol.addr)
     }
 
-    fn stub(&mut self, file: &File, address: u64) -> Option<Symbol> {
+    fn stub(&mut self, texts: &mut Texts, file: &File, address: u64) -> Option<Symbol> {
         let stubs = self.plt.get_or_insert_with(|| elf::plt(file).unwrap_or_default());
         let after = stubs.partition_point(|(start, _)| *start <= address);
         let (_, name) = stubs.get(after.checked_sub(1)?)?;
         if name.is_empty() {
             return None;
         }
-        let symbol = Names::default().symbol(name, None);
-        let system_name = if symbol.system_name.is_empty() {
-            String::new()
-        } else {
-            format!("{}@plt", symbol.system_name)
+        let symbol = texts.function(name);
+        let mut stub = |name: &str| {
+            if name.is_empty() {
+                Arc::default()
+            } else {
+                texts.plain(&format!("{name}@plt"))
+            }
         };
         Some(Symbol {
-            name: format!("{}@plt", symbol.name),
-            system_name,
+            name: stub(&symbol.name),
+            system_name: stub(&symbol.system_name),
             ..symbol
         })
     }
 }
 
 /// The functions at each address, innermost first.
-fn functions_of(dwarf: &Dwarf, addresses: &[u64]) -> Vec<Vec<Symbol>> {
-    let mut names = Names::default();
+fn functions_of(dwarf: &Dwarf, texts: &mut Texts, addresses: &[u64]) -> Vec<Vec<Symbol>> {
     let functions = addresses.iter().map(|&address| {
         let functions = dwarf.functions(address, MOST_INLINED + 1).into_iter();
         functions
             .map(|function| Symbol {
-                file: bounded(&function.file),
+                file: texts.plain(&function.file),
                 line: function.line,
                 column: function.column,
-                ..names.symbol(&function.name, None)
+                ..texts.function(&function.name)
             })
             .collect()
     });
@@ -541,11 +550,11 @@ fn functions_of(dwarf: &Dwarf, addresses: &[u64]) -> Vec<Vec<Symbol>> {
 }
 
 /// Go's names are the same for its linker and for people.
-fn go_symbol(position: &Position) -> Symbol {
+fn go_symbol(position: &Position, texts: &mut Texts) -> Symbol {
     let Position { name, file, line } = position;
     Symbol {
-        name: bounded(name),
-        file: bounded(file),
+        name: texts.plain(name),
+        file: texts.plain(file),
         line: *line,
         ..Symbol::default()
     }
@@ -583,44 +592,13 @@ fn same_function(name: &str, symbol: &Symbol) -> bool {
         || (identifier == "operator" && symbol.name.contains(name))
 }
 
-/// Converts symbols, each name once per request.
-#[derive(Default)]
-struct Names {
-    demangled: HashMap<String, Option<String>>,
-}
-
-impl Names {
-    fn functions(&mut self, symbol: &Sym<'_>) -> Vec<Symbol> {
-        let inlined = symbol.inlined.iter().rev().take(MOST_INLINED);
-        let mut functions: Vec<Symbol> = inlined
-            .map(|function| self.symbol(&function.name, function.code_info.as_ref()))
-            .collect();
-        functions.push(self.symbol(&symbol.name, symbol.code_info.as_deref()));
-        functions
-    }
-
-    fn symbol(&mut self, name: &str, code: Option<&CodeInfo<'_>>) -> Symbol {
-        let demangled = match self.demangled.get(name) {
-            Some(known) => known.clone(),
-            None => self.demangled.entry_ref(name).or_insert(demangle(name)).clone(),
-        };
-        let (name, system_name) = match demangled {
-            Some(demangled) => (demangled, bounded(name)),
-            None => (bounded(name), String::new()),
-        };
-        Symbol {
-            name,
-            system_name,
-            file: code
-                .map(|code| bounded(&code.to_path().to_string_lossy()))
-                .unwrap_or_default(),
-            line: code.and_then(|code| code.line).unwrap_or_default(),
-            column: code
-                .and_then(|code| code.column)
-                .map(u32::from)
-                .unwrap_or_default(),
-        }
-    }
+/// The functions of a symbol, innermost first.
+fn functions_at(symbol: &Sym<'_>, texts: &mut Texts) -> Vec<Symbol> {
+    let inlined = symbol.inlined.iter().rev().take(MOST_INLINED);
+    let mut functions = Vec::with_capacity(inlined.len() + 1);
+    functions.extend(inlined.map(|function| texts.function_at(&function.name, function.code_info.as_ref())));
+    functions.push(texts.function_at(&symbol.name, symbol.code_info.as_deref()));
+    functions
 }
 
 /// Demangling is ours: blazesym's has no bound, and does not keep the mangled name.
@@ -639,5 +617,5 @@ fn path_of(file: &File) -> PathBuf {
 fn panic_text(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    bounded(text.unwrap_or("no message"))
+    bounded(text.unwrap_or("no message")).into_owned()
 }

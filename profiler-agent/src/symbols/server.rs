@@ -15,9 +15,8 @@ use std::{
 use rustix::net::SocketType;
 
 use super::{
-    Response, Symbols,
     confine::confine,
-    message::{Answer, MOST_BYTES, Malformed, Question},
+    message::{Answer, Malformed, Names, Question},
     resolver::Resolver,
     socket::Socket,
     trial::try_all,
@@ -25,9 +24,6 @@ use super::{
 
 /// The first argument of a child. None that a person would give.
 pub const ARGUMENT: &CStr = c"--symbolizer-of-the-agent";
-
-/// Room in a message beside the names.
-const MARGIN: usize = 64 << 10;
 
 /// If this process was started as a child, serves its agent. To be called first of all in `main`: a child has one thread and has done
 /// nothing yet.
@@ -79,10 +75,9 @@ fn run() -> io::Result<()> {
                             .ok_or(io::ErrorKind::InvalidData)
                     })
                 });
-                let mut response = resolver.resolve(id, source.transpose()?, &addresses);
-                fit(&mut response);
+                let response = resolver.resolve(id, source.transpose()?, &addresses);
                 let let_go = resolver.take_let_go();
-                send(&line, &Answer::Names { response, let_go })?;
+                send(&line, &Answer::Names(Names::new(&response, let_go)))?;
             }
             Question::Release => resolver.release(),
             Question::Try => send(&line, &Answer::Tried(try_all()))?,
@@ -90,81 +85,10 @@ fn run() -> io::Result<()> {
     }
 }
 
-fn send(line: &Socket, answer: &Answer) -> io::Result<()> {
+fn send(line: &Socket, answer: &Answer<'_>) -> io::Result<()> {
     line.send(&answer.encode().map_err(invalid)?, &[], || Ok(()))
 }
 
 fn invalid(error: Malformed) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-/// Leaves as many addresses, from the first, as fit into a message; the agent asks for the rest again. The functions of one fit always.
-fn fit(response: &mut Response) {
-    let room = MOST_BYTES - MARGIN;
-    let mut used = 0;
-    let fitting = response
-        .symbols
-        .iter()
-        .take_while(|symbols| {
-            used += encoded_len(symbols);
-            used <= room
-        })
-        .count();
-    response.symbols.truncate(fitting.max(1));
-}
-
-/// At most so many bytes are written for it.
-fn encoded_len(symbols: &Symbols) -> usize {
-    let Symbols {
-        address: _,
-        functions,
-        language: _,
-        start: _,
-    } = symbols;
-    let functions = functions.iter().map(|function| {
-        // Ten bytes for each number and length, at most.
-        function.name.len() + function.system_name.len() + function.file.len() + 5 * 10
-    });
-    40 + functions.sum::<usize>()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        profile::Language,
-        symbols::{Symbol, demangle::NAME_LIMIT, resolver::MOST_INLINED},
-    };
-
-    #[test]
-    fn the_longest_answers_fit() {
-        let name = "x".repeat(NAME_LIMIT);
-        let symbols = |address| Symbols {
-            address,
-            functions: vec![
-                Symbol {
-                    name: name.clone(),
-                    system_name: name.clone(),
-                    file: name.clone(),
-                    line: u32::MAX,
-                    column: u32::MAX,
-                };
-                MOST_INLINED + 1
-            ],
-            language: Language::Go,
-            start: Some(u64::MAX),
-        };
-        let mut response = Response {
-            id: u32::MAX,
-            symbols: (0..8).map(symbols).collect(),
-            error: Some(name.clone()),
-        };
-        fit(&mut response);
-        assert_eq!(response.symbols.len(), 2);
-        let answer = Answer::Names {
-            response,
-            let_go: vec![u32::MAX; 128],
-        };
-        assert!(answer.encode().unwrap().len() <= MOST_BYTES);
-    }
 }

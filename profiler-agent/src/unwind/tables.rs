@@ -10,7 +10,7 @@ use std::{
 use aya::maps::MapData;
 use hashbrown::{HashMap, HashSet};
 use profiler_common::{
-    arena,
+    arena::{self, Pages},
     row::{Packed, Rule},
 };
 
@@ -217,7 +217,8 @@ impl Tables {
             return Known::Nothing;
         };
         self.arena.mark_as_used(block);
-        let bits = arena::find_row(&segment, block.offset, address);
+        let pages = Pages::read(&segment, block.offset);
+        let bits = arena::find_row(&segment, block.offset, pages, address);
         match Rule::unpack(bits) {
             Packed::Rule(Rule::None) => Known::Nothing,
             Packed::Rule(Rule::Unsupported | Rule::FramePointer) => Known::Unusable,

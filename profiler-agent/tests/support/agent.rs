@@ -17,7 +17,7 @@ use super::workload::{send, text, wait_for};
 /// The binary under test.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_profiler-agent");
 
-/// One that has not ended after this time of waiting hangs.
+/// An agent that has not ended so long after it was expected to hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An agent about to run, in an empty folder of its own.
@@ -160,12 +160,12 @@ impl Running<'_> {
 
     /// Waits until it ends.
     pub fn finish(mut self) -> Run {
-        let began = Instant::now();
+        let since = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            assert!(began.elapsed() < PATIENCE, "the agent hangs:\n{}", self.stderr());
+            assert!(since.elapsed() < PATIENCE, "the agent hangs:\n{}", self.stderr());
             std::thread::sleep(Duration::from_millis(10));
         };
         Run {

@@ -84,6 +84,7 @@ impl Builder {
             build_id: build_id.to_vec(),
             go_build_id: StringId(0),
             htlhash: (kind == MappingKind::File).then_some([start.to_le_bytes()[2]; 16]),
+            remark: StringId(0),
         };
         MappingId(intern(&mut self.profile.mappings, mapping))
     }

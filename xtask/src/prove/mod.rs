@@ -17,6 +17,7 @@ mod hostile;
 mod load;
 mod names;
 mod programs;
+mod traffic;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -47,6 +48,8 @@ pub(crate) enum Proof {
     Hostile,
     /// A Collector that is away for three minutes and an agent that is killed meanwhile cost no more than is said
     Delivery,
+    /// Programs and libraries come and go for half an hour, 50 a second: nothing is left of them
+    Traffic,
     /// 100,000 distinct stacks a slice of 2,000 processes, for ten minutes: memory stays what it is
     Soak,
 }
@@ -64,6 +67,7 @@ pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Resu
         Proof::Hostile => return hostile::run(workspace),
         Proof::Delivery => return delivery::run(workspace),
         Proof::Soak => return delivery::soak(workspace),
+        Proof::Traffic => return traffic::run(workspace),
         Proof::Completeness | Proof::Equality | Proof::Names => {}
     }
     if let Some(name) = names
@@ -109,6 +113,7 @@ pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Resu
         Proof::Hostile => return hostile::run(workspace),
         Proof::Delivery => return delivery::run(workspace),
         Proof::Soak => return delivery::soak(workspace),
+        Proof::Traffic => return traffic::run(workspace),
     };
     println!("{table}");
     if names.is_empty() {

@@ -202,7 +202,9 @@ impl<'p, 'a> Dictionary<'p, 'a> {
             Attribute::ByFramePointer => bytes(value, 1, super::prepare::BY_FRAME_POINTER.as_bytes()),
             Attribute::Generated => bytes(value, 1, super::prepare::GENERATED.as_bytes()),
             Attribute::ThreadName(name) => bytes(value, 1, self.prepared.profile.string(name).as_bytes()),
-            Attribute::GoBuildId(id) => bytes(value, 1, self.prepared.profile.string(id).as_bytes()),
+            Attribute::GoBuildId(id) | Attribute::Remark(id) => {
+                bytes(value, 1, self.prepared.profile.string(id).as_bytes());
+            }
             Attribute::BuildId(id) => bytes(value, 1, hex(id).as_bytes()),
             Attribute::Htlhash(hash) => bytes(value, 1, hex(&hash).as_bytes()),
             Attribute::ThreadId(number) | Attribute::Cpu(number) => {
@@ -286,9 +288,9 @@ impl<'p, 'a> Dictionary<'p, 'a> {
             return 0;
         };
         let path = self.string(mapping.path.0);
-        let build_ids: Vec<u32> = self
+        let mapping_attributes: Vec<u32> = self
             .prepared
-            .build_ids
+            .mapping_attributes
             .get(id as usize)
             .into_iter()
             .flatten()
@@ -299,7 +301,7 @@ impl<'p, 'a> Dictionary<'p, 'a> {
         uint(&mut self.body, 2, mapping.limit);
         uint(&mut self.body, 3, mapping.file_offset);
         uint(&mut self.body, 4, path.into());
-        packed(&mut self.body, 5, &build_ids);
+        packed(&mut self.body, 5, &mapping_attributes);
         self.mappings.push(id, &self.body)
     }
 

@@ -38,10 +38,12 @@ pub(super) enum Attribute<'a> {
     ByFramePointer,
     /// Of a location of code that was generated at run time, where the frame type does not say so.
     Generated,
+    /// What is wrong with the names of a mapping.
+    Remark(StringId),
 }
 
 /// Keys of attributes, and the types of values: the strings that are not the profile's own.
-pub(super) const CONSTANTS: [&str; 22] = [
+pub(super) const CONSTANTS: [&str; 23] = [
     "profile.frame.type",
     "process.executable.build_id.gnu",
     "process.executable.build_id.go",
@@ -64,6 +66,7 @@ pub(super) const CONSTANTS: [&str; 22] = [
     "time",
     "space",
     "bytes",
+    "profile.mapping.remark",
 ];
 
 /// The value of `profile.frame.unwinding`; frames that a table was there for have no such attribute.
@@ -90,6 +93,7 @@ impl Attribute<'_> {
             Self::Unwinding(_) => 8,
             Self::ByFramePointer => 9,
             Self::Generated => 16,
+            Self::Remark(_) => 22,
         }
     }
 }
@@ -127,7 +131,7 @@ pub(super) struct Prepared<'a> {
     /// For each mapping the one that stands for it on the wire; `None` is row 0.
     pub(super) mappings: Vec<Option<u32>>,
     /// For each mapping its attributes.
-    pub(super) build_ids: Vec<Vec<u32>>,
+    pub(super) mapping_attributes: Vec<Vec<u32>>,
     /// For each function the one that stands for it.
     pub(super) functions: Vec<u32>,
     /// For each location the one that stands for it.
@@ -152,10 +156,10 @@ impl<'a> Prepared<'a> {
     pub(super) fn new(profile: &'a Profile, options: &Options) -> Self {
         let Options { names, times, .. } = *options;
         let mut attributes = Attributes::default();
-        let build_ids = profile
+        let mapping_attributes = profile
             .mappings
             .iter()
-            .map(|mapping| build_ids(mapping).map(|id| attributes.id(id)).collect())
+            .map(|mapping| mapping_attributes(mapping).map(|id| attributes.id(id)).collect())
             .collect();
         let mappings = mappings(profile);
         let frame_types: Vec<u32> = profile
@@ -183,7 +187,7 @@ impl<'a> Prepared<'a> {
             profile,
             attributes: attributes.rows,
             mappings,
-            build_ids,
+            mapping_attributes,
             functions,
             locations,
             names,
@@ -258,12 +262,13 @@ const fn frame_type(kind: FrameKind) -> &'static str {
     }
 }
 
-/// Whatever the file of a mapping can be known by.
-fn build_ids(mapping: &Mapping) -> impl Iterator<Item = Attribute<'_>> {
+/// Whatever the file of a mapping can be known by, and what is wrong with its names.
+fn mapping_attributes(mapping: &Mapping) -> impl Iterator<Item = Attribute<'_>> {
     let gnu = (!mapping.build_id.is_empty()).then_some(Attribute::BuildId(&mapping.build_id));
     let go = (mapping.go_build_id != StringId(0)).then_some(Attribute::GoBuildId(mapping.go_build_id));
     let htlhash = mapping.htlhash.map(Attribute::Htlhash);
-    gnu.into_iter().chain(go).chain(htlhash)
+    let remark = (mapping.remark != StringId(0)).then_some(Attribute::Remark(mapping.remark));
+    gnu.into_iter().chain(go).chain(htlhash).chain(remark)
 }
 
 fn mappings(profile: &Profile) -> Vec<Option<u32>> {
@@ -282,6 +287,7 @@ fn mappings(profile: &Profile) -> Vec<Option<u32>> {
                 &mapping.build_id,
                 mapping.go_build_id,
                 mapping.htlhash,
+                mapping.remark,
             );
             has_row.then(|| *first.entry(key).or_insert(index))
         })

@@ -7,7 +7,7 @@
 //! | names of thread and process | labels `comm`, `process` |
 //! | how an incomplete walk ended | label `stack`, e.g. `no_rule`; absent where nothing is missing |
 //! | CPU, timestamps | no place: samples that differ in these alone are added up |
-//! | target, host, losses by reason | comments |
+//! | target, host, losses by reason, files whose names are missing | comments |
 //! | numbers that are not ours ([`Kind::Other`]) | one sample type |
 //!
 //! Rows keep their index, plus one; a profile gives the same bytes each time.
@@ -62,6 +62,9 @@ pub fn encode(profile: &Profile) -> message::Profile {
     }
     for (reason, count) in &capture.lost {
         comment.push(strings.own(&format!("lost {}: {count}", reason.name())));
+    }
+    for (path, remark) in profile.remarks() {
+        comment.push(strings.own(&format!("names of {path}: {remark}")));
     }
     let (mapping, mapping_ids) = mappings(profile, &mut strings);
     message::Profile {
