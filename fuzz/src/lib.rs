@@ -14,7 +14,7 @@ use profiler_agent::{
 };
 use profiler_common::{
     arch::Registers,
-    arena::{self, Segment},
+    arena::{self, Pages, Segment},
     row::{Packed, Row, Rule},
     unwind::{self, Frame, Thread},
 };
@@ -81,7 +81,7 @@ pub fn cfi(bytes: &[u8]) {
         let segment = Bytes(&block);
         let step = ((range.end - range.start) / 512).max(1);
         for address in range.clone().step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
-            let bits = arena::find_row(&segment, 0, address);
+            let bits = arena::find_row(&segment, 0, Pages::read(&segment, 0), address);
             let rule = match Rule::unpack(bits) {
                 Packed::Rule(rule) => rule,
                 Packed::Entry(number) => Rule::of_entry(arena::entry(&segment, 0, number)),
@@ -353,7 +353,10 @@ pub fn step(bytes: &[u8]) {
         };
         match unwind::step(frame, rule, &mut thread) {
             Ok(caller) => {
-                let elsewhere = matches!(rule, Rule::Signal | Rule::FramePointer | Rule::ReturnIn(_));
+                let elsewhere = matches!(
+                    rule,
+                    Rule::Signal | Rule::FramePointer | Rule::Frameless | Rule::ReturnIn(_)
+                );
                 let up = caller.registers.sp > frame.registers.sp;
                 assert!(elsewhere || up, "{rule:?}: {caller:x?}");
                 assert_eq!(caller.origin.is_interrupted(), rule == Rule::Signal);
@@ -372,7 +375,12 @@ pub fn step(bytes: &[u8]) {
             if let Some(mapping) = arena::find_mapping(&segment, offset, count, address) {
                 assert!(address < mapping.end);
             }
-            if let Packed::Entry(number) = Rule::unpack(arena::find_row(&segment, offset, address)) {
+            if let Packed::Entry(number) = Rule::unpack(arena::find_row(
+                &segment,
+                offset,
+                Pages::read(&segment, offset),
+                address,
+            )) {
                 black_box(arena::entry(&segment, offset, number));
             }
         }

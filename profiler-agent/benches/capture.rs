@@ -29,7 +29,11 @@ use std::{
 };
 
 use profiler_agent::procfs;
-use support::{Bars, Running, figure, median};
+use support::{
+    Bars, Running, figure,
+    footprint::{self, Footprint, children, fdinfo, number},
+    median,
+};
 
 const FREQUENCY: u64 = 99;
 
@@ -141,19 +145,6 @@ fn tasks(pid: u32) -> Vec<PathBuf> {
 }
 
 /// The processes that a process has started: its symbolizer.
-fn children(pid: u32) -> Vec<u32> {
-    tasks(pid)
-        .iter()
-        .filter_map(|task| procfs::read(task.join("children"), 1 << 12).ok())
-        .flat_map(|text| {
-            let text = String::from_utf8(text).expect("text");
-            text.split_whitespace()
-                .map(|pid| pid.parse().expect("pid"))
-                .collect::<Vec<u32>>()
-        })
-        .collect()
-}
-
 fn wall(agent: &Path, program: &Path, folder: &Path, bars: &mut Bars) {
     let target = Running::start(Command::new(program).arg("1"));
     let picture = folder.join("wall.svg");
@@ -270,51 +261,17 @@ fn memory(agent: &Path, program: &Path, folder: &Path, bars: &mut Bars) {
     let target = Running::start(Command::new(program).arg("1"));
     let running = Agent::start(agent, target.pid(), 30, &folder.join("memory.svg"));
     std::thread::sleep(Duration::from_secs(25));
-    let resident = status(running.pid(), "VmRSS:");
+    let held = Footprint::of(running.pid());
     println!(
         "30 s of one process; after 25 s: {} MB resident, of its symbolizer {} MB",
-        megabytes(resident),
-        megabytes(
-            children(running.pid())
-                .iter()
-                .map(|&pid| status(pid, "VmRSS:"))
-                .sum()
-        )
+        megabytes(held.agent),
+        megabytes(held.children),
     );
-    let mut kernel = 0;
-    let mut seen = std::collections::BTreeSet::new();
-    for facts in fdinfo(running.pid()) {
-        let (Some(memlock), Some(id)) = (
-            number(&facts, "memlock:"),
-            number(&facts, "map_id:").or_else(|| number(&facts, "prog_id:")),
-        ) else {
-            continue;
-        };
-        if seen.insert((facts.contains("map_id:"), id)) && memlock > 0 {
-            kernel += memlock;
-            let kind = if facts.contains("map_id:") {
-                "map"
-            } else {
-                "program"
-            };
-            let entries = number(&facts, "max_entries:").map(|count| format!(", {count} entries"));
-            println!("  {kind} {id}: {memlock} bytes{}", entries.unwrap_or_default());
-        }
+    let held = footprint::kernel(running.pid());
+    for (what, bytes) in &held {
+        println!("  {what}: {bytes} bytes");
     }
-    let maps =
-        String::from_utf8(procfs::read(format!("/proc/{}/maps", running.pid()), 1 << 20).expect("maps"))
-            .expect("text");
-    for line in maps.lines().filter(|line| line.contains("[perf_event]")) {
-        let range = line
-            .split(' ')
-            .next()
-            .and_then(|range| range.split_once('-'))
-            .expect("range");
-        let address = |text| u64::from_str_radix(text, 16).expect("address");
-        let size = address(range.1) - address(range.0);
-        kernel += size;
-        println!("  perf ring: {size} bytes");
-    }
+    let kernel: u64 = held.iter().map(|(_, bytes)| bytes).sum();
     let (_, peak) = running.end();
     println!(
         "  peak: {} MB resident in both processes, {} MB in the kernel",
@@ -327,25 +284,6 @@ fn memory(agent: &Path, program: &Path, folder: &Path, bars: &mut Bars) {
         70.0,
         "MB",
     );
-}
-
-/// What the kernel says about each descriptor of a process.
-fn fdinfo(pid: u32) -> Vec<String> {
-    let entries = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("fdinfo");
-    entries
-        .filter_map(|entry| procfs::read(entry.ok()?.path(), 1 << 16).ok())
-        .map(|facts| String::from_utf8_lossy(&facts).into_owned())
-        .collect()
-}
-
-fn number(facts: &str, name: &str) -> Option<u64> {
-    let line = facts.lines().find_map(|line| line.strip_prefix(name))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
-fn status(pid: u32, name: &str) -> u64 {
-    let status = procfs::read(format!("/proc/{pid}/status"), 1 << 16).expect("status");
-    number(&String::from_utf8_lossy(&status), name).expect("size") * 1024
 }
 
 fn megabytes(bytes: u64) -> String {

@@ -34,17 +34,15 @@ use profiler_agent::{
     clock::Clock,
     export::{file::Format, otlp},
     process::Processes,
-    procfs,
     profile::{Capture, Profile},
-    sampling::{
-        merge::{Buffer, Merger},
-        record::Record,
-        ring::Window,
-    },
+    sampling::merge::Merger,
     symbols::Symbolizer,
 };
 use rustix::time::{ClockId, clock_gettime};
-use support::{Bars, Running, figure, median};
+use support::{
+    Bars, Running, figure, median,
+    ring::{Memory, Random, Stack, executable, pass, record},
+};
 
 const PROCESSES: usize = 5;
 const THREADS: usize = 50;
@@ -76,45 +74,6 @@ unsafe impl GlobalAlloc for Counting {
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-/// The ring of a CPU, in plain memory, full of samples.
-struct Memory {
-    cpu: u32,
-    data: Vec<u8>,
-    tail: u64,
-}
-
-impl Buffer for Memory {
-    fn cpu(&self) -> u32 {
-        self.cpu
-    }
-
-    fn head(&self) -> u64 {
-        self.data.len() as u64
-    }
-
-    fn tail(&self) -> u64 {
-        self.tail
-    }
-
-    fn window(&self, from: u64, to: u64) -> Window<'_> {
-        Window {
-            first: &self.data[from as usize..to as usize],
-            second: &[],
-        }
-    }
-
-    fn release(&mut self, tail: u64) {
-        self.tail = tail;
-    }
-}
-
-/// A stack, and whose it is.
-struct Stack {
-    pid: u32,
-    tid: u32,
-    frames: Vec<u64>,
-}
 
 fn main() -> ExitCode {
     let running: Vec<Running> = (0..PROCESSES)
@@ -307,28 +266,6 @@ fn name(aggregator: &mut Aggregator) {
     }
 }
 
-/// All records up to a time through all stages; the rings are as full as before then.
-fn pass(
-    merger: &mut Merger,
-    rings: &mut [Memory],
-    until: u64,
-    clock: &Clock,
-    aggregator: &mut Aggregator,
-    processes: &mut Processes,
-) {
-    merger.drain(rings, until, |event| match event.record {
-        Record::Sample(sample) => {
-            let process = std::sync::Arc::clone(processes.find(sample.pid));
-            aggregator.add(&sample, event.cpu, clock.wall(event.time), &process, processes);
-        }
-        other => panic!("{other:?}"),
-    });
-    assert_eq!(merger.take_torn(), 0);
-    for ring in rings {
-        ring.tail = 0;
-    }
-}
-
 /// Stacks of addresses in mapped code, each of one thread.
 fn stacks(pids: &[u32], random: &mut Random) -> Vec<Stack> {
     let code: Vec<Vec<(u64, u64)>> = pids.iter().map(|&pid| executable(pid)).collect();
@@ -348,26 +285,6 @@ fn stacks(pids: &[u32], random: &mut Random) -> Vec<Stack> {
             }
         })
         .collect()
-}
-
-/// Executable mappings of files.
-fn executable(pid: u32) -> Vec<(u64, u64)> {
-    let maps = procfs::read(format!("/proc/{pid}/maps"), 1 << 20).expect("maps");
-    let maps = String::from_utf8(maps).expect("text");
-    let ranges: Vec<(u64, u64)> = maps
-        .lines()
-        .filter(|line| line.contains(" r-xp ") && line.contains(" /"))
-        .map(|line| {
-            let (range, _) = line.split_once(' ').expect("range");
-            let (start, end) = range.split_once('-').expect("range");
-            (
-                u64::from_str_radix(start, 16).expect("address"),
-                u64::from_str_radix(end, 16).expect("address"),
-            )
-        })
-        .collect();
-    assert!(ranges.len() >= 3, "the program, libc and its loader: {maps}");
-    ranges
 }
 
 /// Rings with the samples in order of time: first every stack once, then any. The time is the number of the sample, from 1.
@@ -390,44 +307,8 @@ fn rings(stacks: &[Stack], random: &mut Random) -> Vec<Memory> {
     rings
 }
 
-/// A `PERF_RECORD_SAMPLE` as the kernel writes it, with what the agent's program writes.
-fn record(out: &mut Vec<u8>, time: u64, stack: &Stack) {
-    let start = out.len();
-    let raw = 40 + stack.frames.len() * 8 + 4;
-    out.extend(9_u32.to_ne_bytes());
-    out.extend(2_u16.to_ne_bytes());
-    out.extend((20 + raw as u16).to_ne_bytes());
-    out.extend(time.to_ne_bytes());
-    out.extend((raw as u32).to_ne_bytes());
-    out.extend([0, 0]);
-    out.extend(0_u16.to_ne_bytes());
-    out.extend((stack.frames.len() as u16).to_ne_bytes());
-    out.extend(0_u16.to_ne_bytes());
-    out.extend(stack.pid.to_ne_bytes());
-    out.extend(stack.tid.to_ne_bytes());
-    out.extend(10_101_010_u64.to_ne_bytes());
-    out.extend(*b"worker\0\0\0\0\0\0\0\0\0\0");
-    for frame in &stack.frames {
-        out.extend(frame.to_ne_bytes());
-    }
-    out.extend([0; 4]);
-    assert_eq!((out.len() - start) % 8, 0);
-}
-
 /// CPU time of this thread, seconds.
 fn cpu_time() -> f64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32).as_secs_f64()
-}
-
-/// xorshift64*: the same numbers in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % limit
-    }
 }

@@ -33,9 +33,10 @@ use crate::{
     process::Processes,
     procfs,
     profile::{Capture, Profile},
-    sampling::{self, Sampler, SamplingError, merge, record::Record},
+    sampling::{self, ProgramCost, Sampler, SamplingError, merge, record::Record},
     symbols::{self, Symbolizer},
     target::{LAUNCHER, Running, Scope, Target, TargetError, Waiting},
+    telemetry::Loss,
     unwind::Unwinder,
 };
 
@@ -78,6 +79,8 @@ pub struct Options {
     pub duration: Option<Duration>,
     /// How often a finished slice is handed out; `None` makes one of the whole capture.
     pub interval: Option<Duration>,
+    /// Whether the kernel accounts for the time of BPF programs meanwhile.
+    pub kernel_stats: bool,
 }
 
 /// Why a capture failed.
@@ -145,6 +148,35 @@ pub struct Progress {
     pub lost: u64,
 }
 
+/// What a running capture counts about itself.
+#[derive(Debug, Clone, Default)]
+pub struct Figures {
+    /// How the samples went.
+    pub samples: Counts,
+    /// How names of addresses were found.
+    pub locations: LocationCounts,
+    /// What the slices that were handed out hold.
+    pub totals: Totals,
+    /// Samples that were lost, by reason.
+    pub lost: BTreeMap<Loss, u64>,
+    /// Process records that a full ring refused.
+    pub lost_events: u64,
+    /// Children that did not fit into the set of targets.
+    pub unfollowed: u64,
+    /// Processes that are followed.
+    pub processes: usize,
+    /// Files whose unwind tables the kernel has.
+    pub tables: usize,
+    /// Bytes of the kernel's memory that these and lists of mappings take.
+    pub table_memory: usize,
+    /// And how many they may.
+    pub table_limit: usize,
+    /// What the symbolizer has used.
+    pub symbolizer: symbols::Cost,
+    /// What the kernel programs have cost, where the kernel accounts for it.
+    pub programs: Vec<(&'static str, ProgramCost)>,
+}
+
 /// A finished capture.
 #[derive(Debug)]
 pub struct Captured {
@@ -171,7 +203,7 @@ pub struct Captured {
 }
 
 /// Captures until the duration is over, the targets have ended, or `stop` is requested. `progress` is called when sampling has begun, and
-/// then about once a second; `hand_out` with each slice but the last, which is in the answer. Sampling waits while they run.
+/// then about once a second, with what is counted; `hand_out` with each slice but the last, which is in the answer. Sampling waits while they run.
 ///
 /// # Errors
 ///
@@ -179,7 +211,7 @@ pub struct Captured {
 pub fn capture(
     options: &Options,
     stop: &Stop,
-    mut progress: impl FnMut(Progress),
+    mut progress: impl FnMut(Progress, Figures),
     mut hand_out: impl FnMut(Profile),
 ) -> Result<Captured, CaptureError> {
     let waiting = match &options.scope {
@@ -207,11 +239,12 @@ pub fn capture(
     Run::take_precedence();
     run.sampler.start()?;
     run.slices.begin(run.start_time);
-    progress(Progress {
+    let beginning = Progress {
         elapsed: Duration::ZERO,
         samples: 0,
         lost: 0,
-    });
+    };
+    progress(beginning, run.figures()?);
     let command = waiting.map(Waiting::release).transpose()?;
 
     let deadline = options.duration.map(|duration| run.started + duration);
@@ -253,6 +286,10 @@ struct Run {
     start_time: u64,
     torn: u64,
     lost_records: u64,
+    /// Bytes of kernel memory for unwind tables, at most.
+    unwind_memory: usize,
+    /// Ends the kernel's accounting with it.
+    _accounting: Option<OwnedFd>,
     /// Process of the command, until it runs its program.
     launching: Option<u32>,
 }
@@ -270,6 +307,12 @@ impl Run {
             frequency: options.frequency,
             targets: targets.map(<[u32]>::to_vec),
         })?;
+        let accounting = options.kernel_stats.then(sampling::account_for_programs);
+        let accounting = accounting.and_then(|accounting| {
+            accounting
+                .inspect_err(|error| tracing::warn!("the kernel does not account for the time of its programs: {error}; it takes Linux 5.8 and CAP_SYS_ADMIN"))
+                .ok()
+        });
         let kernel_log = match sampler.log() {
             Ok(log) => Some(log),
             Err(error) => {
@@ -310,6 +353,8 @@ impl Run {
             start_time: clock::monotonic(),
             torn: 0,
             lost_records: 0,
+            unwind_memory: options.unwind_memory,
+            _accounting: accounting,
             launching: None,
         })
     }
@@ -343,7 +388,7 @@ impl Run {
         deadline: Option<Instant>,
         targets: &[Target],
         stop: &Stop,
-        progress: &mut impl FnMut(Progress),
+        progress: &mut impl FnMut(Progress, Figures),
         hand_out: &mut impl FnMut(Profile),
     ) -> Result<(), CaptureError> {
         let system = |what| move |source| CaptureError::System { what, source };
@@ -394,13 +439,34 @@ impl Run {
             if now >= next_slow_tick {
                 next_slow_tick = now + SLOW_TICK;
                 self.slow_tick()?;
-                progress(Progress {
+                let figures = self.figures()?;
+                let now = Progress {
                     elapsed: self.started.elapsed(),
-                    samples: self.aggregator.counts().samples,
-                    lost: self.sampler.counter(Counter::RingFull)?,
-                });
+                    samples: figures.samples.samples,
+                    lost: figures.lost.get(&Loss::RingFull).copied().unwrap_or_default(),
+                };
+                progress(now, figures);
             }
         }
+    }
+
+    /// What is counted, as it stands.
+    fn figures(&self) -> Result<Figures, CaptureError> {
+        let ring_full = self.sampler.counter(Counter::RingFull)?;
+        Ok(Figures {
+            samples: self.aggregator.counts(),
+            locations: self.aggregator.location_counts(),
+            totals: self.slices.totals().clone(),
+            lost: BTreeMap::from([(Loss::RingFull, ring_full), (Loss::TornRecord, self.torn)]),
+            lost_events: self.lost_records.saturating_sub(ring_full),
+            unfollowed: self.sampler.counter(Counter::TargetsFull)?,
+            processes: self.processes.living().count(),
+            tables: self.unwinder.tables(),
+            table_memory: self.unwinder.memory(),
+            table_limit: self.unwind_memory,
+            symbolizer: self.symbolizer.cost(),
+            programs: self.sampler.costs(),
+        })
     }
 
     fn slow_tick(&mut self) -> Result<(), CaptureError> {

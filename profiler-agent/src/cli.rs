@@ -23,9 +23,10 @@ use profiler_agent::{
             client, delivery,
             encode::{self, Names, Times},
             endpoint::{Endpoint, Protocol},
-            environment::Environment,
+            environment::{Environment, Setting},
             headers::Header,
-            parcel::Compression,
+            metrics,
+            parcel::{Compression, UnknownCompression},
             tls,
         },
     },
@@ -167,6 +168,16 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = DELIVERY)]
     shutdown_timeout: Duration,
 
+    /// How often the agent's own metrics are sent where its profiles are, e.g. 60s, or off. Default: 60s for a profile that is sent and has
+    /// no end, else off.
+    #[arg(long, value_name = "TIME", value_parser = metrics_interval, help_heading = DELIVERY)]
+    metrics_interval: Option<MetricsInterval>,
+
+    /// Have the kernel account for the time of BPF programs, for the metrics: it costs each of them on this host two readings of the clock a
+    /// run, and takes CAP_SYS_ADMIN.
+    #[arg(long, help_heading = DELIVERY)]
+    kernel_stats: bool,
+
     /// Answer over HTTP what this host has been doing: 127.0.0.1:7979, unix:/run/profiler-agent.sock, or off. Other addresses than this
     /// host's own take a token. Default: 127.0.0.1:7979 for a profile that is sent and has no end, else off.
     #[arg(long, value_name = "ADDR", value_parser = serve, conflicts_with = "output", help_heading = SERVING)]
@@ -277,6 +288,10 @@ pub(crate) struct Request {
     pub(crate) is_disabled: bool,
     /// What is wrong with variables, and was passed over.
     pub(crate) warnings: Vec<String>,
+    /// Where to send metrics, and how.
+    pub(crate) metrics: Option<metrics::Options>,
+    /// Whether the kernel is to account for the time of its programs.
+    pub(crate) kernel_stats: bool,
     /// Where to answer.
     pub(crate) serving: Option<Serving>,
     /// Every setting as it was given, by its flag, but for values of headers.
@@ -321,7 +336,7 @@ const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHO
 
 /// Whether a setting can be changed while the agent runs.
 pub(crate) fn can_change(flag: &str) -> bool {
-    flag.starts_with("otlp-") || flag == "queue-limit"
+    flag.starts_with("otlp-") || ["queue-limit", "metrics-interval"].contains(&flag)
 }
 
 /// Heading of the flags about sending.
@@ -431,6 +446,8 @@ impl Cli {
             spool_limit,
             queue_limit,
             shutdown_timeout,
+            metrics_interval,
+            kernel_stats,
             serve,
             serve_token,
             insecure,
@@ -494,6 +511,16 @@ impl Cli {
             interval: output.is_empty().then_some(interval),
             shutdown_timeout,
         });
+        let metrics = match (metrics_interval, &delivery) {
+            (Some(MetricsInterval::Every(interval)), Some(delivery)) => Some((interval, delivery)),
+            (None, Some(delivery)) if is_endless => Some((metrics::DEFAULT_INTERVAL, delivery)),
+            (Some(MetricsInterval::Off), _) | (_, None) | (None, Some(_)) => None,
+        };
+        let metrics = metrics.filter(|_| !environment.is_disabled);
+        let metrics = metrics
+            .map(|(interval, delivery)| metrics_options(&delivery.options, &environment, interval))
+            .transpose()
+            .map_err(wrong)?;
         once_each(&output)?;
         let serving = match serve {
             Some(Serve::Off) => None,
@@ -534,6 +561,8 @@ impl Cli {
             delivery: delivery.filter(|_| !environment.is_disabled),
             is_disabled: environment.is_disabled && otlp_endpoint.is_some(),
             warnings: environment.warnings,
+            metrics,
+            kernel_stats,
             serving,
             settings: BTreeMap::new(),
             unwind_memory,
@@ -546,6 +575,73 @@ impl Cli {
             },
         })
     }
+}
+
+/// Metrics go where profiles go, but for what variables say of metrics alone.
+fn metrics_options(
+    profiles: &delivery::Options,
+    environment: &Environment,
+    interval: Duration,
+) -> Result<metrics::Options, String> {
+    let say = |setting: &Setting, error: &dyn std::fmt::Display| format!("{}: {error}", setting.variable);
+    let mut options = metrics::Options {
+        endpoint: profiles.endpoint.clone().of_any_signal(),
+        client: profiles.client.clone(),
+        compression: profiles.compression,
+        interval,
+        resource: resource::of_the_agent(&environment.resource),
+    };
+    let protocol = environment
+        .metrics
+        .iter()
+        .find(|setting| setting.flag == "otlp-protocol");
+    let protocol = protocol.and_then(|setting| setting.values.first()?.parse().ok());
+    let client::Options {
+        timeout,
+        headers,
+        tls,
+    } = &mut options.client;
+    for setting in &environment.metrics {
+        let Some(value) = setting.values.first() else {
+            continue;
+        };
+        match setting.flag {
+            "otlp-endpoint" => {
+                let endpoint = Endpoint::parse(value, protocol).map_err(|error| say(setting, &error))?;
+                options.endpoint = match environment.exact_metrics_endpoint {
+                    true => endpoint.exactly(),
+                    false => endpoint,
+                };
+            }
+            "otlp-compression" => {
+                options.compression = value
+                    .parse()
+                    .map_err(|error: UnknownCompression| say(setting, &error))?;
+            }
+            "otlp-timeout" => *timeout = duration(value).map_err(|error| say(setting, &error))?,
+            "otlp-header" => {
+                let parsed = setting.values.iter().map(|value| value.parse::<Header>());
+                *headers = parsed
+                    .collect::<Result<_, _>>()
+                    .map_err(|error| say(setting, &error))?;
+            }
+            "otlp-ca" => tls.authority = Some(value.into()),
+            "otlp-cert" => {
+                let key = tls.identity.take().map(|(_, key)| key);
+                tls.identity = Some((value.into(), key.unwrap_or_else(|| value.into())));
+            }
+            "otlp-key" => {
+                let certificate = tls.identity.take().map(|(certificate, _)| certificate);
+                tls.identity = Some((certificate.unwrap_or_else(|| value.into()), value.into()));
+            }
+            // The protocol; without an endpoint of its own it changes how the one of profiles is spoken to.
+            _ => {}
+        }
+    }
+    if let Some(protocol) = protocol {
+        options.endpoint = options.endpoint.spoken_to_by(protocol);
+    }
+    Ok(options)
 }
 
 /// Refuses an output that is given twice: the second would find the first in its way, after the work.
@@ -580,6 +676,20 @@ fn serve(text: &str) -> Result<Serve, String> {
         return Ok(Serve::Off);
     }
     text.parse().map(Serve::At)
+}
+
+/// What `--metrics-interval` says.
+#[derive(Debug, Clone, Copy)]
+enum MetricsInterval {
+    Off,
+    Every(Duration),
+}
+
+fn metrics_interval(text: &str) -> Result<MetricsInterval, String> {
+    if text == "off" {
+        return Ok(MetricsInterval::Off);
+    }
+    interval(text).map(MetricsInterval::Every)
 }
 
 /// Reads `1h,64MiB`, or one of the two.

@@ -28,7 +28,7 @@
 //! 7. [`symbols`] gives names to locations while the capture runs.
 //! 8. [`profile`] is the finished result, and all that an output reads.
 //! 9. [`export`] writes files, whole or not at all, and sends OTLP, by way of the [`spool`] when nobody takes it; [`render`] draws. The [`history`] keeps the last hour, of which [`http`] answers questions.
-//! 10. [`summary`] tells the person what happened, [`telemetry`] names each kind of loss, the [`ledger`] knows where each sample is.
+//! 10. [`summary`] tells the person what happened, [`telemetry`] names each kind of loss and knows every metric, the [`ledger`] knows where each sample is.
 //!
 //! [`doctor`] tells what this host allows. [`agent`] alone knows all of these and their order. [`cpu_time`] is the independent witness of how many samples there should be,
 //! [`clock`] turns the kernel's time into that on the wall, [`procfs`] reads /proc with bounds.
@@ -59,6 +59,7 @@ pub mod render;
 pub mod report;
 pub mod resource;
 pub mod sampling;
+pub mod service;
 pub mod spool;
 pub mod summary;
 pub mod symbols;

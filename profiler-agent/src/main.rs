@@ -19,7 +19,10 @@ use profiler_agent::{
     doctor::{Diagnosis, Verdict},
     export::{
         file::{CreateError, Output, OutputFile, create_folder},
-        otlp::delivery::{Delivery, Entrance, Report},
+        otlp::{
+            delivery::{Delivery, Entrance, Report},
+            metrics::Metrics,
+        },
     },
     http::{ServeError, Server},
     kernel::{
@@ -29,9 +32,11 @@ use profiler_agent::{
     memory,
     profile::Profile,
     sampling::SamplingError,
+    service::{self, Service},
     summary::{NoSamples, ProgressLine, Summary, one_line},
     symbols,
     target::Scope,
+    telemetry::Telemetry,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
@@ -41,6 +46,9 @@ use crate::cli::{Cli, Request, Serving, Task, Verbosity, can_change};
 
 /// How often a slice is finished where it is only kept to be asked for.
 const SERVED_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long the last export of metrics may take.
+const LAST_METRICS: Duration = Duration::from_secs(2);
 
 /// Exit codes, as `--help` states them.
 mod exit {
@@ -114,6 +122,8 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         delivery,
         is_disabled,
         warnings,
+        metrics,
+        kernel_stats,
         serving,
         settings,
         unwind_memory,
@@ -142,7 +152,11 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
     let mut files = open(outputs, force)?;
     let writes = default_output || !files.is_empty();
     let mut announcement = announce(&scope, frequency, duration.is_none() && writes);
-    let server = serving.map(start_server).transpose()?.flatten();
+    let telemetry = Arc::new(Telemetry::default());
+    let server = serving
+        .map(|serving| start_server(serving, &telemetry))
+        .transpose()?
+        .flatten();
     if let Some(server) = &server {
         announcement = format!("{announcement} Asked at {}.", server.address());
     }
@@ -158,6 +172,7 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         inlines,
         duration,
         interval,
+        kernel_stats,
     };
     let delivery = match delivery {
         Some(delivery) => {
@@ -176,17 +191,24 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         }
         None => None,
     };
+    if let Some((delivery, ..)) = &delivery {
+        telemetry.watch_delivery(delivery.watch());
+    }
+    let mut metrics = metrics
+        .map(|options| Metrics::start(&telemetry, &options))
+        .transpose()?;
     let way = delivery.as_ref().map(|(delivery, ..)| delivery.entrance());
     let history = server.as_ref().map(Server::entrance);
     let mut capture = tokio::task::spawn_blocking({
         let (options, stop) = (options.clone(), Arc::clone(&stop));
+        let telemetry = Arc::clone(&telemetry);
         move || {
             let mut line = ProgressLine::new(quiet);
+            let mut service = Service::default();
             let mut announcement = (!quiet).then_some(announcement);
-            let progress = |progress| {
-                if let Some(history) = &history {
-                    history.note(progress);
-                }
+            let progress = |progress, figures| {
+                telemetry.note(figures);
+                service.samples();
                 if let Some(announcement) = announcement.take() {
                     tell(&announcement);
                 }
@@ -221,15 +243,25 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
             }
         };
         tokio::select! {
-            captured = &mut capture => break captured.context("the capture died")??,
+            captured = &mut capture => {
+                service::ends();
+                break captured.context("the capture died")??;
+            }
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
             _ = reload => {
-                tell(&reloaded(&settings, entrance.as_ref()));
+                tell(&reloaded(&settings, entrance.as_ref(), &telemetry, &mut metrics));
                 continue;
             }
         }
+        service::ends();
         if stop.request() {
+            // The open slice is given up, but not those before it.
+            if let Some((delivery, name, _)) = delivery {
+                let report = tokio::task::spawn_blocking(move || delivery.abandon()).await;
+                told_delivery(&name, &report.context("the delivery died")?, quiet);
+                return Ok(gave_up(&name));
+            }
             return Ok(ExitCode::from(exit::ABORTED));
         }
     };
@@ -253,14 +285,35 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
     let summary = (!quiet).then(|| Summary(&captured).to_string());
     if let Some((delivery, name, timeout)) = delivery {
         let last = captured.profile;
+        let entrance = delivery.entrance();
         let mut finished = tokio::task::spawn_blocking(move || delivery.finish(last, timeout));
-        let report = tokio::select! {
-            report = &mut finished => report.context("the delivery died")?,
-            _ = interrupt.recv() => return Ok(gave_up(&name)),
-            _ = terminate.recv() => return Ok(gave_up(&name)),
+        let mut hurried = false;
+        let report = loop {
+            tokio::select! {
+                report = &mut finished => break report.context("the delivery died")?,
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if hurried {
+                return Ok(gave_up(&name));
+            }
+            // The profiles are not given up: they wait on the disk.
+            hurried = true;
+            entrance.hurry();
         };
+        if hurried {
+            told_delivery(&name, &report, quiet);
+            return Ok(gave_up(&name));
+        }
         if !told_delivery(&name, &report, quiet) {
             code = ExitCode::from(exit::FAILED);
+        }
+    }
+    if let Some(mut stopped) = stop_metrics(metrics) {
+        tokio::select! {
+            _ = &mut stopped => {}
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
     }
     if let Some(summary) = summary {
@@ -269,14 +322,20 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
+/// Ends the export of metrics with a last one, beside everything else.
+fn stop_metrics(metrics: Option<Metrics>) -> Option<tokio::task::JoinHandle<()>> {
+    metrics.map(|metrics| tokio::task::spawn_blocking(move || metrics.stop(LAST_METRICS)))
+}
+
 /// The server; `None` when nobody asked for it and its address is taken.
 fn start_server(
     Serving {
         options,
         is_asked_for,
     }: Serving,
+    telemetry: &Arc<Telemetry>,
 ) -> Result<Option<Server>, ServeError> {
-    match Server::start(options) {
+    match Server::start(options, telemetry) {
         Ok(server) => Ok(Some(server)),
         Err(error) if is_asked_for => Err(error),
         Err(error) => {
@@ -287,7 +346,12 @@ fn start_server(
 }
 
 /// Reads the settings again and changes what can be changed. Says what has become of it.
-fn reloaded(before: &BTreeMap<String, Vec<String>>, entrance: Option<&Entrance>) -> String {
+fn reloaded(
+    before: &BTreeMap<String, Vec<String>>,
+    entrance: Option<&Entrance>,
+    telemetry: &Arc<Telemetry>,
+    metrics: &mut Option<Metrics>,
+) -> String {
     let request = match Cli::read_again() {
         Ok(request) => request,
         Err(error) => return format!("profiler-agent: the settings stay as they were: {error}"),
@@ -303,6 +367,12 @@ fn reloaded(before: &BTreeMap<String, Vec<String>>, entrance: Option<&Entrance>)
         (Some(delivery), Some(entrance)) => {
             if !entrance.change(delivery.options) {
                 return "profiler-agent: too much is waiting to be encoded; send SIGHUP again".into();
+            }
+            let restarted = request.metrics.map(|options| Metrics::start(telemetry, &options));
+            match restarted.transpose() {
+                // It ends after an export of its own, which nobody waits for.
+                Ok(restarted) => drop(stop_metrics(std::mem::replace(metrics, restarted))),
+                Err(error) => text = format!("{text}; metrics are sent as before: {error}"),
             }
             if !at_once.is_empty() {
                 text = format!("{text}; changed: {}", at_once.join(", "));

@@ -63,6 +63,8 @@ pub struct Stat {
     pub start: u64,
     /// CPU time of its threads, those that ended included, in clock ticks.
     pub cpu: u64,
+    /// The part of it in user mode.
+    pub user: u64,
     /// CPU time of its children that ended and were waited for, in clock ticks.
     pub children_cpu: u64,
     /// Number of threads.
@@ -88,6 +90,7 @@ impl Stat {
             state: *fields.first()?.as_bytes().first()?,
             parent: u32::try_from(field(4)?).ok()?,
             cpu: field(14)?.checked_add(field(15)?)?,
+            user: field(14)?,
             children_cpu: field(16)?.checked_add(field(17)?)?,
             threads: field(20)?,
             start: field(22)?,
@@ -125,6 +128,7 @@ mod tests {
                 state: b'S',
                 parent: 7,
                 cpu: 15,
+                user: 10,
                 children_cpu: 4,
                 threads: 9,
                 start: 1234

@@ -384,6 +384,9 @@ pub enum Unwinding {
 }
 
 impl Unwinding {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Tables, Self::FramePointers, Self::Mixed];
+
     /// Name in outputs.
     pub const fn name(self) -> &'static str {
         match self {

@@ -88,6 +88,37 @@ pub fn of_this_host(agent: &Resource) -> Vec<(String, String)> {
     attributes
 }
 
+/// The attributes of the agent itself, with those of its host.
+pub fn of_the_agent(agent: &Resource) -> Vec<(String, String)> {
+    let system = rustix::system::uname();
+    // By RFC 9562: random, but for the version and the variant.
+    let id = (fastrand::u128(..) & !(0xf << 76 | 0x3 << 62)) | 4 << 76 | 2 << 62;
+    let id = format!("{id:032x}");
+    let id: Vec<&str> = [0..8, 8..12, 12..16, 16..20, 20..32]
+        .into_iter()
+        .filter_map(|part| id.get(part))
+        .collect();
+    let mut attributes = vec![
+        (
+            "service.name",
+            agent
+                .service_name
+                .as_deref()
+                .unwrap_or("profiler-agent")
+                .to_owned(),
+        ),
+        ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("service.instance.id", id.join("-")),
+        ("process.pid", std::process::id().to_string()),
+        ("host.name", system.nodename().to_string_lossy().into_owned()),
+    ];
+    attributes.retain(|(key, _)| !agent.attributes.iter().any(|(other, _)| other == key));
+    let own = attributes.into_iter().map(|(key, value)| (key.to_owned(), value));
+    let of_host = of_this_host(agent);
+    let given = agent.attributes.iter().filter(|given| !of_host.contains(given));
+    own.chain(given.cloned()).chain(of_host.clone()).collect()
+}
+
 /// An architecture as the semantic conventions call it.
 fn architecture(machine: &str) -> &str {
     match machine {

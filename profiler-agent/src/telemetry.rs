@@ -1,4 +1,24 @@
 //! What the agent counts about itself: every loss has a reason, and every reason a name.
+//!
+//! ```text
+//! capture thread, once a second ─▶┐
+//! delivery, at every request ─────┼▶ Figures ─▶ METRICS, one table ─┬▶ /metrics, in Prometheus' text format
+//! history, when it is asked ──────┘                                 ├▶ OTLP metrics, at an interval of their own
+//!                                                                   └▶ docs/metrics.md
+//! ```
+//! Stages count for themselves and hand out copies; nothing here is waited for.
+
+mod figures;
+mod histogram;
+mod prometheus;
+mod table;
+
+pub use self::{
+    figures::{Figures, HistoryFigures, Own, Telemetry},
+    histogram::Histogram,
+    prometheus::{prometheus, prometheus_name},
+    table::{Attribute, Kind, METRICS, Metric, Points, Sink, document},
+};
 
 /// Why a sample has not arrived where it was to go. The one enum for all stages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

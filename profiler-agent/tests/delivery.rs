@@ -15,16 +15,18 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
     process::Command,
+    sync::atomic::Ordering,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use profiler_agent::export::otlp::endpoint::Protocol;
+use profiler_agent::{export::otlp::endpoint::Protocol, telemetry::Loss};
 use rustix::process::Signal;
 use support::{
-    agent::Agent,
+    agent::{Agent, Run},
     collector::{AS_REWRITTEN, Event, Site, TO_FILE, events, resource_of},
     conformance::{Rule, assert_conforms},
-    workload::{Workload, alone, compiled, wait_for},
+    proxy::{Fate, Proxy},
+    workload::{Workload, alone, compiled, wait_for, wait_within},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -151,13 +153,24 @@ fn it_starts_without_a_collector_and_loses_nothing() {
     }
 }
 
+/// How long the Collector is away: no longer than it takes to see what happens, or as long as `cargo xtask prove delivery` says.
+fn outage() -> Duration {
+    let seconds = std::env::var("PROFILER_OUTAGE_SECONDS");
+    Duration::from_secs(seconds.map_or(0, |text| text.parse().unwrap()))
+}
+
 #[test]
 fn an_outage_and_a_kill_cost_at_most_what_was_in_memory() {
     let test = "an_outage_and_a_kill_cost_at_most_what_was_in_memory";
     let Some(_alone) = alone(test) else { return };
     let Some(mut site) = Site::find(test) else { return };
     let agent = Agent::new();
-    let workload = burning(&agent);
+    let mut command = Command::new(compiled("split"));
+    let length = Duration::from_mins(2) + outage() * 2;
+    command
+        .arg(agent.path("report"))
+        .args([&length.as_millis().to_string(), "1"]);
+    let workload = Workload::of(&mut command);
     let spool = site.path("spool");
     let url = site.url(Protocol::Grpc);
 
@@ -166,6 +179,7 @@ fn an_outage_and_a_kill_cost_at_most_what_was_in_memory() {
     first.samples();
     wait_for("two requests", || first_collector.written().len() >= 2);
     let mut requests = first_collector.finish();
+    std::thread::sleep(outage() / 2);
     wait_for("two segments", || segments(&spool) >= 2);
     let killed = now();
     first.kill();
@@ -175,9 +189,13 @@ fn an_outage_and_a_kill_cost_at_most_what_was_in_memory() {
     let mut second = another.start(arguments(&url, &spool));
     second.samples();
     let sampled_again = now();
+    std::thread::sleep(outage() / 2);
     wait_for("more segments", || segments(&spool) > kept);
+    let most = segments(&spool);
     let second_collector = site.start(TO_FILE, "", "");
-    wait_for("the backlog", || segments(&spool) == 0);
+    // After a long outage it is tried every 45 s at least.
+    let patience = Duration::from_secs(20) + outage();
+    wait_within(patience, "the backlog", || segments(&spool) == 0);
     second.send(Signal::TERM);
     let run = second.finish();
     run.expect(0, &["from before"]);
@@ -207,6 +225,24 @@ fn an_outage_and_a_kill_cost_at_most_what_was_in_memory() {
         .filter(|pair| u128::from(pair[1] - pair[0]) > interval)
         .map(|pair| (pair[0], pair[1]))
         .collect();
+    let seconds = |nanoseconds: u64| Duration::from_nanos(nanoseconds).as_secs_f64();
+    println!(
+        "away for {:?} and more, up to {most} segments, {} samples, each once; holes: {:?} s, of which before the kill {:?} s; {}",
+        outage(),
+        all.len(),
+        holes
+            .iter()
+            .map(|(from, to)| seconds(to - from))
+            .collect::<Vec<_>>(),
+        holes
+            .iter()
+            .map(|(from, _)| seconds(killed.saturating_sub(*from)))
+            .collect::<Vec<_>>(),
+        run.stderr
+            .lines()
+            .find(|line| line.starts_with("delivery: "))
+            .unwrap()
+    );
     assert!(holes.len() <= 1, "{holes:?}");
     for (from, to) in holes {
         // One interval that was open, one second in which it may have waited for names or an answer, and room for a busy machine.
@@ -217,6 +253,167 @@ fn an_outage_and_a_kill_cost_at_most_what_was_in_memory() {
         );
         assert!(to < sampled_again + 2 * SECOND);
     }
+}
+
+/// Fails unless each sample that counts as exported is there, at most so often, and nothing was dropped on the way. Answers how many there are more than once.
+fn assert_all_there(run: &Run, requests: &[Vec<u8>], at_most: usize) -> usize {
+    let mut arrived: BTreeMap<Event, usize> = BTreeMap::new();
+    for event in requests.iter().flat_map(|request| events(request)) {
+        *arrived.entry(event).or_default() += 1;
+    }
+    let ledger = ledger(&run.stderr);
+    assert_eq!(ledger["exported"], arrived.len() as u64, "{}", run.stderr);
+    assert_eq!((ledger["spooled"], ledger["waiting"]), (0, 0), "{}", run.stderr);
+    assert_eq!(
+        ledger["captured"],
+        ledger["exported"] + ledger["dropped"],
+        "{}",
+        run.stderr
+    );
+    // What a full ring refused was never on the way.
+    let line = run
+        .stderr
+        .lines()
+        .find(|line| line.starts_with("delivery: "))
+        .unwrap();
+    for reason in Loss::ALL {
+        let is_of_capture = [Loss::RingFull, Loss::TornRecord].contains(&reason);
+        assert!(
+            is_of_capture || !line.contains(&reason.name().replace('_', " ")),
+            "{line}"
+        );
+    }
+    assert!(
+        arrived.values().all(|count| *count <= at_most),
+        "some came too often"
+    );
+    arrived.values().filter(|count| **count > 1).count()
+}
+
+#[test]
+fn a_collector_without_memory_is_waited_for() {
+    let test = "a_collector_without_memory_is_waited_for";
+    let Some(_alone) = alone(test) else { return };
+    let Some(mut site) = Site::find(test) else { return };
+    let agent = Agent::new();
+    let _workload = burning(&agent);
+    let spool = site.path("spool");
+    for protocol in [Protocol::Grpc, Protocol::Http] {
+        let url = site.url(protocol);
+        let refusing = site.start(
+            "profiles: {receivers: [otlp], processors: [memory_limiter], exporters: [file/proto]}",
+            "processors: {memory_limiter: {check_interval: 50ms, limit_mib: 2, spike_limit_mib: 1}}",
+            "",
+        );
+        let another = Agent::new();
+        let arguments = arguments(&url, &spool);
+        let mut running = another.start(arguments.into_iter().chain(["--otlp-protocol", protocol.name()]));
+        running.samples();
+        wait_for("its refusal", || running.stderr().contains("high memory usage"));
+        wait_for("two segments", || segments(&spool) >= 2);
+        let mut requests = refusing.finish();
+        let generous = site.start(TO_FILE, "", "");
+        wait_for("the backlog", || {
+            segments(&spool) == 0 && !generous.written().is_empty()
+        });
+        running.send(Signal::TERM);
+        let run = running.finish();
+        run.expect(0, &["takes profiles again"]);
+        requests.extend(generous.finish());
+        assert_eq!(assert_all_there(&run, &requests, 1), 0);
+    }
+}
+
+#[test]
+fn a_proxy_that_cuts_and_delays_costs_nothing() {
+    const BY_HTTP: &[Fate] = &[
+        // It has the request, and we do not know.
+        Fate::CutAnswer(1),
+        Fate::CutRequest(800),
+        Fate::CutRequest(50_000),
+        Fate::Delayed(Duration::from_millis(300)),
+    ];
+    const BY_GRPC: &[Fate] = &[
+        Fate::CutRequest(0),
+        Fate::CutRequest(800),
+        Fate::CutRequest(50_000),
+        Fate::Delayed(Duration::from_millis(300)),
+    ];
+    let test = "a_proxy_that_cuts_and_delays_costs_nothing";
+    let Some(_alone) = alone(test) else { return };
+    let Some(mut site) = Site::find(test) else { return };
+    let agent = Agent::new();
+    let _workload = burning(&agent);
+    for (protocol, fates) in [(Protocol::Http, BY_HTTP), (Protocol::Grpc, BY_GRPC)] {
+        let collector = site.start(TO_FILE, "", "");
+        let receiver = site.url(protocol).trim_start_matches("http://").parse().unwrap();
+        let proxy = Proxy::start(receiver, fates);
+        let another = Agent::new();
+        let spool = another.path("spool");
+        let url = format!("http://{}", proxy.address);
+        let arguments = arguments(&url, &spool);
+        let mut running = another.start(arguments.into_iter().chain([
+            "--otlp-protocol",
+            protocol.name(),
+            "--metrics-interval",
+            "off",
+        ]));
+        running.samples();
+        // The last fate lets everything pass, late.
+        wait_for("the fourth connection, and the backlog", || {
+            proxy.connections.load(Ordering::Relaxed) >= 4 && segments(&spool) == 0
+        });
+        running.send(Signal::TERM);
+        let run = running.finish();
+        run.expect(0, &["cannot reach", "takes profiles again"]);
+        let twice = assert_all_there(&run, &collector.finish(), 2);
+        // The one whose answer was cut was sent again, as it must be.
+        assert_eq!(twice > 0, protocol == Protocol::Http, "{twice}: {}", run.stderr);
+    }
+}
+
+#[test]
+fn a_second_signal_gives_up_the_receiver_and_not_the_profiles() {
+    let test = "a_second_signal_gives_up_the_receiver_and_not_the_profiles";
+    let Some(_alone) = alone(test) else { return };
+    // It takes connections, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let agent = Agent::new();
+    let spool = agent.path("spool");
+    let patience = [
+        "--otlp-timeout",
+        "60s",
+        "--shutdown-timeout",
+        "60s",
+        "--serve",
+        "off",
+    ];
+    let mut running = agent.start(arguments(&url, &spool).into_iter().chain(patience));
+    running.samples();
+    wait_for("a request that lingers, and is copied", || segments(&spool) >= 1);
+    // One more is finished, and only in memory.
+    std::thread::sleep(Duration::from_millis(1500));
+    let began = std::time::Instant::now();
+    running.send(Signal::TERM);
+    std::thread::sleep(Duration::from_millis(300));
+    running.send(Signal::TERM);
+    let run = running.finish();
+    assert!(began.elapsed() < Duration::from_secs(40), "it waited");
+    run.expect(
+        130,
+        &["stopped sending to http://", " samples are kept for the next run"],
+    );
+    let ledger = ledger(&run.stderr);
+    assert!(ledger["spooled"] > 0 && segments(&spool) >= 2, "{}", run.stderr);
+    assert_eq!((ledger["waiting"], ledger["exported"]), (0, 0), "{}", run.stderr);
+    assert!(!run.stderr.contains("shut down"), "{}", run.stderr);
+    assert_eq!(
+        ledger["captured"],
+        ledger["spooled"] + ledger["dropped"],
+        "{}",
+        run.stderr
+    );
 }
 
 #[test]

@@ -19,14 +19,18 @@ use profiler_agent::{export::file::Format, kernel::capabilities::CAPABILITIES, t
 use profiler_common::Outcome;
 
 /// Written by hand, for people.
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 12] = [
     "README.md",
     "CONTRIBUTING.md",
     "flamegraphs/README.md",
     "docs/architecture.md",
     "docs/asking.md",
     "docs/completeness.md",
+    "docs/configuration.md",
+    "docs/delivery.md",
+    "docs/deploy.md",
     "docs/kernel-side.md",
+    "docs/metrics.md",
     "docs/outputs.md",
 ];
 

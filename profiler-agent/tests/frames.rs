@@ -446,11 +446,29 @@ fn debug_frame_is_for_what_eh_frame_does_not_know() {
 }
 
 #[test]
-fn functions_of_go_are_left_to_the_frame_pointer() {
+fn functions_of_go_are_left_to_the_frame_pointer_where_they_have_a_frame() {
     // As Go's linker writes it: a data alignment of -4, return address at twice that.
-    let go = debug_frame_of(b"\xff\xff\xff\xff\x03\0\x01\x7c\x10", &[0x2000], 32);
-    let tables = tables_of(&elf(&[(".debug_frame", 0, 0, &go)]));
-    assert_eq!((tables.functions, tables.broken), (0, 0));
+    let mut frames = Frames::default();
+    frames.entry(b"\xff\xff\xff\xff\x03\0\x01\x7c\x10\x0c\x07\x08\x90\x02");
+    let mut body = vec![0; 4];
+    body.extend(0x2000_u64.to_le_bytes());
+    body.extend(0x10_u64.to_le_bytes());
+    for offset in [8, 16, 32, 8] {
+        body.extend([DEF_CFA_OFFSET, offset, ADVANCE]);
+    }
+    frames.entry(&body);
+    let tables = tables_of(&elf(&[(".debug_frame", 0, 0, &frames.0)]));
+    assert_eq!((tables.functions, tables.broken), (1, 0));
+    for (address, rule) in [
+        (0x2000, Rule::Frameless),
+        (0x2001, Rule::None),
+        (0x2002, Rule::None),
+        (0x2003, Rule::Frameless),
+        (0x200f, Rule::Frameless),
+        (0x2010, Rule::None),
+    ] {
+        assert_eq!(tables.rule(address), rule, "{address:#x}");
+    }
 }
 
 #[test]

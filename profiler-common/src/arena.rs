@@ -36,6 +36,9 @@ const SEARCH_STEPS: u32 = 15;
 /// Steps of a binary search among the rows of a page, of which there is at most one an address.
 const ROW_STEPS: u32 = PAGE_SHIFT + 1;
 
+/// Rows that share a line of the cache.
+const ROWS_A_LINE: u32 = 16;
+
 /// Words of a segment. Implementations may answer anything for an offset that is none; they must not fail.
 pub trait Segment {
     /// The 32-bit word at a byte offset, a multiple of 4.
@@ -119,11 +122,38 @@ pub fn find_mapping(segment: &impl Segment, offset: u32, count: u32, address: u6
     (address < mapping.end).then_some(mapping)
 }
 
-/// The bits of the rule that the table at `table` has for an address of its file: [`Rule::None`] where it has none.
+/// Which pages a table is about.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pages {
+    /// Number of the first.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+}
+
+impl Pages {
+    /// Those of the table at `table`.
+    #[inline(always)]
+    pub fn read(segment: &impl Segment, table: u32) -> Self {
+        Self {
+            first: segment.u32(table),
+            count: segment.u32(table.wrapping_add(4)),
+        }
+    }
+}
+
+/// The bits of the rule that the table at `table`, which is about `pages`, has for an address of its file: [`Rule::None`] where it has none.
+///
+/// Rows lie about as far apart in a page as their addresses do, so the search begins where the row would be, and next looks a line from
+/// there: of the three or four lines that the rows of a page take it touches one or two. At 99 Hz each is a miss.
 #[inline(always)]
-pub fn find_row(segment: &impl Segment, table: u32, address: u64) -> u32 {
+pub fn find_row(segment: &impl Segment, table: u32, pages: Pages, address: u64) -> u32 {
     let word = |at: u32| segment.u32(table.wrapping_add(at));
-    let (first_page, pages) = (word(0), word(4));
+    let Pages {
+        first: first_page,
+        count: pages,
+    } = pages;
     let page = (address >> PAGE_SHIFT).wrapping_sub(u64::from(first_page));
     if page >= u64::from(pages) {
         return Rule::NO_BITS;
@@ -134,15 +164,25 @@ pub fn find_row(segment: &impl Segment, table: u32, address: u64) -> u32 {
     let first = segment.launder(word(index));
     let (mut low, mut high) = (first, segment.launder(word(index.wrapping_add(4))));
     let in_page = address as u32 & ((1 << PAGE_SHIFT) - 1);
-    for _ in 0..ROW_STEPS {
+    let mut next = low.wrapping_add(high.wrapping_sub(low).wrapping_mul(in_page) >> PAGE_SHIFT);
+    for step in 0..ROW_STEPS + 2 {
         if low >= high {
             break;
         }
-        let middle = segment.launder(low.wrapping_add(high) >> 1);
-        if row(middle).address_in_page() <= in_page {
+        let middle = segment.launder(next);
+        let is_behind = row(middle).address_in_page() <= in_page;
+        if is_behind {
             low = middle.wrapping_add(1);
         } else {
             high = middle;
+        }
+        next = low.wrapping_add(high) >> 1;
+        if step == 0 && high.wrapping_sub(low) > ROWS_A_LINE {
+            next = if is_behind {
+                low.wrapping_add(ROWS_A_LINE / 2)
+            } else {
+                high.wrapping_sub(ROWS_A_LINE / 2)
+            };
         }
     }
     if low <= first {

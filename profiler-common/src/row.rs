@@ -113,6 +113,9 @@ pub enum Rule {
     /// The return address is in the register of this DWARF number and no longer on the stack: `vfork`, whose child would overwrite it.
     /// Known in the innermost frame only.
     ReturnIn(u8),
+    /// Code that goes by frame pointers and has no frame of its own here, or not yet, or no more: where it was interrupted, its return
+    /// address is on top of the stack.
+    Frameless,
 }
 
 /// Rules without operands, by number; the further numbers count entries of the table of rules.
@@ -121,6 +124,7 @@ const NONE: u32 = 1;
 const UNSUPPORTED: u32 = 2;
 const SIGNAL: u32 = 3;
 const FRAME_POINTER: u32 = 4;
+const FRAMELESS: u32 = 5;
 const PLT: u32 = 8; // up to 15 bytes: 8..24
 const RETURN_IN: u32 = 24; // 16 registers: 24..40
 const FIRST_ENTRY: u32 = 40;
@@ -171,6 +175,7 @@ impl Rule {
             Self::Unsupported => Some(ELSEWHERE | UNSUPPORTED),
             Self::Signal => Some(ELSEWHERE | SIGNAL),
             Self::FramePointer => Some(ELSEWHERE | FRAME_POINTER),
+            Self::Frameless => Some(ELSEWHERE | FRAMELESS),
             Self::Plt(from) if from < 16 => Some(ELSEWHERE | (PLT + from as u32)),
             Self::ReturnIn(number) if number < 16 => Some(ELSEWHERE | (RETURN_IN + number as u32)),
             Self::Plt(_) | Self::ReturnIn(_) => None,
@@ -188,6 +193,7 @@ impl Rule {
             NONE => Self::None,
             SIGNAL => Self::Signal,
             FRAME_POINTER => Self::FramePointer,
+            FRAMELESS => Self::Frameless,
             number @ PLT..RETURN_IN => Self::Plt((number - PLT) as u8),
             number @ RETURN_IN..FIRST_ENTRY => Self::ReturnIn((number - RETURN_IN) as u8),
             number @ FIRST_ENTRY.. => return Packed::Entry(number - FIRST_ENTRY),
@@ -215,13 +221,30 @@ impl Rule {
         }
     }
 
-    /// The bits of a rule, or those of [`Self::FramePointer`] where it says that there is none.
+    /// The bits of the same rule with another offset; `None` where either does not fit into a row.
     #[inline(always)]
-    pub const fn or_frame_pointer(bits: u32) -> u32 {
+    pub const fn with_offset(bits: u32, offset: i32) -> Option<u32> {
+        if !Self::fits_into_row(bits) || offset < 0 || offset % 8 != 0 || offset >= 1024 * 8 {
+            return None;
+        }
+        Some(bits & !(0x3ff << 8) | ((offset / 8) as u32) << 8)
+    }
+
+    /// The bits of a rule, or those of [`Self::FramePointer`] where that is the way up: there is no rule, or it is for a
+    /// [leaf](crate::unwind::Origin::is_leaf) and this is none.
+    #[inline(always)]
+    pub const fn or_frame_pointer(bits: u32, is_leaf: bool) -> u32 {
         match bits {
             Self::NO_BITS | Self::UNSUPPORTED_BITS => Self::FRAME_POINTER_BITS,
+            Self::FRAMELESS_BITS if !is_leaf => Self::FRAME_POINTER_BITS,
             bits => bits,
         }
+    }
+
+    /// Whether the rule is not here but an [entry](Self::entry) of its table.
+    #[inline(always)]
+    pub const fn is_entry(bits: u32) -> bool {
+        !Self::fits_into_row(bits) && bits & (ELSEWHERE - 1) >= FIRST_ENTRY
     }
 
     /// [`Self::None`], packed.
@@ -232,6 +255,8 @@ impl Rule {
     pub const END_BITS: u32 = ELSEWHERE | END;
     /// [`Self::Signal`], packed.
     pub const SIGNAL_BITS: u32 = ELSEWHERE | SIGNAL;
+    /// [`Self::Frameless`], packed.
+    const FRAMELESS_BITS: u32 = ELSEWHERE | FRAMELESS;
     /// [`Self::Unsupported`], packed.
     const UNSUPPORTED_BITS: u32 = ELSEWHERE | UNSUPPORTED;
 

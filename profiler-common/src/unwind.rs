@@ -51,6 +51,11 @@ impl Origin {
         self.0 & INNERMOST != 0
     }
 
+    /// Whether nothing was called by it: the innermost frame, or one that a signal interrupted.
+    pub const fn is_leaf(self) -> bool {
+        self.0 & (INNERMOST | INTERRUPTED) != 0
+    }
+
     /// Whether it is right where it was interrupted. Any other is known by the address its call returns to.
     pub const fn is_interrupted(self) -> bool {
         self.0 & INTERRUPTED != 0
@@ -158,7 +163,11 @@ pub fn step(frame: Frame, rule: Rule, thread: &mut impl Thread) -> Result<Frame,
                 origin.caller(),
             )
         }
-        Rule::FramePointer => frame_pointer(registers, origin, thread),
+        Rule::Frameless if origin.is_leaf() => {
+            let cfa = registers.sp.wrapping_add(WORD);
+            above(frame, cfa, SavedBp::Same, SavedBx::Lost, thread)
+        }
+        Rule::FramePointer | Rule::Frameless => frame_pointer(registers, origin, thread),
         Rule::Signal => signal(registers, thread),
         Rule::End => Err(Outcome::Complete),
         Rule::None => Err(Outcome::NoRule),

@@ -53,7 +53,24 @@ proptest! {
     }
 
     #[test]
+    fn another_offset_is_the_same_rule_with_it(
+        base in base(),
+        offsets in [0_i32..1200, 0_i32..1200].prop_map(|words| words.map(|words| words * 8 - 40)),
+        off in 0_i32..8,
+        bp in saved_bp(),
+        bx in saved_bx(),
+    ) {
+        let [one, other] = offsets.map(|offset| Rule::Cfa { base, offset, bp, bx }.pack());
+        let bits = one.and_then(|bits| Rule::with_offset(bits, offsets[1]));
+        prop_assert_eq!(bits, one.and(other));
+        prop_assert_eq!(one.and_then(|bits| Rule::with_offset(bits, offsets[0] + off)), one.filter(|_| off == 0));
+        prop_assert_eq!(Rule::with_offset(Rule::NO_BITS, 8), None);
+    }
+
+    #[test]
     fn entries_are_told_from_rules(number in 0..profiler_common::row::MAX_ENTRIES, address in 0_u32..4096) {
+        prop_assert!(Rule::is_entry(Rule::pack_entry(number)));
+        prop_assert!(![Rule::NO_BITS, Rule::END_BITS, Rule::SIGNAL_BITS].into_iter().any(Rule::is_entry));
         let row = Row::new(address, Rule::pack_entry(number));
         prop_assert_eq!((row.address_in_page(), row.rule()), (address, Packed::Entry(number)));
     }
@@ -72,6 +89,7 @@ fn rules_without_operands_survive() {
         Rule::Unsupported,
         Rule::Signal,
         Rule::FramePointer,
+        Rule::Frameless,
     ];
     for rule in rules
         .into_iter()

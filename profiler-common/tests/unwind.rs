@@ -107,6 +107,34 @@ fn a_frame_pointer_of_zero_ends_it_but_says_nothing_of_the_innermost_frame() {
 }
 
 #[test]
+fn a_leaf_without_a_frame_has_its_return_address_on_top_of_the_stack() {
+    let (mut stack, caller) = lay_out(&[(0x2000, 1), (0x3000, 0)]);
+    stack.words[3] = 0x2000;
+    let leaf = Registers {
+        ip: 0x1000,
+        sp: BASE + 24,
+        ..caller
+    };
+    for (origin, ip) in [
+        (Origin::INNERMOST, 0x2000),
+        (Origin::IN_CALL, 0x2000),
+        (Origin::INTERRUPTED, 0x2000),
+        (Origin::CALLED, 0x3000),
+        (Origin::CHAINED, 0x3000),
+    ] {
+        let frame = Frame {
+            registers: leaf,
+            origin,
+        };
+        let found = step(frame, Rule::Frameless, &mut stack).unwrap();
+        assert_eq!(found.registers.ip, ip);
+        if ip == 0x2000 {
+            assert_eq!((found.registers.bp, found.registers.sp), (leaf.bp, BASE + 32));
+        }
+    }
+}
+
+#[test]
 fn a_frame_pointer_may_lead_to_another_stack() {
     let (mut stack, leaf) = lay_out(&[(0x1000, 3), (0x2000, 0)]);
     let elsewhere = Registers {

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use profiler_common::{
     arch::{REGISTERS, Registers},
-    arena::{MAX_SEGMENTS, Mapping, MappingList, SEGMENT_LEN},
+    arena::{MAX_SEGMENTS, Mapping, MappingList, Pages, SEGMENT_LEN},
     record::{
         Counter, MAX_COPY, MAX_KERNEL_FRAMES, MAX_PROCESSES, MAX_TARGETS, MAX_USER_FRAMES, SampleHeader,
         UNFINISHED_LEN,
@@ -93,6 +93,8 @@ pub struct Scratch {
     pub limit: u32,
     /// The mapping found last,
     pub mapping: Mapping,
+    /// the pages of its table,
+    pub pages: Pages,
     /// and some before it.
     pub recent: [Recent; RECENT],
     /// Where the mappings of the process are; all zeros when it is not known.

@@ -5,7 +5,7 @@
 use core::mem::offset_of;
 
 use profiler_common::{
-    arena::{self, EPOCH_AT, Mapping, MappingList, PENDING, SEGMENT_LEN, Segment as _, USED_AT},
+    arena::{self, EPOCH_AT, Mapping, MappingList, PENDING, Pages, SEGMENT_LEN, Segment as _, USED_AT},
     row::{Packed, Rule},
     unwind::Frame,
 };
@@ -48,7 +48,8 @@ const ADDRESS_BITS: u32 = 47;
 #[repr(C)]
 pub struct Trail {
     steps: [Step; STEPS],
-    /// Where the step of an address may be, by a hash of it.
+    /// Where the step of an address may be, by a hash of it, of which six further bits stand above the number of the step: nearly always
+    /// they tell that it is another's, without a look at it.
     index: [u16; INDEX],
     /// The step that the walk in scratch is likely to take next.
     next: u32,
@@ -90,15 +91,19 @@ impl Trail {
         trail.cast::<Step>().wrapping_byte_add(offset)
     }
 
-    /// The place in the index of an address.
+    /// The place in the index of an address, and the upper bits of what stands there if it is this address's.
     #[inline(always)]
-    fn place(trail: *mut Self, address: u64, list: u32) -> *mut u16 {
+    fn place(trail: *mut Self, address: u64, list: u32) -> (*mut u16, u32) {
         const LAST: i32 = (INDEX as i32 - 1) * size_of::<u16>() as i32;
         // 2^64 divided by the golden ratio: the upper bits of the product depend on all of the address.
         let hash = (address ^ u64::from(list) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let offset = masked::<LAST>(hash << 1) as usize;
+        let upper = (hash >> 16) as u32 & 0xffff & !(STEPS as u32 - 1);
         // The mask keeps the offset inside the array and a multiple of 2; the index is a field of the same trail.
-        trail.wrapping_byte_add(offset_of!(Trail, index) + offset).cast()
+        (
+            trail.wrapping_byte_add(offset_of!(Trail, index) + offset).cast(),
+            upper,
+        )
     }
 }
 
@@ -182,19 +187,21 @@ pub extern "C" fn find_rule(slot: u32) -> u32 {
         let address = (*scratch).frame().address();
         let (key, list) = (key((*scratch).epoch, address), (*scratch).mappings.serial);
         let trail = &raw mut (*scratch).trail;
-        let place = Trail::place(trail, address, list);
+        let (place, upper) = Trail::place(trail, address, list);
         let at = u32::from(*place);
-        let known = Trail::step(trail, at);
-        if (*known).key == key && (*known).list == list && list != 0 {
-            (*trail).next = at.wrapping_add(1);
-            return (*known).bits;
+        if at & !(STEPS as u32 - 1) == upper && list != 0 {
+            let known = Trail::step(trail, at);
+            if (*known).key == key && (*known).list == list {
+                (*trail).next = at.wrapping_add(1);
+                return (*known).bits;
+            }
         }
         let bits = look_up(scratch, slot, address);
-        // An entry is not here but in its table.
-        if (Rule::fits_into_row(bits) || bits == Rule::NO_BITS) && address >> ADDRESS_BITS == 0 {
+        // An entry is not in its bits but in its table.
+        if bits < UNKNOWN && !Rule::is_entry(bits) && address >> ADDRESS_BITS == 0 {
             let end = (*trail).end;
             *Trail::step(trail, end) = Step { key, list, bits };
-            *place = end as u16 & (STEPS as u16 - 1);
+            *place = (end & (STEPS as u32 - 1) | upper) as u16;
             (*trail).end = end.wrapping_add(1);
             (*trail).next = (*trail).end;
         }
@@ -202,13 +209,16 @@ pub extern "C" fn find_rule(slot: u32) -> u32 {
     }
 }
 
-/// Mappings found before: a stack has frames in three or four.
+/// Mappings found before, with what the heads of their tables say: a stack has frames in three or four. Like the steps of a [`Trail`] they hold
+/// for the present epoch.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Recent {
     mapping: Mapping,
+    pages: Pages,
     /// Serial number of its list; 0 is none.
     list: u32,
+    epoch: u32,
 }
 
 /// How many are kept; a power of two.
@@ -236,11 +246,19 @@ unsafe fn look_up(scratch: *mut Scratch, slot: u32, address: u64) -> u32 {
         }
         let recent = Recent::place(&raw mut (*scratch).recent, address);
         let mapping = (*recent).mapping;
-        if (*recent).list == list && mapping.start <= address && address < mapping.end {
+        let epoch = (*scratch).epoch;
+        if (*recent).list == list
+            && (*recent).epoch == epoch
+            && mapping.start <= address
+            && address < mapping.end
+        {
             (*scratch).mapping = mapping;
+            (*scratch).pages = (*recent).pages;
         } else if find_mapping(slot) == FOUND {
             (*recent).list = list;
+            (*recent).epoch = epoch;
             (*recent).mapping = (*scratch).mapping;
+            (*recent).pages = (*scratch).pages;
         } else {
             return if (*scratch).mappings.settled == 0 {
                 UNKNOWN
@@ -259,7 +277,7 @@ unsafe fn look_up(scratch: *mut Scratch, slot: u32, address: u64) -> u32 {
 /// What [`find_mapping`] found.
 const FOUND: u32 = 1;
 
-/// Finds the mapping of the address of the frame in scratch.
+/// Finds the mapping of the address of the frame in scratch, and marks its table as used.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn find_mapping(slot: u32) -> u32 {
@@ -272,13 +290,19 @@ pub extern "C" fn find_mapping(slot: u32) -> u32 {
     let Some(segment) = Segment::get(scratch.mappings.segment, &raw mut scratch.laundry) else {
         return 0;
     };
-    match arena::find_mapping(&segment, scratch.mappings.offset, scratch.mappings.count, address) {
-        Some(mapping) => {
-            scratch.mapping = mapping;
-            FOUND
-        }
-        None => 0,
+    let Some(mapping) =
+        arena::find_mapping(&segment, scratch.mappings.offset, scratch.mappings.count, address)
+    else {
+        return 0;
+    };
+    scratch.mapping = mapping;
+    if !matches!(mapping.table, 0 | PENDING)
+        && let Some(segment) = Segment::get((mapping.table >> 32) as u32, &raw mut scratch.laundry)
+    {
+        segment.mark_as_used(mapping.table as u32, scratch.epoch);
+        scratch.pages = Pages::read(&segment, mapping.table as u32);
     }
+    FOUND
 }
 
 /// Finds the row of the address of the frame in scratch; returns its rule's bits. An entry is left in `scratch.entry`.
@@ -295,8 +319,8 @@ pub extern "C" fn find_row(slot: u32) -> u32 {
     let Some(segment) = Segment::get((table >> 32) as u32, &raw mut scratch.laundry) else {
         return Rule::NO_BITS;
     };
-    segment.mark_as_used(table as u32, scratch.epoch);
-    let bits = arena::find_row(&segment, table as u32, address.wrapping_sub(scratch.mapping.bias));
+    let address = address.wrapping_sub(scratch.mapping.bias);
+    let bits = arena::find_row(&segment, table as u32, scratch.pages, address);
     if let Packed::Entry(number) = Rule::unpack(bits) {
         scratch.entry = arena::entry(&segment, table as u32, number);
     }

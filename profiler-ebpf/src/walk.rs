@@ -108,7 +108,7 @@ pub extern "C" fn walk_special(slot: u32, mut bits: u32) -> u32 {
         }
         if bits == NOWHERE {
             // What was interrupted is shown wherever it is; what a step led to outside all code is no frame.
-            if origin.is_interrupted() || origin.is_innermost() {
+            if origin.is_leaf() {
                 push(scratch, (*scratch).frame(), 0);
             }
             return if origin.is_chained() {
@@ -117,7 +117,7 @@ pub extern "C" fn walk_special(slot: u32, mut bits: u32) -> u32 {
                 Outcome::NoMapping as u32
             };
         }
-        let bits = Rule::or_frame_pointer(bits);
+        let bits = Rule::or_frame_pointer(bits, (*scratch).frame().origin.is_leaf());
         let how = if bits == Rule::FRAME_POINTER_BITS {
             BY_FRAME_POINTER
         } else {
@@ -181,7 +181,7 @@ unsafe fn rule_at_start(slot: u32) -> u32 {
         (*scratch).origin = origin.at_its_address().bits();
         let bits = tables::find_rule(slot);
         // What has no rule there either is as it was; what is unknown there is for user space to look at in the same way.
-        if bits >= UNKNOWN || Rule::or_frame_pointer(bits) == Rule::FRAME_POINTER_BITS {
+        if bits >= UNKNOWN || Rule::or_frame_pointer(bits, origin.is_leaf()) == Rule::FRAME_POINTER_BITS {
             (*scratch).origin = origin.bits();
             return if bits == UNKNOWN { UNKNOWN } else { Rule::NO_BITS };
         }

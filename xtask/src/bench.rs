@@ -20,7 +20,9 @@ use crate::test;
 use crate::workspace::Workspace;
 
 /// The benchmarks of profiler-agent.
-pub(crate) const NAMES: &[&str] = &["kernel", "pipeline", "tables", "capture", "symbols", OTEL];
+pub(crate) const NAMES: &[&str] = &[
+    "kernel", "pipeline", "tables", "capture", "host", "symbols", "soak", OTEL,
+];
 
 /// Runs only when it is asked for by name: what it compares with has to be built first.
 const OTEL: &str = "otel";
@@ -57,7 +59,7 @@ pub(crate) fn run(workspace: &Workspace, names: &[String]) -> Result<()> {
             "kernel" => {
                 cargo.env("PROFILER_BENCH_BASELINE", build_ebpf::baseline(workspace)?);
             }
-            "capture" => {
+            "capture" | "host" => {
                 run::build(workspace)?;
                 cargo.env("PROFILER_BENCH_AGENT", workspace.agent());
             }

@@ -100,8 +100,11 @@ impl Python {
                 .context("python3 cannot make a virtual environment; install the package python3-venv")?;
         }
         command::run_quiet(
-            Command::new(self.program("pip"))
+            // Not bin/pip: that names its interpreter by an absolute path, and in a copied folder installs where it was copied from.
+            Command::new(self.program("python3"))
                 .args([
+                    "-m",
+                    "pip",
                     "install",
                     "--quiet",
                     "--require-hashes",

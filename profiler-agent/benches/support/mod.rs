@@ -1,12 +1,14 @@
 //! What the benchmarks share: bars, medians, and programs to measure on.
 #![allow(dead_code, reason = "each benchmark uses what it needs")]
 
+pub(crate) mod footprint;
+pub(crate) mod ring;
 pub(crate) mod sampled;
 pub(crate) mod target;
 
 use std::{
     path::Path,
-    process::{Child, Command, ExitCode},
+    process::{Child, ChildStdin, Command, ExitCode, Stdio},
     time::Duration,
 };
 
@@ -78,6 +80,13 @@ impl Running {
                 .spawn()
                 .unwrap_or_else(|error| panic!("{command:?}: {error}")),
         )
+    }
+
+    /// The same, and a way to say something to it.
+    pub(crate) fn with_input(command: &mut Command) -> (Self, ChildStdin) {
+        let mut running = Self::start_now(command.stdin(Stdio::piped()));
+        let input = running.0.stdin.take().expect("a pipe");
+        (running, input)
     }
 
     /// Its pid.

@@ -109,6 +109,10 @@ impl Slices {
         }
     }
 
+    pub(super) const fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
     pub(super) fn take_totals(&mut self) -> Totals {
         std::mem::take(&mut self.totals)
     }

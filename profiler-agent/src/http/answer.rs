@@ -4,10 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _, time::SystemTime};
 
 use serde::Serialize;
 
-use super::{
-    Shared,
-    question::{By, Question, nanos},
-};
+use super::question::{By, Question, nanos};
 use crate::{
     export::{file::Format, folded, text::Rfc3339},
     history::{History, Query},
@@ -165,63 +162,6 @@ pub(super) fn processes(history: &History, question: &Question) -> Answer {
             body,
         },
         Err(error) => Answer::Failed(error.to_string()),
-    }
-}
-
-/// Figures about the agent, as Prometheus reads them.
-pub(super) fn metrics(shared: &Shared) -> Answer {
-    let mut body = String::new();
-    let mut metric = |name: &str, kind: &str, help: &str, value: u64| {
-        // Writing to a string cannot fail.
-        let _ = write!(
-            body,
-            "# HELP profiler_agent_{name} {help}\n# TYPE profiler_agent_{name} {kind}\nprofiler_agent_{name} {value}\n"
-        );
-    };
-    let progress = shared.progress();
-    metric("samples_total", "counter", "Samples taken.", progress.samples);
-    metric(
-        "samples_lost_total",
-        "counter",
-        "Samples that a full ring refused.",
-        progress.lost,
-    );
-    metric(
-        "slices_skipped_total",
-        "counter",
-        "Slices that came faster than the history took them in.",
-        shared.skipped(),
-    );
-    let history = shared.history();
-    metric(
-        "history_samples",
-        "gauge",
-        "Samples in the history.",
-        history.samples(),
-    );
-    metric(
-        "history_samples_forgotten_total",
-        "counter",
-        "Samples too old for it, or beyond its bytes.",
-        history.forgotten(),
-    );
-    metric(
-        "history_bytes",
-        "gauge",
-        "Bytes of the history, about.",
-        history.bytes() as u64,
-    );
-    let span = history.span().unwrap_or_default();
-    drop(history);
-    metric(
-        "history_seconds",
-        "gauge",
-        "Time from its first to its last slice.",
-        (span.end - span.start) / 1_000_000_000,
-    );
-    Answer::Text {
-        content_type: "text/plain; version=0.0.4",
-        body,
     }
 }
 

@@ -20,7 +20,7 @@ use std::{
     path::PathBuf,
     str::FromStr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
+        Arc, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
@@ -42,10 +42,10 @@ use tokio::sync::{Semaphore, watch};
 pub use self::question::{By, PARAMETERS, Question, Wrong};
 use self::{answer::Answer, question::nanos};
 use crate::{
-    agent::Progress,
     export::{file::Format, text::Rfc3339},
     history::{History, Limits},
     profile::Profile,
+    telemetry::{self, HistoryFigures, Telemetry},
 };
 
 /// Slices that wait to be taken in.
@@ -142,7 +142,7 @@ pub enum ServeError {
 #[derive(Debug)]
 struct Shared {
     history: RwLock<History>,
-    progress: Mutex<Progress>,
+    telemetry: Arc<Telemetry>,
     skipped: AtomicU64,
     /// When the last slice came, by number.
     news: watch::Sender<Instant>,
@@ -157,12 +157,16 @@ impl Shared {
         self.history.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn skipped(&self) -> u64 {
-        self.skipped.load(Ordering::Relaxed)
+    /// What the history counts.
+    fn figures(&self) -> HistoryFigures {
+        let history = self.history();
+        HistoryFigures {
+            samples: history.samples(),
+            forgotten: history.forgotten(),
+            skipped: self.skipped.load(Ordering::Relaxed),
+            bytes: history.bytes() as u64,
+            span: history.span().map_or(0, |span| span.end - span.start),
+        }
     }
 }
 
@@ -189,11 +193,6 @@ impl Entrance {
             self.shared.skipped.fetch_add(1, Ordering::Relaxed);
         }
     }
-
-    /// Notes where the capture stands.
-    pub fn note(&self, progress: Progress) {
-        *self.shared.progress() = progress;
-    }
 }
 
 impl Server {
@@ -201,7 +200,7 @@ impl Server {
     ///
     /// # Errors
     /// [`ServeError`]: the address is taken, or not of this host.
-    pub fn start(options: Options) -> Result<Self, ServeError> {
+    pub fn start(options: Options, telemetry: &Arc<Telemetry>) -> Result<Self, ServeError> {
         let Options {
             address,
             token,
@@ -215,17 +214,19 @@ impl Server {
         let address = listener.address(&address);
         let shared = Arc::new(Shared {
             history: RwLock::new(History::new(limits)),
-            progress: Mutex::new(Progress {
-                elapsed: Duration::ZERO,
-                samples: 0,
-                lost: 0,
-            }),
+            telemetry: Arc::clone(telemetry),
             skipped: AtomicU64::new(0),
             news: watch::channel(Instant::now()).0,
             token: token.map(|token| Sha256::digest(token).into()),
             local: address.is_local(),
             turns: Semaphore::new(AT_ONCE),
             waiting: Semaphore::new(MOST_WAITING),
+        });
+        // Weak, or the two would keep each other.
+        let weak = Arc::downgrade(&shared);
+        telemetry.watch_history(move || {
+            weak.upgrade()
+                .map_or_else(HistoryFigures::default, |shared| shared.figures())
         });
         let (queue, slices) = sync_channel(QUEUE);
         thread::Builder::new()
@@ -482,7 +483,10 @@ async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Respons
             Some(_) => plain(StatusCode::OK, "ready\n".into()),
             None => plain(StatusCode::SERVICE_UNAVAILABLE, "no slice yet\n".into()),
         },
-        Place::Metrics => into_response(answer::metrics(&shared)),
+        Place::Metrics => into_response(Answer::Text {
+            content_type: "text/plain; version=0.0.4; charset=utf-8",
+            body: telemetry::prometheus(&shared.telemetry.figures()),
+        }),
         Place::Past(drawn) => {
             let mut question = match Question::parse(uri.query().unwrap_or_default(), now) {
                 Ok(question) => question,

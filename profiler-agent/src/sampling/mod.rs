@@ -19,7 +19,7 @@ pub mod ring;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     time::Duration,
 };
 
@@ -50,6 +50,24 @@ static PROGRAMS: &[u8] = aya::include_bytes_aligned!("profiler.bpf.o");
 
 /// Where the kernel says how fast it lets anyone sample.
 const MAX_SAMPLE_RATE: &str = "/proc/sys/kernel/perf_event_max_sample_rate";
+
+/// The programs, by the names of their functions.
+pub const PROGRAM_NAMES: [&str; 4] = ["on_tick", "on_fork", "on_exec", "on_exit"];
+
+/// Has the kernel account for the time of BPF programs, of all on this host, as long as the answer lives.
+///
+/// # Errors
+///
+/// It takes Linux 5.8 and CAP_SYS_ADMIN.
+pub fn account_for_programs() -> io::Result<OwnedFd> {
+    aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(|error| io::Error::other(chain(&error)))
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
 
 /// What to sample.
 #[derive(Debug, Clone)]
@@ -371,6 +389,19 @@ impl Sampler {
             runs: info.run_count(),
             time: info.run_time(),
         })
+    }
+
+    /// The same for every program, by its name. Those that have not run under the kernel's accounting are left out.
+    pub fn costs(&self) -> Vec<(&'static str, ProgramCost)> {
+        let cost = |name: &'static str| {
+            let info = self.programs.program(name)?.info().ok()?;
+            let cost = ProgramCost {
+                runs: info.run_count(),
+                time: info.run_time(),
+            };
+            (cost.runs > 0).then_some((name, cost))
+        };
+        PROGRAM_NAMES.into_iter().filter_map(cost).collect()
     }
 
     /// The maps that hold unwind tables, for the stage that fills them; once.

@@ -282,6 +282,11 @@ impl<D: Disk> Spool<D> {
         self.entries.is_empty()
     }
 
+    /// Most that these may be.
+    pub const fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Bytes on the disk, about.
     pub const fn bytes(&self) -> u64 {
         self.cost

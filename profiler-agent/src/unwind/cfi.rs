@@ -31,7 +31,7 @@ use self::{
     entry::{Common, Entries, Function, Head},
     program::{Cfa, Machine, Saved, State},
 };
-use super::table::{Pieces, Table, TableError};
+use super::table::{Code, Pieces, Table, TableError};
 
 pub(super) use self::entry::eh_frame_len;
 pub use super::sections::FileSections;
@@ -53,8 +53,9 @@ const MAX_COMMON: usize = 16;
 
 /// The data alignment by which Go's linker is known; compilers of C say -8.
 ///
-/// Its functions are left to the frame pointer, which they all keep. Its information does not say where that is saved, calls the frames of
-/// `systemstack` and `mcall`, which have changed stacks, ordinary ones, and has no end at `goexit`.
+/// Its functions are left to the frame pointer, which they all keep, but for [the places without a frame](Rule::Frameless). Its information
+/// does not say where the frame pointer is saved, calls the frames of `systemstack` and `mcall`, which have changed stacks, ordinary ones, and has
+/// no end at `goexit`.
 const GO_ALIGNMENT: i64 = -4;
 
 /// The sections that matter, with the addresses they are loaded at.
@@ -394,7 +395,8 @@ impl List {
     /// What is added from here on comes from another source.
     fn begin_next(&mut self) {
         if self.functions.len() > self.earlier {
-            self.functions.sort_unstable_by_key(Run::order);
+            // Linkers put them in long runs by address, which this sort makes use of.
+            self.functions.sort_by_key(Run::order);
         }
         self.earlier = self.functions.len();
     }
@@ -447,13 +449,6 @@ impl<'a> Reader<'a> {
                 Found::Common => {}
                 Found::Broken => list.broken += 1,
                 Found::Function(function) => {
-                    let is_go = self
-                        .last
-                        .as_ref()
-                        .is_some_and(|(_, common)| common.data_alignment == GO_ALIGNMENT);
-                    if is_go && self.source == Source::DebugFrame {
-                        continue;
-                    }
                     let end = function.start.saturating_add(function.len);
                     list.add(function.start, end, self.source, at)?;
                 }
@@ -518,14 +513,16 @@ impl<'a> Reader<'a> {
             pieces.add(range.start, Rule::Signal)?;
             return Ok(true);
         }
+        let is_go = common.data_alignment == GO_ALIGNMENT && self.source == Source::DebugFrame;
         let rows = &mut made.rows;
-        self.machine.function(&function, common, |address, rule| {
+        self.machine.function(&function, common, |address, code| {
             *rows += 1;
+            let code = if is_go { frameless(code) } else { code };
             if *rows > MAX_ROWS {
                 return Err(CfiError::TooManyRows);
             }
             if address < range.end {
-                pieces.add(address, rule)?;
+                pieces.add_code(address, code)?;
             }
             Ok(())
         })
@@ -633,6 +630,18 @@ fn frame_rule(state: &State) -> Option<Rule> {
         Saved::Offset(_) | Saved::AtBp(_) | Saved::Register(_) | Saved::Other => SavedBx::Lost,
     };
     Some(Rule::Cfa { base, offset, bp, bx })
+}
+
+/// What of Go's information is of use.
+fn frameless(code: Code) -> Code {
+    match code.rule() {
+        Some(Rule::Cfa {
+            base: Base::Sp,
+            offset: 8,
+            ..
+        }) => Code::of(Rule::Frameless),
+        _ => Code::NONE,
+    }
 }
 
 /// The rule of a function that has taken its return address off the stack.

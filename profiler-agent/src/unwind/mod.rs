@@ -104,6 +104,11 @@ impl Unwinder {
         self.tables.arena.memory()
     }
 
+    /// Files whose tables are in the kernel's memory.
+    pub fn tables(&self) -> usize {
+        self.tables.len()
+    }
+
     /// Makes a process known that will be sampled, with the tables of all its code: no sample needs to be finished here then.
     pub fn prepare(&mut self, process: &Process, processes: &mut Processes) {
         for code in processes.code(process) {

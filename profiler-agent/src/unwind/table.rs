@@ -145,7 +145,7 @@ pub struct Pieces {
 
 /// A rule in the form that is quick to compare: there are millions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Code {
+pub(super) struct Code {
     /// As it stands in a row, or [`Code::ENTRY`].
     bits: u32,
     entry: [u32; 2],
@@ -154,7 +154,7 @@ struct Code {
 impl Code {
     /// It needs an entry of its own.
     const ENTRY: u32 = u32::MAX;
-    const NONE: Self = Self::of(Rule::None);
+    pub(super) const NONE: Self = Self::of(Rule::None);
     const UNSUPPORTED: Self = Self {
         bits: match Rule::Unsupported.pack() {
             Some(bits) => bits,
@@ -164,7 +164,7 @@ impl Code {
     };
 
     #[inline(always)]
-    const fn of(rule: Rule) -> Self {
+    pub(super) const fn of(rule: Rule) -> Self {
         if let Some(bits) = rule.pack() {
             return Self { bits, entry: [0; 2] };
         }
@@ -174,6 +174,21 @@ impl Code {
                 entry,
             },
             None => Self::UNSUPPORTED,
+        }
+    }
+
+    /// The same rule with another offset; `None` where that takes more than a look.
+    #[inline(always)]
+    pub(super) fn with_offset(self, offset: i32) -> Option<Self> {
+        let bits = Rule::with_offset(self.bits, offset)?;
+        Some(Self { bits, entry: [0; 2] })
+    }
+
+    /// The rule, where it fits into a row.
+    pub(super) fn rule(self) -> Option<Rule> {
+        match Rule::unpack(self.bits) {
+            Packed::Rule(rule) if self.bits != Self::ENTRY => Some(rule),
+            Packed::Rule(_) | Packed::Entry(_) => None,
         }
     }
 }
@@ -215,10 +230,14 @@ impl Pieces {
     /// # Errors
     ///
     /// [`TableError::TooLarge`].
-    #[inline]
     pub fn add(&mut self, address: u64, rule: Rule) -> Result<(), TableError> {
+        self.add_code(address, Code::of(rule))
+    }
+
+    /// The same.
+    #[inline]
+    pub(super) fn add_code(&mut self, address: u64, code: Code) -> Result<(), TableError> {
         let (before, pending) = self.pending;
-        let code = Code::of(rule);
         if code == pending {
             return Ok(());
         }

@@ -10,7 +10,7 @@ use std::{
 use aya::maps::MapData;
 use hashbrown::{HashMap, HashSet};
 use profiler_common::{
-    arena,
+    arena::{self, Pages},
     row::{Packed, Rule},
 };
 
@@ -124,6 +124,14 @@ impl Tables {
         self.builder.ask(request);
     }
 
+    /// Files whose tables are in the arena.
+    pub(super) fn len(&self) -> usize {
+        let states = self.states.values();
+        states
+            .filter(|state| matches!(state, State::Ready(pieces) if !pieces.is_empty()))
+            .count()
+    }
+
     /// Whether no table is being built.
     pub(super) const fn is_idle(&self) -> bool {
         self.building == 0
@@ -209,7 +217,8 @@ impl Tables {
             return Known::Nothing;
         };
         self.arena.mark_as_used(block);
-        let bits = arena::find_row(&segment, block.offset, address);
+        let pages = Pages::read(&segment, block.offset);
+        let bits = arena::find_row(&segment, block.offset, pages, address);
         match Rule::unpack(bits) {
             Packed::Rule(Rule::None) => Known::Nothing,
             Packed::Rule(Rule::Unsupported | Rule::FramePointer) => Known::Unusable,

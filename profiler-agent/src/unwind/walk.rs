@@ -59,6 +59,15 @@ pub(super) fn walk(
         if frames.len() >= MAX_USER_FRAMES as usize {
             return Walked::To(Outcome::Truncated);
         }
+        let is_leaf = frame.origin.is_leaf();
+        let mut way = |address| {
+            let found = way(address);
+            if found == Way::Table(Rule::Frameless) && !is_leaf {
+                Way::FramePointer
+            } else {
+                found
+            }
+        };
         let mut found = way(frame.address());
         if found == Way::Untold && frame.origin.may_begin_here() {
             // As the kernel side does.
@@ -82,7 +91,7 @@ pub(super) fn walk(
             Way::Pending => return Walked::Pending,
             Way::Nowhere => {
                 // What was interrupted is shown wherever it is; what a step led to outside all code is no frame.
-                if frame.origin.is_interrupted() || frame.origin.is_innermost() {
+                if frame.origin.is_leaf() {
                     frames.push(address);
                 }
                 return Walked::Astray(if frame.origin.is_chained() {

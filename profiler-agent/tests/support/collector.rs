@@ -106,9 +106,19 @@ service:
         );
         let path = self.path("config.yaml");
         std::fs::write(&path, config).unwrap();
+        self.run(&path, &[], output)
+    }
+
+    /// Starts one with a configuration that is there already, and variables for it. What it writes is nobody's here.
+    pub fn start_file(&self, config: &Path, variables: &[(&str, String)]) -> Collector {
+        self.run(config, variables, self.path("nothing"))
+    }
+
+    fn run(&self, config: &Path, variables: &[(&str, String)], output: PathBuf) -> Collector {
         let mut child = Command::new(&self.program)
             .arg("--config")
-            .arg(&path)
+            .arg(config)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .arg("--feature-gates=+service.profilesSupport")
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

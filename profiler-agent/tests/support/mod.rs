@@ -8,6 +8,7 @@ pub mod conformance;
 pub mod golden;
 pub mod picture;
 pub mod profiles;
+pub mod proxy;
 pub mod receivers;
 pub mod tools;
 pub mod truth;

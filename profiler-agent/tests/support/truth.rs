@@ -393,9 +393,11 @@ fn reach(chain: &[Element], mut place: usize, places: &mut BTreeSet<usize>) {
     }
 }
 
-/// What any function may call and be seen in.
+/// What any function may call and be seen in. The C library loads `libgcc_s` when a thread ends.
 fn in_libraries(words: &[String]) -> bool {
-    words.iter().all(|word| word == "libc" || word == "ld")
+    words
+        .iter()
+        .all(|word| matches!(word.as_str(), "libc" | "ld" | "libgcc_s"))
 }
 
 /// A function's own name: no path, no parameters, no type arguments, nothing that the compiler has added.

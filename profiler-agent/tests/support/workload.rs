@@ -185,8 +185,13 @@ pub fn text(path: &Path) -> String {
 }
 
 /// Waits for something that is to happen soon, and fails when it does not.
-pub fn wait_for(what: &str, mut happened: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+pub fn wait_for(what: &str, happened: impl FnMut() -> bool) {
+    wait_within(Duration::from_secs(20), what, happened);
+}
+
+/// The same with more patience.
+pub fn wait_within(patience: Duration, what: &str, mut happened: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !happened() {
         assert!(Instant::now() < deadline, "{what} did not come");
         std::thread::sleep(Duration::from_millis(5));

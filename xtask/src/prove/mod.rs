@@ -11,11 +11,13 @@
 //! temporary folders, and is ended.
 
 mod completeness;
+mod delivery;
 mod equality;
 mod hostile;
 mod load;
 mod names;
 mod programs;
+mod traffic;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -44,6 +46,12 @@ pub(crate) enum Proof {
     Names,
     /// Files that change while they are read, or lie, cost their own names at most
     Hostile,
+    /// A Collector that is away for three minutes and an agent that is killed meanwhile cost no more than is said
+    Delivery,
+    /// Programs and libraries come and go for half an hour, 50 a second: nothing is left of them
+    Traffic,
+    /// 100,000 distinct stacks a slice of 2,000 processes, for ten minutes: memory stays what it is
+    Soak,
 }
 
 /// Proves it for the programs called `names`, or all of them, whose figures are then written down.
@@ -54,9 +62,13 @@ pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Resu
     if proof == Proof::Names {
         return prove_names(workspace);
     }
-    if proof == Proof::Hostile {
-        // It makes its own programs.
-        return hostile::run(workspace);
+    // These make their own programs.
+    match proof {
+        Proof::Hostile => return hostile::run(workspace),
+        Proof::Delivery => return delivery::run(workspace),
+        Proof::Soak => return delivery::soak(workspace),
+        Proof::Traffic => return traffic::run(workspace),
+        Proof::Completeness | Proof::Equality | Proof::Names => {}
     }
     if let Some(name) = names
         .iter()
@@ -99,6 +111,9 @@ pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Resu
         }
         Proof::Names => return prove_names(workspace),
         Proof::Hostile => return hostile::run(workspace),
+        Proof::Delivery => return delivery::run(workspace),
+        Proof::Soak => return delivery::soak(workspace),
+        Proof::Traffic => return traffic::run(workspace),
     };
     println!("{table}");
     if names.is_empty() {

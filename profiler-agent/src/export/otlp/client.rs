@@ -23,26 +23,24 @@ use tonic::{
 
 pub use super::answer::{Accepted, ExportError};
 use super::{
-    answer::{chain, of_connection, of_grpc, of_http},
+    answer::{of_connection, of_grpc, of_http},
+    connections::{self, Connections},
     endpoint::{Endpoint, Protocol},
     headers::Header,
     parcel::{Compression, Parcel},
-    tls::{self, Tls, TlsError},
+    tls::{self, TlsError},
 };
 
 /// Says which layout the bytes have. Receivers refuse a request that says it twice.
 pub(super) const VERSION_HEADER: &str = "otlp-profiles-development-version";
 const VERSION: &str = "1";
 
-const USER_AGENT: &str = concat!(
+pub(super) const USER_AGENT: &str = concat!(
     "OTel-OTLP-Exporter-Rust/",
     env!("CARGO_PKG_VERSION"),
     " profiler-agent"
 );
 const GRPC_PATH: &str = "/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export";
-
-/// How often an idle connection is tried.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// A client must not send more: <https://opentelemetry.io/docs/specs/otlp/>.
 const REQUEST_LIMIT: usize = 64 << 20;
@@ -107,56 +105,30 @@ impl Client {
     /// # Errors
     /// [`ClientError`] if the endpoint cannot be used by the transport, or a certificate not at all.
     pub fn new(endpoint: Endpoint, options: &Options) -> Result<Self, ClientError> {
-        let Options {
-            timeout,
-            headers,
-            tls,
-        } = options;
-        let failed = |error: &dyn std::error::Error| ClientError::Transport {
-            endpoint: endpoint.to_string(),
-            reason: chain(error),
-        };
-        tls::choose_cryptography();
-        let tls = endpoint.is_secure().then(|| Tls::load(tls)).transpose()?;
+        Self::counting(endpoint, options, &Connections::default())
+    }
+
+    /// The same, counting its connections.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn counting(
+        endpoint: Endpoint,
+        options: &Options,
+        connections: &Connections,
+    ) -> Result<Self, ClientError> {
         let transport = match endpoint.protocol() {
-            Protocol::Grpc => {
-                let mut channel = tonic::transport::Endpoint::from_shared(String::from(endpoint.url()))
-                    .and_then(|endpoint| endpoint.user_agent(USER_AGENT))
-                    .map_err(|error| failed(&error))?
-                    .connect_timeout(*timeout)
-                    // A receiver that is gone without a word is noticed between two requests.
-                    .http2_keep_alive_interval(KEEP_ALIVE)
-                    .keep_alive_timeout(*timeout);
-                if let Some(tls) = &tls {
-                    channel = channel
-                        .tls_config(tls.for_grpc())
-                        .map_err(|error| failed(&error))?;
-                }
-                Transport::Grpc(channel.connect_lazy())
-            }
-            Protocol::Http => {
-                let config = match &tls {
-                    Some(tls) => tls.for_http()?,
-                    None => tls::trusting_nobody(),
-                };
-                let client = reqwest::Client::builder()
-                    .user_agent(USER_AGENT)
-                    .connect_timeout(*timeout)
-                    // Where profiles go is decided here, not by whoever answers.
-                    .redirect(reqwest::redirect::Policy::none())
-                    .pool_max_idle_per_host(1)
-                    .tls_backend_preconfigured(config);
-                Transport::Http(client.build().map_err(|error| failed(&error))?)
-            }
+            Protocol::Grpc => Transport::Grpc(connections::grpc(&endpoint, options, connections, None)?),
+            Protocol::Http => Transport::Http(connections::http(&endpoint, options, connections)?),
         };
-        let mut all: HeaderMap = headers.iter().map(Header::parts).collect();
+        let mut all: HeaderMap = options.headers.iter().map(Header::parts).collect();
         all.insert(
             HeaderName::from_static(VERSION_HEADER),
             HeaderValue::from_static(VERSION),
         );
         Ok(Self {
             endpoint,
-            timeout: *timeout,
+            timeout: options.timeout,
             headers: all,
             transport,
         })

@@ -16,17 +16,22 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 
 use super::{
     answer::{Accepted, ExportError},
     client::{self, Client, ClientError},
+    connections::Connections,
     encode,
     endpoint::Endpoint,
     parcel::{Compression, Parcel},
@@ -36,7 +41,7 @@ use crate::{
     ledger::{Counts, Ledger, Place},
     profile::Profile,
     spool::{self, Folder, Id, Oldest, PushError, ReadError, Spool},
-    telemetry::Loss,
+    telemetry::{Histogram, Loss},
 };
 
 /// Slices that wait to be encoded.
@@ -90,6 +95,95 @@ pub struct Sent {
     pub failures: u64,
 }
 
+/// What a running delivery counts, and what waits in it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Figures {
+    /// Where every sample is.
+    pub counts: Counts,
+    /// What was sent.
+    pub sent: Sent,
+    /// How long requests took, failed ones too.
+    pub durations: Histogram,
+    /// Connections that were opened.
+    pub connections: u64,
+    /// Requests in memory, the one under way too.
+    pub queue_requests: u64,
+    /// Their bytes.
+    pub queue_bytes: u64,
+    /// Most that these may be.
+    pub queue_limit: u64,
+    /// Requests on the disk.
+    pub spool_requests: u64,
+    /// Their bytes.
+    pub spool_bytes: u64,
+    /// Most that these may be; 0 without a spool.
+    pub spool_limit: u64,
+}
+
+/// Sees what a delivery counts, from any thread.
+#[derive(Debug, Clone, Default)]
+pub struct Watch(Arc<Watched>);
+
+#[derive(Debug, Default)]
+struct Watched {
+    ledger: Ledger,
+    connections: Connections,
+    /// But for what the two above know.
+    figures: Mutex<Figures>,
+    /// Is told of every duration as well.
+    listener: Mutex<Option<Listener>>,
+    /// Somebody wants the end to come.
+    hurry: Notify,
+}
+
+/// Takes the seconds that a request took.
+pub struct Listener(pub Box<dyn Fn(f64) + Send>);
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Listener")
+    }
+}
+
+impl Watch {
+    /// As it stands.
+    pub fn figures(&self) -> Figures {
+        let Watched {
+            ledger,
+            connections,
+            figures,
+            listener: _,
+            hurry: _,
+        } = &*self.0;
+        Figures {
+            counts: ledger.counts(),
+            connections: connections.count(),
+            ..lock(figures).clone()
+        }
+    }
+
+    /// Tells `listener` from now on how long each request took, and nobody else any more.
+    pub fn listen(&self, listener: Listener) {
+        *lock(&self.0.listener) = Some(listener);
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.0.ledger
+    }
+
+    fn took(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        lock(&self.0.figures).durations.record(seconds);
+        if let Some(Listener(listener)) = &*lock(&self.0.listener) {
+            listener(seconds);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// How it ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
@@ -112,7 +206,7 @@ pub struct Delivery {
 #[derive(Debug, Clone)]
 pub struct Entrance {
     orders: mpsc::Sender<Order>,
-    ledger: Arc<Ledger>,
+    watch: Watch,
 }
 
 #[derive(Debug)]
@@ -134,18 +228,18 @@ impl Delivery {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
+        let watch = Watch::default();
         let client = {
             let _inside = runtime.enter();
-            Client::new(options.endpoint.clone(), &options.client)?
+            Client::counting(options.endpoint.clone(), &options.client, &watch.0.connections)?
         };
-        let ledger = Arc::new(Ledger::default());
         let (orders, inbox) = mpsc::channel(SLICES);
-        let carrier = Carrier::new(options, client, Arc::clone(&ledger));
+        let carrier = Carrier::new(options, client, watch.clone());
         let thread = thread::Builder::new()
             .name("delivery".into())
             .spawn(move || runtime.block_on(carrier.run(inbox)))?;
         Ok(Self {
-            entrance: Entrance { orders, ledger },
+            entrance: Entrance { orders, watch },
             thread,
         })
     }
@@ -156,21 +250,36 @@ impl Delivery {
     }
 
     /// Where every sample is.
-    pub fn ledger(&self) -> &Arc<Ledger> {
-        &self.entrance.ledger
+    pub fn ledger(&self) -> &Ledger {
+        self.entrance.watch.ledger()
+    }
+
+    /// What it counts, for whoever wants to see it.
+    pub fn watch(&self) -> Watch {
+        self.entrance.watch.clone()
     }
 
     /// Hands the last slice over, and waits until everything is sent, or on the disk, or nothing was sent for `timeout`. Blocks.
     pub fn finish(self, last: Profile, timeout: Duration) -> Report {
+        self.entrance.watch.ledger().capture(&last);
+        self.end([Order::Slice(Box::new(last)), Order::Finish(timeout)])
+    }
+
+    /// Puts what is left on the disk, and waits for no receiver. Blocks.
+    pub fn abandon(self) -> Report {
+        self.entrance.hurry();
+        self.end([Order::Finish(Duration::ZERO)])
+    }
+
+    fn end(self, last: impl IntoIterator<Item = Order>) -> Report {
         let Self { entrance, thread } = self;
-        let Entrance { orders, ledger } = entrance;
-        ledger.capture(&last);
-        for order in [Order::Slice(Box::new(last)), Order::Finish(timeout)] {
+        let Entrance { orders, watch } = entrance;
+        for order in last {
             // It ends only after this, or by a bug of its own, which the join tells.
             let _ = orders.blocking_send(order);
         }
         thread.join().unwrap_or_else(|_| Report {
-            counts: ledger.counts(),
+            counts: watch.ledger().counts(),
             failure: Some("the thread that delivers has died".into()),
             ..Report::default()
         })
@@ -183,14 +292,20 @@ impl Entrance {
         self.orders.try_send(Order::Change(Box::new(options))).is_ok()
     }
 
+    /// Has [`Delivery::finish`] wait for no receiver any more: what is left goes to the spool at once.
+    pub fn hurry(&self) {
+        self.watch.0.hurry.notify_one();
+    }
+
     /// Hands a finished slice over. Returns at once; when too many wait already, its samples are dropped and counted.
     pub fn hand_over(&self, slice: Profile) {
-        self.ledger.capture(&slice);
+        self.watch.ledger().capture(&slice);
         if let Err(error) = self.orders.try_send(Order::Slice(Box::new(slice))) {
             let (mpsc::error::TrySendError::Full(order) | mpsc::error::TrySendError::Closed(order)) = error;
             if let Order::Slice(slice) = order {
                 let samples = slice.sample_count();
-                self.ledger
+                self.watch
+                    .ledger()
                     .shift(samples, Place::Waiting, Place::Dropped(Loss::EncoderBusy));
                 tracing::warn!(
                     samples,
@@ -225,7 +340,7 @@ struct Carrier {
     compression: Compression,
     encode: encode::Options,
     memory: usize,
-    ledger: Arc<Ledger>,
+    watch: Watch,
     /// Oldest first.
     fresh: VecDeque<Parcel>,
     spool: Option<Spool<Folder>>,
@@ -264,7 +379,7 @@ fn is_news(told: &mut String, text: &str) -> bool {
 }
 
 impl Carrier {
-    fn new(options: Options, client: Client, ledger: Arc<Ledger>) -> Self {
+    fn new(options: Options, client: Client, watch: Watch) -> Self {
         let Options {
             endpoint: _,
             client: _,
@@ -275,7 +390,7 @@ impl Carrier {
         } = options;
         let spool = spool.and_then(|options| match Spool::open(&options) {
             Ok((spool, found)) => {
-                ledger.inherit(found.events);
+                watch.ledger().inherit(found.events);
                 if !spool.is_empty() {
                     tracing::info!(
                         requests = spool.len(),
@@ -295,7 +410,7 @@ impl Carrier {
             compression,
             encode,
             memory,
-            ledger,
+            watch,
             fresh: VecDeque::new(),
             spool,
             under_way: None,
@@ -312,8 +427,10 @@ impl Carrier {
     }
 
     async fn run(mut self, mut inbox: mpsc::Receiver<Order>) -> Report {
+        let watch = self.watch.clone();
         loop {
             self.send_next();
+            self.show();
             if let Some((_, deadline)) = self.ending
                 && (self.fresh.is_empty() && self.under_way.is_none() || Instant::now() >= deadline)
             {
@@ -334,10 +451,33 @@ impl Carrier {
                     Some(Order::Finish(timeout)) => self.ending = Some((timeout, Instant::now() + timeout)),
                     None => break,
                 },
+                () = watch.0.hurry.notified(), if self.ending.is_some() => break,
                 () = tokio::time::sleep_until(alarm) => self.copy_what_lingers(),
             }
         }
         self.give_up()
+    }
+
+    /// Lets others see how it stands.
+    fn show(&self) {
+        let under_way = self
+            .under_way
+            .iter()
+            .filter_map(|under_way| match &under_way.from {
+                Source::Memory(parcel) => Some(parcel),
+                Source::Disk(_) => None,
+            });
+        let queue = || self.fresh.iter().chain(under_way.clone());
+        let mut figures = lock(&self.watch.0.figures);
+        figures.sent = self.sent;
+        figures.queue_requests = queue().count() as u64;
+        figures.queue_bytes = queue().map(|parcel| parcel.body.len() as u64).sum();
+        figures.queue_limit = self.memory as u64;
+        if let Some(spool) = &self.spool {
+            figures.spool_requests = spool.len() as u64;
+            figures.spool_bytes = spool.bytes();
+            figures.spool_limit = spool.limit();
+        }
     }
 
     fn change(&mut self, options: Options) {
@@ -349,7 +489,7 @@ impl Carrier {
             spool: _,
             memory,
         } = options;
-        match Client::new(endpoint, &client) {
+        match Client::counting(endpoint, &client, &self.watch.0.connections) {
             Ok(client) => self.client = client,
             Err(error) => {
                 tracing::error!("{error}; it is sent as before");
@@ -456,7 +596,8 @@ impl Carrier {
             }
             self.failed_reads = 0;
             tracing::warn!(samples = events, "{error}");
-            self.ledger
+            self.watch
+                .ledger()
                 .shift(events, Place::Spooled, Place::Dropped(Loss::SpoolUnreadable));
             self.spool.as_mut()?.remove(id);
         }
@@ -470,6 +611,7 @@ impl Carrier {
             return;
         };
         let now = Instant::now();
+        self.watch.took(now - since);
         let place = match from {
             Source::Memory(_) => Place::Waiting,
             Source::Disk(_) => Place::Spooled,
@@ -480,9 +622,11 @@ impl Carrier {
                 self.sent.bytes += label.length as u64;
                 self.sent.packed += self.packed(&from);
                 let rejected_events = label.events_of(rejected);
-                self.ledger
+                self.watch
+                    .ledger()
                     .shift(label.events - rejected_events, place, Place::Exported);
-                self.ledger
+                self.watch
+                    .ledger()
                     .shift(rejected_events, place, Place::Dropped(Loss::Rejected));
                 self.failure = None;
                 if rejected > 0 {
@@ -529,7 +673,9 @@ impl Carrier {
                     } else {
                         Loss::Refused
                     };
-                    self.ledger.shift(label.events, place, Place::Dropped(reason));
+                    self.watch
+                        .ledger()
+                        .shift(label.events, place, Place::Dropped(reason));
                     if let Source::Disk(id) = from {
                         self.remove(id);
                     }
@@ -579,14 +725,17 @@ impl Carrier {
             Ok((id, dropped)) => (Ok(id), dropped),
             Err((error, dropped)) => (Err(error), dropped),
         };
-        self.ledger
+        self.watch
+            .ledger()
             .shift(dropped, Place::Spooled, Place::Dropped(Loss::SpoolFull));
         if dropped > 0 && is_news(&mut self.told.disk, "full") {
             tracing::warn!("the spool is full; the oldest profiles in it make way for new ones");
         }
         match result {
             Ok(id) => {
-                self.ledger.shift(parcel.events, Place::Waiting, Place::Spooled);
+                self.watch
+                    .ledger()
+                    .shift(parcel.events, Place::Waiting, Place::Spooled);
                 Some(id)
             }
             Err(error) => {
@@ -613,7 +762,8 @@ impl Carrier {
                 return;
             };
             bytes -= parcel.body.len();
-            self.ledger
+            self.watch
+                .ledger()
                 .shift(parcel.events, Place::Waiting, Place::Dropped(Loss::QueueFull));
             if is_news(&mut self.told.disk, "memory") {
                 tracing::warn!("too much waits in memory for the receiver; the oldest profiles are dropped");
@@ -653,11 +803,12 @@ impl Carrier {
         }
         self.spill();
         for parcel in std::mem::take(&mut self.fresh) {
-            self.ledger
+            self.watch
+                .ledger()
                 .shift(parcel.events, Place::Waiting, Place::Dropped(Loss::ShutDown));
         }
         Report {
-            counts: self.ledger.counts(),
+            counts: self.watch.ledger().counts(),
             sent: self.sent,
             failure: self.failure,
         }

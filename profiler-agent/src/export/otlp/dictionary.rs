@@ -203,7 +203,7 @@ impl<'p, 'a> Dictionary<'p, 'a> {
             Attribute::Generated => bytes(value, 1, super::prepare::GENERATED.as_bytes()),
             Attribute::ThreadName(name) => bytes(value, 1, self.prepared.profile.string(name).as_bytes()),
             Attribute::GoBuildId(id) | Attribute::Remark(id) => {
-                bytes(value, 1, self.prepared.profile.string(id).as_bytes())
+                bytes(value, 1, self.prepared.profile.string(id).as_bytes());
             }
             Attribute::BuildId(id) => bytes(value, 1, hex(id).as_bytes()),
             Attribute::Htlhash(hash) => bytes(value, 1, hex(&hash).as_bytes()),

@@ -7,6 +7,9 @@ use reqwest::Url;
 /// Path of the profiles signal over HTTP, below the endpoint.
 pub const HTTP_PATH: &str = "/v1development/profiles";
 
+/// Path of the metrics signal.
+pub(super) const METRICS_PATH: &str = "/v1/metrics";
+
 /// How OTLP is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
@@ -115,6 +118,15 @@ impl Endpoint {
         Self { exact: true, ..self }
     }
 
+    /// The same, spoken to by another protocol. gRPC has no path.
+    #[must_use]
+    pub fn spoken_to_by(mut self, protocol: Protocol) -> Self {
+        if protocol == Protocol::Grpc {
+            self.url.set_path("");
+        }
+        Self { protocol, ..self }
+    }
+
     /// Whether it is spoken to through TLS.
     pub fn is_secure(&self) -> bool {
         self.url.scheme() == "https"
@@ -125,14 +137,29 @@ impl Endpoint {
         self.protocol
     }
 
-    /// Where requests go: with the path of the signal for HTTP.
+    /// Where profiles go: with the path of the signal for HTTP.
     pub fn url(&self) -> Url {
+        self.url_of(HTTP_PATH)
+    }
+
+    /// Where requests of a signal go that has this path over HTTP.
+    pub(super) fn url_of(&self, path: &str) -> Url {
         let mut url = self.url.clone();
         if self.protocol == Protocol::Http && !self.exact {
-            let path = format!("{}{HTTP_PATH}", url.path().trim_end_matches('/'));
+            let path = format!("{}{path}", url.path().trim_end_matches('/'));
             url.set_path(&path);
         }
         url
+    }
+
+    /// The same receiver for another signal: a path that is meant for this one is none of its.
+    #[must_use]
+    pub fn of_any_signal(mut self) -> Self {
+        if self.exact {
+            self.url.set_path("");
+            self.exact = false;
+        }
+        self
     }
 }
 

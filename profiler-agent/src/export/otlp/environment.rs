@@ -24,6 +24,10 @@ pub struct Environment {
     pub settings: Vec<Setting>,
     /// Whether the endpoint is to be used as it is, without the path of the signal.
     pub exact_endpoint: bool,
+    /// What holds for metrics alone, by the flags that say it for profiles.
+    pub metrics: Vec<Setting>,
+    /// Whether their endpoint is to be used as it is.
+    pub exact_metrics_endpoint: bool,
     /// `OTEL_SDK_DISABLED`: nothing is to be sent.
     pub is_disabled: bool,
     /// Attributes of this host and this agent.
@@ -51,6 +55,62 @@ impl Environment {
             let of_signal = get(&profiles).map(|value| (profiles, value, true));
             of_signal.or_else(|| get(&general).map(|value| (general, value, false)))
         };
+        let (settings, exact) = this.signal(find);
+        this.settings = settings;
+        this.exact_endpoint = exact;
+        let find = |name: &str| {
+            let metrics = format!("OTEL_EXPORTER_OTLP_METRICS_{name}");
+            let general = format!("OTEL_EXPORTER_OTLP_{name}");
+            let of_signal = get(&metrics).map(|value| (metrics, value, true));
+            // What the variable of profiles says is not for metrics.
+            let is_hidden = get(&format!("OTEL_EXPORTER_OTLP_PROFILES_{name}")).is_some();
+            of_signal.or_else(|| {
+                get(&general)
+                    .filter(|_| is_hidden)
+                    .map(|value| (general, value, false))
+            })
+        };
+        (this.metrics, this.exact_metrics_endpoint) = this.signal(find);
+        this.metrics_interval(get);
+        this
+    }
+
+    /// How often metrics are exported, and whether at all.
+    fn metrics_interval(&mut self, get: impl Fn(&str) -> Option<String>) {
+        let (variable, exporter) = ("OTEL_METRIC_EXPORT_INTERVAL", "OTEL_METRICS_EXPORTER");
+        let value = match (get(exporter).as_deref().map(str::trim), get(variable)) {
+            (Some("none"), _) => Some((exporter, "off".to_owned())),
+            (_, Some(value)) => match value.trim().parse::<u32>() {
+                Ok(milliseconds) if milliseconds > 0 => Some((variable, format!("{milliseconds}ms"))),
+                _ => {
+                    self.warn(format!(
+                        "{variable} is {value:?}, which is no number of milliseconds"
+                    ));
+                    None
+                }
+            },
+            _ => None,
+        };
+        if let Some((variable, value)) = value {
+            self.settings.push(Setting {
+                flag: "metrics-interval",
+                values: vec![value],
+                variable: variable.to_owned(),
+            });
+        }
+    }
+
+    /// What the variables of a signal say, which `find` finds by the ends of their names, and whether its endpoint is its own.
+    fn signal(&mut self, find: impl Fn(&str) -> Option<(String, String, bool)>) -> (Vec<Setting>, bool) {
+        let mut settings = Vec::new();
+        let mut exact = false;
+        let mut set = |flag, variable, values| {
+            settings.push(Setting {
+                flag,
+                values,
+                variable,
+            });
+        };
         if let Some((variable, endpoint, of_signal)) = find("ENDPOINT") {
             let insecure =
                 find("INSECURE").is_some_and(|(_, value, _)| value.trim().eq_ignore_ascii_case("true"));
@@ -60,8 +120,8 @@ impl Environment {
                 (false, true) => format!("http://{endpoint}"),
                 (false, false) => format!("https://{endpoint}"),
             };
-            this.exact_endpoint = of_signal;
-            this.set("otlp-endpoint", variable, vec![endpoint]);
+            exact = of_signal;
+            set("otlp-endpoint", variable, vec![endpoint]);
         }
         for (name, flag, known) in [
             ("PROTOCOL", "otlp-protocol", &["grpc", "http/protobuf"][..]),
@@ -69,9 +129,9 @@ impl Environment {
         ] {
             if let Some((variable, value, _)) = find(name) {
                 if known.contains(&value.trim()) {
-                    this.set(flag, variable, vec![value.trim().to_owned()]);
+                    set(flag, variable, vec![value.trim().to_owned()]);
                 } else {
-                    this.warn(format!(
+                    self.warn(format!(
                         "{variable} is {value:?}, which is none of {}",
                         known.join(", ")
                     ));
@@ -81,9 +141,9 @@ impl Environment {
         if let Some((variable, value, _)) = find("TIMEOUT") {
             match value.trim().parse::<u32>() {
                 Ok(milliseconds) if milliseconds > 0 => {
-                    this.set("otlp-timeout", variable, vec![format!("{milliseconds}ms")]);
+                    set("otlp-timeout", variable, vec![format!("{milliseconds}ms")]);
                 }
-                _ => this.warn(format!(
+                _ => self.warn(format!(
                     "{variable} is {value:?}, which is no number of milliseconds"
                 )),
             }
@@ -92,9 +152,9 @@ impl Environment {
             match pairs(&value) {
                 Some(pairs) => {
                     let headers = pairs.iter().map(|(name, value)| format!("{name}={value}"));
-                    this.set("otlp-header", variable, headers.collect());
+                    set("otlp-header", variable, headers.collect());
                 }
-                None => this.warn(format!("{variable} is not of the form NAME=VALUE,NAME=VALUE")),
+                None => self.warn(format!("{variable} is not of the form NAME=VALUE,NAME=VALUE")),
             }
         }
         for (name, flag) in [
@@ -103,18 +163,10 @@ impl Environment {
             ("CLIENT_KEY", "otlp-key"),
         ] {
             if let Some((variable, value, _)) = find(name) {
-                this.set(flag, variable, vec![value]);
+                set(flag, variable, vec![value]);
             }
         }
-        this
-    }
-
-    fn set(&mut self, flag: &'static str, variable: String, values: Vec<String>) {
-        self.settings.push(Setting {
-            flag,
-            values,
-            variable,
-        });
+        (settings, exact)
     }
 
     fn warn(&mut self, warning: String) {

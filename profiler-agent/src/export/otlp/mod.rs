@@ -18,12 +18,14 @@
 //! - requests stay below 4 MiB, the default of gRPC servers in Go.
 
 pub mod client;
+pub mod connections;
 pub mod delivery;
 pub mod encode;
 pub mod endpoint;
 pub mod environment;
 pub mod file;
 pub mod headers;
+pub mod metrics;
 pub mod parcel;
 pub mod tls;
 

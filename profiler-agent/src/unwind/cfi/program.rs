@@ -4,14 +4,13 @@
 //! gimli executes such programs too, for all registers. Its rows are what the tests compare with at every address; the time that they
 //! take is what the benchmark `tables` compares with.
 
-use gimli::constants as dw;
-use profiler_common::row::Rule;
-
 use super::{
     cursor::Cursor,
     entry::{Common, Function},
     expression, rule,
 };
+use crate::unwind::table::Code;
+use gimli::constants as dw;
 
 /// Most states remembered at one time; compilers need one.
 const MAX_REMEMBERED: usize = 16;
@@ -114,14 +113,14 @@ impl Machine {
         Some(execution.state)
     }
 
-    /// Executes the program of the function that begins at `start`, and hands out its rows: an address and the rule from there on.
+    /// Executes the program of a function, and hands out its rows: an address and the rule from there on.
     /// Whether it could be executed to its end; if not, the last row says that nothing is known from there on.
     #[inline]
     pub(super) fn function<E>(
         &mut self,
         function: &Function<'_>,
         common: &Common,
-        mut row: impl FnMut(u64, Rule) -> Result<(), E>,
+        mut row: impl FnMut(u64, Code) -> Result<(), E>,
     ) -> Result<bool, E> {
         let Some(initial) = &common.initial else {
             return Ok(false);
@@ -133,37 +132,41 @@ impl Machine {
             &mut self.remembered,
         );
         let mut address = function.start;
-        let mut current = rule(&execution.state);
+        let mut current = Code::of(rule(&execution.state));
         while !execution.program.0.is_empty() {
             let next = match execution.instruction(Some(initial)) {
                 Some(0) => continue,
                 Some(units) => address.checked_add(units.wrapping_mul(common.code_alignment)),
                 None => None,
             };
-            if std::mem::take(&mut execution.changed) {
-                current = rule(&execution.state);
-            }
+            current = execution.code(current);
             let Some(next) = next else {
-                row(address, Rule::None)?;
+                row(address, Code::NONE)?;
                 return Ok(false);
             };
             row(address, current)?;
             address = next;
         }
-        if execution.changed {
-            current = rule(&execution.state);
-        }
-        row(address, current)?;
+        row(address, execution.code(current))?;
         Ok(true)
     }
+}
+
+/// What of a state has changed since somebody asked. Most rows of most programs differ from the row before in the offset alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Nothing,
+    /// The offset of the canonical frame address.
+    Offset,
+    /// Anything.
+    State,
 }
 
 /// The execution of one program.
 struct Execution<'a, 'm> {
     program: Cursor<'a>,
     state: State,
-    /// Whether the state has changed since somebody asked.
-    changed: bool,
+    change: Change,
     data_alignment: i64,
     remembered: &'m mut Vec<State>,
 }
@@ -174,10 +177,24 @@ impl<'a, 'm> Execution<'a, 'm> {
         Self {
             program: Cursor(program),
             state,
-            changed: false,
+            change: Change::Nothing,
             data_alignment,
             remembered,
         }
+    }
+
+    /// The rule of the state, if this was the one when somebody last asked.
+    #[inline(always)]
+    fn code(&mut self, before: Code) -> Code {
+        match (
+            std::mem::replace(&mut self.change, Change::Nothing),
+            self.state.cfa,
+        ) {
+            (Change::Nothing, _) => Some(before),
+            (Change::Offset, Cfa::Register(_, Some(offset))) => before.with_offset(offset),
+            _ => None,
+        }
+        .unwrap_or_else(|| Code::of(rule(&self.state)))
     }
 
     /// Executes one instruction, and returns by how many units it advances the address: 0 for those that are about something else.
@@ -223,7 +240,7 @@ impl<'a, 'm> Execution<'a, 'm> {
                 }
                 dw::DW_CFA_restore_state => {
                     self.state = self.remembered.pop()?;
-                    self.changed = true;
+                    self.change = Change::State;
                 }
                 _ => return self.rare(byte, initial),
             },
@@ -291,7 +308,7 @@ impl<'a, 'm> Execution<'a, 'm> {
     #[inline]
     fn cfa(&mut self, cfa: Cfa) {
         self.state.cfa = cfa;
-        self.changed = true;
+        self.change = Change::State;
     }
 
     #[inline]
@@ -300,7 +317,9 @@ impl<'a, 'm> Execution<'a, 'm> {
             return None;
         };
         *offset = i32::try_from(new).ok();
-        self.changed = true;
+        if self.change == Change::Nothing {
+            self.change = Change::Offset;
+        }
         Some(())
     }
 
@@ -312,7 +331,7 @@ impl<'a, 'm> Execution<'a, 'm> {
             RBX => self.state.bx = saved,
             _ => return,
         }
-        self.changed = true;
+        self.change = Change::State;
     }
 
     /// Saves the register that comes next as what follows says.

@@ -1,0 +1,319 @@
+//! What is in deploy/: it means what the code means, other people's checkers take it, and it runs.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test that fails fails"
+)]
+
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::{fs::PermissionsExt, net::UnixDatagram},
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use profiler_agent::{export::otlp::endpoint::Protocol, kernel::capabilities::CAPABILITIES};
+use rustix::process::Signal;
+use support::{
+    agent::Agent,
+    collector::{Site, TO_FILE, events},
+    tools,
+    workload::{Workload, alone, compiled, text, wait_for},
+};
+
+const UNIT: &str = "systemd/profiler-agent.service";
+const DAEMON_SET: &str = "kubernetes/profiler-agent.yaml";
+
+fn file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(name)
+}
+
+/// The capabilities of the code, in capitals, without `CAP_`.
+fn capabilities() -> BTreeSet<String> {
+    CAPABILITIES
+        .iter()
+        .map(|capability| capability.name.trim_start_matches("cap_").to_uppercase())
+        .collect()
+}
+
+#[test]
+fn each_asks_for_the_capabilities_of_the_code() {
+    let unit = fs::read_to_string(file(UNIT)).unwrap();
+    for key in ["CapabilityBoundingSet=", "AmbientCapabilities="] {
+        let line = unit.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        let found: BTreeSet<String> = line
+            .split(' ')
+            .map(|name| name.trim_start_matches("CAP_").to_owned())
+            .collect();
+        assert_eq!(found, capabilities(), "{key}");
+    }
+    let set = fs::read_to_string(file(DAEMON_SET)).unwrap();
+    let list = set.split("add: [").nth(1).unwrap().split(']').next().unwrap();
+    let found: BTreeSet<String> = list
+        .split(", ")
+        .map(|name| name.trim_matches('"').to_owned())
+        .collect();
+    assert_eq!(found, capabilities());
+}
+
+#[test]
+fn systemd_takes_the_unit_and_finds_it_closed() {
+    let test = "systemd_takes_the_unit_and_finds_it_closed";
+    let Some(analyze) = tools::find("SYSTEMD_ANALYZE", Some("systemd-analyze")) else {
+        return tools::skip(test, "systemd-analyze (Debian package systemd)");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let unit = folder.path().join("profiler-agent.service");
+    let text = fs::read_to_string(file(UNIT)).unwrap();
+    // It looks whether the program is there.
+    fs::write(&unit, text.replace("/usr/bin/profiler-agent", "/bin/true")).unwrap();
+    let verified = Command::new(&analyze).arg("verify").arg(&unit).output().unwrap();
+    let words = String::from_utf8_lossy(&verified.stderr).into_owned();
+    assert!(verified.status.success() && words.is_empty(), "{words}");
+    // From 0, nothing is exposed, to 10, everything; in tenths.
+    let secure = Command::new(&analyze)
+        .args(["security", "--offline=true", "--threshold=35"])
+        .arg(&unit)
+        .output()
+        .unwrap();
+    assert!(
+        secure.status.success(),
+        "{}",
+        String::from_utf8_lossy(&secure.stdout)
+    );
+}
+
+#[test]
+fn kubernetes_takes_every_object() {
+    let test = "kubernetes_takes_every_object";
+    let Some(python) = tools::find("PROFILER_TEST_PYTHON", None) else {
+        return tools::skip(test, "PROFILER_TEST_PYTHON, a Python with kubernetes-validate");
+    };
+    let validate = |path: &Path, kubernetes: &str| {
+        let output = Command::new(&python)
+            .args(["-m", "kubernetes_validate", "--strict", "-k", kubernetes])
+            .arg(path)
+            .output()
+            .unwrap();
+        let words = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        (output.status.success(), words)
+    };
+    for kubernetes in ["1.30.0", "1.37.0"] {
+        let (is_valid, words) = validate(&file(DAEMON_SET), kubernetes);
+        assert!(is_valid, "{words}");
+    }
+    // It can fail.
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = folder.path().join("wrong.yaml");
+    let text = fs::read_to_string(file(DAEMON_SET)).unwrap();
+    fs::write(&wrong, text.replace("hostPID:", "hostPid:")).unwrap();
+    assert!(!validate(&wrong, "1.37.0").0);
+}
+
+/// What is said to a service manager: READY=1, WATCHDOG=1, STOPPING=1.
+fn said(manager: &UnixDatagram, word: &str) -> bool {
+    let mut message = [0; 512];
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < deadline {
+        match manager.recv(&mut message) {
+            Ok(length) => {
+                let text = std::str::from_utf8(&message[..length]).unwrap();
+                if text.lines().any(|line| line == word) {
+                    return true;
+                }
+            }
+            Err(error) => panic!("{word}: {error}"),
+        }
+    }
+    false
+}
+
+/// As the unit runs it, a user without privileges but for the six; as a container does, root without all others.
+#[test]
+fn the_six_capabilities_are_enough() {
+    let test = "the_six_capabilities_are_enough";
+    let Some(_alone) = alone(test) else { return };
+    let Some(mut site) = Site::find(test) else { return };
+    if tools::find("SETPRIV", Some("setpriv")).is_none() {
+        return tools::skip(test, "setpriv (Debian package util-linux)");
+    }
+    let names: Vec<String> = capabilities()
+        .iter()
+        .map(|name| format!("+{}", name.to_lowercase()))
+        .collect();
+    let six = format!("-all,{}", names.join(","));
+    let user: Vec<&str> = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--no-new-privs",
+        "--inh-caps",
+        &six,
+        "--ambient-caps",
+        &six,
+        "--bounding-set",
+        &six,
+    ]
+    .to_vec();
+    let container = [
+        "setpriv",
+        "--no-new-privs",
+        "--inh-caps=-all",
+        "--bounding-set",
+        &six,
+    ]
+    .to_vec();
+    for through in [user, container] {
+        let collector = site.start(TO_FILE, "", "");
+        let workload = Workload::start(&compiled("split"), ["/dev/null", "60000", "1"]);
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("notify");
+        let manager = UnixDatagram::bind(&socket).unwrap();
+        manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let state = folder.path().join("state");
+        fs::create_dir(&state).unwrap();
+        for path in [folder.path(), &socket, &state] {
+            fs::set_permissions(path, PermissionsExt::from_mode(0o777)).unwrap();
+        }
+        let agent = Agent::new()
+            .for_every_user()
+            .through(through)
+            .variable("NOTIFY_SOCKET", socket.to_str().unwrap())
+            .variable("WATCHDOG_USEC", "2000000")
+            .variable("STATE_DIRECTORY", state.to_str().unwrap());
+        let url = site.url(Protocol::Grpc);
+        let mut running = agent.start(["--otlp-endpoint", &url, "--interval", "1s", "--serve", "off"]);
+        running.samples();
+        assert!(said(&manager, "READY=1"));
+        let status = text(Path::new(&format!("/proc/{}/status", running.pid())));
+        // capability.h: BPF, PERFMON, SYS_PTRACE, SYSLOG, DAC_READ_SEARCH, CHECKPOINT_RESTORE.
+        let mask: u64 = [39, 38, 19, 34, 2, 40]
+            .map(|number| 1 << number)
+            .into_iter()
+            .sum();
+        for set in ["CapEff", "CapPrm", "CapBnd"] {
+            assert!(
+                status.contains(&format!("{set}:\t{mask:016x}")),
+                "{set} is not {mask:016x}:\n{status}"
+            );
+        }
+        assert!(said(&manager, "WATCHDOG=1"));
+        wait_for("a profile of another user's program", || {
+            let requests = collector.written();
+            let mut events = requests.iter().flat_map(|request| events(request));
+            events.any(|event| event.pid == workload.pid())
+        });
+        running.send(Signal::TERM);
+        assert!(said(&manager, "STOPPING=1"));
+        let run = running.finish();
+        run.expect(0, &["delivery: ", " 0 spooled"]);
+        // Nothing is missing that it would warn of, and functions of the kernel and of the program have names.
+        assert!(!run.stderr.contains("without CAP_"), "{}", run.stderr);
+        assert!(!run.stderr.contains("cannot keep profiles"), "{}", run.stderr);
+        assert!(state.join("spool").exists());
+        let requests = collector.finish();
+        let has = |name: &str| {
+            requests
+                .iter()
+                .any(|request| request.windows(name.len()).any(|bytes| bytes == name.as_bytes()))
+        };
+        assert!(
+            has("asm_sysvec_apic_timer_interrupt") || has("do_syscall_64"),
+            "no kernel names"
+        );
+        assert!(has("split"), "no names of the program");
+    }
+}
+
+#[test]
+fn the_collectors_configuration_passes_profiles_on() {
+    let test = "the_collectors_configuration_passes_profiles_on";
+    let Some(_alone) = alone(test) else { return };
+    let (Some(mut backend), Some(gateway)) = (Site::find(test), Site::find(test)) else {
+        return;
+    };
+    let behind = backend.start(
+        "profiles: {receivers: [otlp], exporters: [file/proto]}\n    metrics: {receivers: [otlp], exporters: [nop]}",
+        "",
+        "",
+    );
+    let address = |site: &Site, protocol| site.url(protocol).trim_start_matches("http://").to_owned();
+    let port = |protocol| address(&gateway, protocol).rsplit_once(':').unwrap().1.to_owned();
+    let _before = gateway.start_file(
+        &file("collector/config.yaml"),
+        &[
+            ("OTLP_GRPC_PORT", port(Protocol::Grpc)),
+            ("OTLP_HTTP_PORT", port(Protocol::Http)),
+            ("BACKEND", address(&backend, Protocol::Grpc)),
+            ("BACKEND_INSECURE", "true".into()),
+        ],
+    );
+    let workload = Workload::start(&compiled("split"), ["/dev/null", "60000", "1"]);
+    let agent = Agent::new();
+    let url = gateway.url(Protocol::Grpc);
+    let mut running = agent.start([
+        "--config",
+        file("agent.toml").to_str().unwrap(),
+        "--otlp-endpoint",
+        &url,
+        "--interval",
+        "1s",
+        "--metrics-interval",
+        "1s",
+        "--spool",
+        agent.path("spool").to_str().unwrap(),
+        "--serve",
+        "off",
+    ]);
+    running.samples();
+    wait_for("profiles behind it", || {
+        let requests = behind.written();
+        let mut events = requests.iter().flat_map(|request| events(request));
+        events.any(|event| event.pid == workload.pid())
+    });
+    running.send(Signal::TERM);
+    let run = running.finish();
+    run.expect(0, &["delivery: ", " 0 spooled"]);
+    assert!(!run.stderr.contains("takes no metrics"), "{}", run.stderr);
+}
+
+#[test]
+fn the_settings_are_settings() {
+    let output = Command::new(env!("CARGO_BIN_EXE_profiler-agent"))
+        .args(["config", "check"])
+        .arg(file("agent.toml"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    // Those of the cluster are in a map of texts.
+    let set = fs::read_to_string(file(DAEMON_SET)).unwrap();
+    let block = set
+        .split("agent.toml: |\n")
+        .nth(1)
+        .unwrap()
+        .split("---")
+        .next()
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.toml");
+    fs::write(&path, block).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_profiler-agent"))
+        .args(["config", "check"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
