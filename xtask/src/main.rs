@@ -125,20 +125,13 @@ enum Verb {
     /// Run the code that kernel and agent share under miri, where that can be had
     Miri,
     /// Run the fuzz targets
-    Fuzz {
-        /// Which one; all in turn by default
-        #[arg(value_parser = fuzz::TARGETS.to_vec())]
-        target: Option<String>,
-        /// How long, each
-        #[arg(default_value_t = 60)]
-        seconds: u32,
-    },
+    Fuzz(fuzz::Options),
     /// Make the flamegraphs of flamegraphs/gallery anew, from real programs, as root
     Gallery {
         /// Only these, e.g. `gofmt`
         names: Vec<String>,
     },
-    /// What a change must pass: setup, build-ebpf --check, lint, test, and test vm on two kernels
+    /// What a change must pass: setup, build-ebpf --check, lint, test, fuzz, and test vm on two kernels
     Ci,
 }
 
@@ -187,7 +180,7 @@ fn chore(verb: Verb) -> Result<()> {
         Verb::Lint => lint::run(&workspace),
         Verb::Prove { proof, names } => prove::run(&workspace, proof, &names),
         Verb::Miri => miri::run(&workspace),
-        Verb::Fuzz { target, seconds } => fuzz::run(&workspace, target.as_deref(), seconds),
+        Verb::Fuzz(options) => fuzz::run(&workspace, &options),
         Verb::Gallery { names } => gallery::run(&workspace, &names),
         Verb::Ci => ci::run(&workspace),
     }

@@ -115,8 +115,13 @@ impl Publisher {
             }
         }
         if !fresh.is_empty() || !evicted.is_empty() {
-            for (&pid, published) in &self.published {
-                if !published.waits.is_disjoint(fresh) || !published.uses.is_disjoint(evicted) {
+            for (&pid, published) in &mut self.published {
+                let refers = !published.uses.is_disjoint(evicted);
+                if refers {
+                    // Long lists too: their room is somebody else's before long.
+                    published.next = Instant::now();
+                }
+                if refers || !published.waits.is_disjoint(fresh) {
                     self.due.insert(pid);
                 }
             }
