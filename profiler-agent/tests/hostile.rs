@@ -675,7 +675,8 @@ fn no_link_leads_to_a_debug_file_outside_the_root_of_the_process() {
         let Object::Elf { path, pid, .. } = &mut request.object else {
             panic!("no file")
         };
-        ("/lib.so".clone_into(path), *pid = process.pid());
+        "/lib.so".clone_into(path);
+        *pid = process.pid();
         let response = ask(&mut symbolizer, request);
         assert_eq!(name(&response), "spin_in_library");
         response.symbols[0].functions.last().unwrap().line

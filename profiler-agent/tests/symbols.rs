@@ -761,6 +761,7 @@ fn without_any_name_there_is_the_start_of_the_function() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a program of our own making")]
 fn a_name_that_is_no_text_costs_that_name_alone() {
     if !have(&["gcc", "nm"]) {
         return;
