@@ -5,6 +5,8 @@ use std::{fs::File, hint::black_box, ops::Range, os::unix::fs::FileExt as _};
 use profiler_agent::{
     clock::Clock,
     export::file::Format as Output,
+    export::text::is_plain,
+    history, http,
     jit::{Code, Follower, Format},
     process, read,
     sampling::record,
@@ -35,6 +37,7 @@ pub const TARGETS: &[Target] = &[
     ("message", message),
     ("perf_map", perf_map),
     ("profile", profile),
+    ("question", question),
     ("record", record),
     ("segment", segment),
     ("step", step),
@@ -303,6 +306,28 @@ pub fn profile(bytes: &[u8]) {
         // Numbers of speedscope's have a fraction instead of a unit.
         if format != Output::Speedscope {
             assert_eq!(again.sample_count(), total, "{format:?}");
+        }
+    }
+}
+
+/// Bytes as the parameters of a question: what is read can be asked of a history, and what is wrong is told in a line.
+pub fn question(bytes: &[u8]) {
+    let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+    match http::Question::parse(&String::from_utf8_lossy(bytes), now) {
+        Ok(question) => {
+            if let Some(range) = &question.query.range {
+                assert!(!range.is_empty());
+            }
+            if let Some((before, after)) = &question.compared {
+                assert!(!before.is_empty() && !after.is_empty());
+            }
+            let history = history::History::new(history::Limits::default());
+            assert!(history.profile(&question.query).samples.is_empty());
+            assert!(history.timeline(&question.query, 10, 3).processes.is_empty());
+        }
+        Err(wrong) => {
+            assert!(!wrong.0.is_empty() && wrong.0.len() < 2000);
+            assert!(wrong.0.chars().all(is_plain), "it is shown in terminals");
         }
     }
 }

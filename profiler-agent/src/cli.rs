@@ -14,7 +14,10 @@ use std::{
 };
 
 use bytesize::ByteSize;
-use clap::{CommandFactory as _, Parser, Subcommand, error::ErrorKind};
+use clap::{
+    ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind,
+    parser::ValueSource,
+};
 use profiler_agent::{
     agent::MIN_INTERVAL,
     export::{
@@ -35,7 +38,7 @@ use profiler_agent::{
     resource, spool,
     target::Scope,
 };
-pub(crate) use verbs::FilesTask;
+pub(crate) use verbs::{FilesTask, TopSource, TopTask, Whom};
 
 use profiler_common::arena::{MAX_SEGMENTS, SEGMENT_LEN};
 
@@ -59,6 +62,8 @@ Examples:
       sudo profiler-agent --serve 127.0.0.1:7979
   What does this host allow, and what is missing?
       sudo profiler-agent doctor
+  What is this host doing at this moment? Of the agent that runs here, or by itself:
+      sudo profiler-agent top
   Where does the time of a capture go, in text? What has changed since another one?
       profiler-agent report out.pb.gz
       profiler-agent diff yesterday.pb.gz out.pb.gz -o changed.svg
@@ -196,6 +201,10 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "TIME,SIZE", default_value = "1h,64MiB", value_parser = history, help_heading = SERVING)]
     history: history::Limits,
 
+    /// Keep that in this folder too, with as much age and size, so that it is still there after a restart.
+    #[arg(long, value_name = "FOLDER", help_heading = SERVING)]
+    history_folder: Option<PathBuf>,
+
     /// Kernel memory for unwind tables, e.g. 64MiB. They are built of what is sampled; when they do not fit, those not used lately make
     /// room.
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = unwind_memory)]
@@ -226,6 +235,8 @@ pub(crate) struct Cli {
 /// What is done instead of a capture.
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Shows what the host is doing at this moment, like top: processes, functions, a flamegraph as text.
+    Top(verbs::TopArgs),
     /// Draws or converts profiles that were taken before, or by other tools; several are added up.
     Render(verbs::RenderArgs),
     /// Says and draws what has changed between two profiles, and what may be chance.
@@ -236,8 +247,13 @@ enum Verb {
     Completions(verbs::CompletionsArgs),
     /// Writes the manual page, or that of a verb.
     Man(verbs::ManArgs),
-    /// Says what this host allows and what is missing, each with what it means and what to do. Exit code 1 if something is broken.
-    Doctor,
+    /// Says what this host allows and what is missing, each with what it means and what to do; with --otlp-endpoint before it, or one in the
+    /// settings, whether profiles are taken there. Exit code 1 if something is broken.
+    Doctor {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Look at the settings, and do nothing else.
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -260,13 +276,24 @@ pub(crate) enum Task {
     /// A capture.
     Capture(Box<Request>),
     /// An examination of this host.
-    Doctor,
+    Doctor(Box<DoctorTask>),
     /// Something with profiles that are there already.
     Files(FilesTask),
+    /// A look at the host as it is.
+    Top(Box<TopTask>),
     /// Writes this on the standard output.
     Print(Vec<u8>),
     /// A text.
     Tell(String),
+}
+
+/// What to look at.
+#[derive(Debug)]
+pub(crate) struct DoctorTask {
+    /// Whether a program reads it.
+    pub(crate) json: bool,
+    /// Where profiles would be sent.
+    pub(crate) receiver: Option<delivery::Options>,
 }
 
 /// What to capture, and what to do with it.
@@ -331,6 +358,10 @@ enum Serve {
     At(Address),
 }
 
+/// What requests have to show, where the command line does not say it.
+const TOKEN_VARIABLE: &str = "PROFILER_AGENT_SERVE_TOKEN";
+/// Kernel memory for unwind tables where nobody says otherwise.
+const DEFAULT_UNWIND_MEMORY: usize = 32 << 20;
 /// Where a running agent is asked when nobody says otherwise.
 const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7979);
 
@@ -369,7 +400,7 @@ impl Cli {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         match Self::task(&arguments, &|name| std::env::var(name).ok()) {
             Ok(Task::Capture(request)) => Ok(*request),
-            Ok(Task::Doctor | Task::Files(_) | Task::Print(_) | Task::Tell(_)) => {
+            Ok(Task::Doctor(_) | Task::Files(_) | Task::Top(_) | Task::Print(_) | Task::Tell(_)) => {
                 Err("there is nothing to profile".into())
             }
             Err(error) => Err(error.to_string().lines().next().unwrap_or_default().to_owned()),
@@ -379,18 +410,28 @@ impl Cli {
     /// What arguments and variables ask for.
     fn task(arguments: &[OsString], get: &dyn Fn(&str) -> Option<String>) -> Result<Task, clap::Error> {
         // What works with files has no settings, and is not kept from it by wrong ones.
-        match Self::try_parse_from(arguments)?.verb {
-            Some(Verb::Render(args)) => return args.task(),
-            Some(Verb::Diff(args)) => return args.task(),
-            Some(Verb::Report(args)) => return Ok(args.task()),
+        let matches = Self::command().try_get_matches_from(arguments)?;
+        refuse_flags_of_captures(&matches)?;
+        match Self::from_arg_matches(&matches)?.verb {
+            Some(Verb::Top(args)) => return args.task(get),
+            Some(Verb::Render(args)) => return args.task(get),
+            Some(Verb::Diff(args)) => return args.task(get),
+            Some(Verb::Report(args)) => return Ok(args.task(get)),
             Some(Verb::Completions(args)) => return Ok(args.task()),
             Some(Verb::Man(args)) => return args.task(),
-            Some(Verb::Doctor) => return Ok(Task::Doctor),
-            Some(Verb::Config(_)) | None => {}
+            Some(Verb::Doctor { .. } | Verb::Config(_)) | None => {}
         }
         let mut layered = layers::read(arguments, get)?;
         match layered.cli.verb.take() {
             Some(Verb::Config(ConfigVerb::Show)) => Ok(Task::Tell(shown(&layered))),
+            Some(Verb::Doctor { json }) => Ok(Task::Doctor(Box::new(DoctorTask {
+                json,
+                receiver: layered
+                    .cli
+                    .request(layered.environment)?
+                    .delivery
+                    .map(|delivery| delivery.options),
+            }))),
             Some(Verb::Config(ConfigVerb::Check { file })) => {
                 // With nothing but the file, as if it were given in an environment without variables.
                 let arguments = ["profiler-agent".into(), "--config".into(), file.clone().into()];
@@ -406,12 +447,12 @@ impl Cli {
                 )))
             }
             Some(
-                Verb::Render(_)
+                Verb::Top(_)
+                | Verb::Render(_)
                 | Verb::Diff(_)
                 | Verb::Report(_)
                 | Verb::Completions(_)
-                | Verb::Man(_)
-                | Verb::Doctor,
+                | Verb::Man(_),
             )
             | None => {
                 let mut request = layered.cli.request(layered.environment)?;
@@ -452,6 +493,7 @@ impl Cli {
             serve_token,
             insecure,
             history,
+            history_folder,
             unwind_memory,
             no_inlines,
             config: _,
@@ -533,6 +575,7 @@ impl Cli {
                 address,
                 token: serve_token,
                 limits: history,
+                folder: history_folder,
             },
             is_asked_for,
         });
@@ -656,6 +699,30 @@ fn once_each(outputs: &[Output]) -> Result<(), clap::Error> {
     }
 }
 
+/// A flag of captures before a verb would say nothing, and be taken for one that does.
+fn refuse_flags_of_captures(matches: &ArgMatches) -> Result<(), clap::Error> {
+    // `config` tells what the flags would do, `doctor` looks whether it can be done.
+    let Some(verb) = matches
+        .subcommand_name()
+        .filter(|verb| !["config", "doctor"].contains(verb))
+    else {
+        return Ok(());
+    };
+    let command = Cli::command();
+    let mut said = command.get_arguments().filter(|argument| {
+        let id = argument.get_id().as_str();
+        matches.value_source(id) == Some(ValueSource::CommandLine) && !argument.is_global_set()
+    });
+    let Some(flag) = said.next() else { return Ok(()) };
+    let name = flag
+        .get_long()
+        .map_or_else(|| flag.get_id().to_string(), |long| format!("--{long}"));
+    Err(Cli::command().error(
+        ErrorKind::ArgumentConflict,
+        format!("{name} before `{verb}` says how to capture, which `{verb}` does not; flags of a verb stand behind it"),
+    ))
+}
+
 /// Every setting, its values and where they come from, as a file would have them.
 fn shown(layered: &layers::Layered) -> String {
     let mut text = String::new();
@@ -771,7 +838,9 @@ mod tests {
     fn with(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Request, clap::Error> {
         match task(arguments, variables)? {
             Task::Capture(request) => Ok(*request),
-            other @ (Task::Doctor | Task::Tell(_) | Task::Files(_) | Task::Print(_)) => panic!("{other:?}"),
+            other @ (Task::Doctor(_) | Task::Top(_) | Task::Tell(_) | Task::Files(_) | Task::Print(_)) => {
+                panic!("{other:?}")
+            }
         }
     }
 

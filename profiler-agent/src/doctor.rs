@@ -3,12 +3,19 @@
 //! A list of checks, each with what was found, what that means, and what to do about it. A check never guesses by a version: it does what the agent
 //! would do.
 
+mod host;
+mod receiver;
+
 use std::{fmt, path::Path};
 
-use crate::symbols::{Client, Layer, SELF};
+use serde::Serialize;
+
+pub use self::{host::host, receiver::receiver};
+use crate::symbols::{Client, Layer};
 
 /// How a check went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// As it should be.
     Fine,
@@ -19,7 +26,7 @@ pub enum Verdict {
 }
 
 /// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
     /// What.
     pub name: String,
@@ -34,7 +41,7 @@ pub struct Check {
 }
 
 /// Checks of one matter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Section {
     /// The matter.
     pub title: &'static str,
@@ -43,18 +50,58 @@ pub struct Section {
 }
 
 /// All that was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnosis {
+    /// Version of the agent.
+    pub version: &'static str,
     /// By matter.
     pub sections: Vec<Section>,
 }
 
-impl Diagnosis {
-    /// Examines this host.
-    pub fn make() -> Self {
+impl Check {
+    fn fine(name: &str, found: &str, meaning: &str) -> Self {
         Self {
-            sections: vec![symbolizer(Path::new(SELF))],
+            name: name.into(),
+            found: found.into(),
+            meaning: meaning.into(),
+            verdict: Verdict::Fine,
+            remedy: None,
         }
+    }
+
+    fn wrong(name: &str, found: &str, meaning: &str, verdict: Verdict, remedy: &str) -> Self {
+        Self {
+            verdict,
+            remedy: Some(remedy.into()),
+            ..Self::fine(name, found, meaning)
+        }
+    }
+}
+
+impl Diagnosis {
+    /// Of what was looked at.
+    pub const fn new(sections: Vec<Section>) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            sections,
+        }
+    }
+
+    /// The same for programs.
+    ///
+    /// # Errors
+    /// None that is known: it is made of texts.
+    pub fn json(&self) -> serde_json::Result<String> {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            #[serde(flatten)]
+            diagnosis: &'a Diagnosis,
+            verdict: Verdict,
+        }
+        serde_json::to_string_pretty(&Document {
+            diagnosis: self,
+            verdict: self.verdict(),
+        })
     }
 
     /// The worst that was found.
@@ -66,6 +113,7 @@ impl Diagnosis {
 
 impl fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "profiler-agent {}", self.version)?;
         for Section { title, checks } in &self.sections {
             writeln!(f, "{title}")?;
             let width = checks.iter().map(|check| check.name.chars().count()).max();

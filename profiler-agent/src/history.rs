@@ -12,11 +12,15 @@
 //! have in common, nearly all of them, are there once a block, and a block is forgotten as a whole, when it is beyond the age or the bytes
 //! that were asked for.
 
+pub mod folder;
+
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     ops::Range,
     time::Duration,
 };
+
+use regex::Regex;
 
 use crate::{
     profile::{
@@ -96,7 +100,7 @@ struct Row {
 }
 
 /// Which samples an answer is made of.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Query {
     /// Nanoseconds since the Unix epoch; samples without a time of their own have that of their slice's start.
     pub range: Option<Range<u64>>,
@@ -112,6 +116,21 @@ pub struct Query {
     pub thread: Option<String>,
     /// On this CPU.
     pub cpu: Option<u32>,
+    /// Of stacks with a function whose name this finds.
+    pub function: Option<Regex>,
+}
+
+/// CPU time over time, by process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeline {
+    /// What it covers, nanoseconds since the Unix epoch.
+    pub range: Range<u64>,
+    /// In how many parts of the same length.
+    pub bars: usize,
+    /// Who used most, most first, with nanoseconds of CPU time in each part.
+    pub processes: Vec<(Share, Vec<u64>)>,
+    /// All others.
+    pub others: Vec<u64>,
 }
 
 /// What there is of a process.
@@ -138,6 +157,11 @@ impl History {
             slice_bytes: 0,
             forgotten: 0,
         }
+    }
+
+    /// How much is kept.
+    pub const fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Takes in a slice, which is younger than all others.
@@ -264,8 +288,9 @@ impl History {
                 let within = slices.iter().filter(|slice| {
                     slice.start < range.end && slice.start.saturating_add(slice.duration.max(1)) > range.start
                 });
-                (tables, within.collect())
+                (tables, within.collect::<Vec<_>>())
             })
+            .filter(|(_, slices)| !slices.is_empty())
     }
 
     /// The samples that are asked for. Its capture says which time it really covers, and what was lost in it: that of the slices that it was
@@ -281,29 +306,22 @@ impl History {
         let mut to = Tables::new(blank());
         let mut samples: hashbrown::HashMap<Identity, Sample> = hashbrown::HashMap::new();
         for (tables, slices) in self.blocks(&range) {
+            let wanted = Wanted::new(query, tables);
             let mut translation = Translation::new(tables);
             for slice in slices {
                 for (&reason, count) in &slice.lost {
                     *capture.lost.entry(reason).or_default() += count;
                 }
-                let mut at = 0_usize;
-                for row in &slice.rows {
-                    let end = at.saturating_add(row.times as usize);
-                    let times = slice.times.get(at..end).unwrap_or_default();
-                    at = end;
-                    if !query.wants(tables, row) {
+                for (row, times) in slice.rows() {
+                    if !wanted.has(row) {
                         continue;
                     }
-                    let times = times.iter().map(|&time| slice.start + u64::from(time) * 1000);
-                    let times: Vec<u64> = times.filter(|time| range.contains(time)).collect();
-                    let count = match row.times {
-                        0 if range.contains(&slice.start) => u64::from(row.count),
-                        0 => 0,
-                        _ => times.len() as u64,
-                    };
+                    let count = slice.count(row, times, &range);
                     if count == 0 {
                         continue;
                     }
+                    let times = times.iter().map(|&time| slice.time(time));
+                    let mut times: Vec<u64> = times.filter(|time| range.contains(time)).collect();
                     let sample = Sample {
                         kind: Kind::Cpu,
                         process: translation.process(&mut to, row.process),
@@ -313,16 +331,16 @@ impl History {
                         stack: translation.stack(&mut to, row.stack),
                         count,
                         weight: count * row.weight,
-                        timestamps: times,
+                        timestamps: Vec::new(),
                     };
-                    samples
-                        .entry(Identity::of(&sample))
+                    let twin = samples.entry(Identity::of(&sample));
+                    let twin = twin
                         .and_modify(|twin| {
                             twin.count += count;
                             twin.weight += count * row.weight;
-                            twin.timestamps.extend_from_slice(&sample.timestamps);
                         })
                         .or_insert(sample);
+                    twin.timestamps.append(&mut times);
                 }
             }
         }
@@ -348,24 +366,13 @@ impl History {
         let range = query.range.clone().unwrap_or(0..u64::MAX);
         let mut shares: BTreeMap<(u32, &str), (u64, u64)> = BTreeMap::new();
         for (tables, slices) in self.blocks(&range) {
+            let wanted = Wanted::new(query, tables);
             for slice in slices {
-                let mut at = 0_usize;
-                for row in &slice.rows {
-                    let end = at.saturating_add(row.times as usize);
-                    let times = slice.times.get(at..end).unwrap_or_default();
-                    at = end;
+                for (row, times) in slice.rows().filter(|(row, _)| wanted.has(row)) {
                     let Some(process) = tables.processes.get(row.process.index()) else {
                         continue;
                     };
-                    if !query.wants(tables, row) {
-                        continue;
-                    }
-                    let count = if row.times == 0 {
-                        u64::from(row.count)
-                    } else {
-                        let within = |&&time: &&u32| range.contains(&(slice.start + u64::from(time) * 1000));
-                        times.iter().filter(within).count() as u64
-                    };
+                    let count = slice.count(row, times, &range);
                     let share = shares
                         .entry((process.pid, tables.string(process.name)))
                         .or_default();
@@ -387,28 +394,168 @@ impl History {
         shares.sort_by_key(|share| std::cmp::Reverse(share.weight));
         shares
     }
+
+    /// CPU time over the range of a query, in so many parts, of those processes that used most and of all others together.
+    pub fn timeline(&self, query: &Query, bars: usize, most: usize) -> Timeline {
+        let span = self.span().unwrap_or_default();
+        let asked = query.range.clone().unwrap_or(0..u64::MAX);
+        let range = span.start.max(asked.start)..span.end.min(asked.end);
+        let length = range.end.saturating_sub(range.start).max(1);
+        let bars = bars.max(1);
+        let bar = |time: u64| {
+            let bar = u128::from(time.saturating_sub(range.start)) * bars as u128 / u128::from(length);
+            usize::try_from(bar).unwrap_or(bars).min(bars - 1)
+        };
+        let mut shares = self.shares(query);
+        shares.truncate(most);
+        let rank: HashMap<(u32, &str), usize> = (0..)
+            .zip(&shares)
+            .map(|(rank, share)| ((share.pid, share.name.as_str()), rank))
+            .collect();
+        // The last one is that of all others.
+        let mut lists = vec![vec![0_u64; bars]; shares.len() + 1];
+        for (tables, slices) in self.blocks(&range) {
+            let wanted = Wanted::new(query, tables);
+            let ranks: Vec<usize> = tables
+                .processes
+                .iter()
+                .map(|process| rank.get(&(process.pid, tables.string(process.name))))
+                .map(|rank| rank.copied().unwrap_or(shares.len()))
+                .collect();
+            for slice in slices {
+                for (row, times) in slice.rows().filter(|(row, _)| wanted.has(row)) {
+                    let rank = ranks.get(row.process.index()).copied().unwrap_or(shares.len());
+                    let Some(list) = lists.get_mut(rank) else { continue };
+                    let mut add = |time: u64, count: u64| {
+                        if let (true, Some(sum)) = (range.contains(&time), list.get_mut(bar(time))) {
+                            *sum += count * row.weight;
+                        }
+                    };
+                    if row.times == 0 {
+                        add(slice.start, row.count.into());
+                    }
+                    for &time in times {
+                        add(slice.time(time), 1);
+                    }
+                }
+            }
+        }
+        let others = lists.pop().unwrap_or_default();
+        Timeline {
+            range,
+            bars,
+            processes: shares.into_iter().zip(lists).collect(),
+            others,
+        }
+    }
+}
+
+impl Slice {
+    /// Its rows, each with the times of its samples.
+    fn rows(&self) -> impl Iterator<Item = (&Row, &[u32])> {
+        let mut at = 0_usize;
+        self.rows.iter().map(move |row| {
+            let end = at.saturating_add(row.times as usize);
+            let times = self.times.get(at..end).unwrap_or_default();
+            at = end;
+            (row, times)
+        })
+    }
+
+    /// Nanoseconds since the Unix epoch.
+    const fn time(&self, micros: u32) -> u64 {
+        self.start + micros as u64 * 1000
+    }
+
+    /// Samples of a row in a range.
+    fn count(&self, row: &Row, times: &[u32], range: &Range<u64>) -> u64 {
+        if row.times == 0 {
+            return if range.contains(&self.start) {
+                row.count.into()
+            } else {
+                0
+            };
+        }
+        let within = |&&time: &&u32| range.contains(&self.time(time));
+        times.iter().filter(within).count() as u64
+    }
+}
+
+/// Which rows of a table are asked for, whenever they were: what is the same for many of them is found out once.
+struct Wanted<'a> {
+    query: &'a Query,
+    tables: &'a Profile,
+    processes: Vec<bool>,
+    stacks: Option<Vec<bool>>,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(query: &'a Query, tables: &'a Profile) -> Self {
+        let processes = tables.processes.iter();
+        Self {
+            query,
+            tables,
+            processes: processes
+                .map(|process| query.wants_process(tables, process))
+                .collect(),
+            stacks: query
+                .function
+                .as_ref()
+                .map(|function| with_function(tables, function)),
+        }
+    }
+
+    fn has(&self, row: &Row) -> bool {
+        let is = |list: &[bool], place: usize| list.get(place).copied().unwrap_or_default();
+        is(&self.processes, row.process.index())
+            && self
+                .stacks
+                .as_ref()
+                .is_none_or(|stacks| is(stacks, row.stack.index()))
+            && self.query.cpu.is_none_or(|cpu| cpu == row.cpu)
+            && self.query.thread.as_ref().is_none_or(|thread| {
+                thread == self.tables.string(row.thread_name) || thread.parse() == Ok(row.tid)
+            })
+    }
 }
 
 impl Query {
-    /// Whether a row is asked for, whenever it was.
-    fn wants(&self, tables: &Profile, row: &Row) -> bool {
-        let process = tables.processes.get(row.process.index());
-        let pid = process.map_or(0, |process| process.pid);
-        let process_name = process.map_or("", |process| tables.string(process.name));
-        (self.pids.is_empty() || self.pids.contains(&pid))
-            && self.process_name.as_ref().is_none_or(|name| name == process_name)
-            && self.service.as_ref().is_none_or(|service| {
-                process.is_some_and(|process| service == tables.string(process.service))
-            })
+    fn wants_process(&self, tables: &Profile, process: &Process) -> bool {
+        let name = tables.string(process.name);
+        (self.pids.is_empty() || self.pids.contains(&process.pid))
+            && self.process_name.as_ref().is_none_or(|wanted| wanted == name)
+            && self
+                .service
+                .as_ref()
+                .is_none_or(|service| service == tables.string(process.service))
             && self
                 .container
                 .as_ref()
-                .is_none_or(|id| process.is_some_and(|process| is_in_container(tables, process, id)))
-            && self.cpu.is_none_or(|cpu| cpu == row.cpu)
-            && self.thread.as_ref().is_none_or(|thread| {
-                thread == tables.string(row.thread_name) || thread.parse() == Ok(row.tid)
-            })
+                .is_none_or(|id| is_in_container(tables, process, id))
     }
+}
+
+/// Which stacks have a function whose name is found.
+fn with_function(tables: &Profile, wanted: &Regex) -> Vec<bool> {
+    let is = |list: &[bool], place: usize| list.get(place).copied().unwrap_or_default();
+    let names: Vec<bool> = tables.strings.iter().map(|name| wanted.is_match(name)).collect();
+    let functions: Vec<bool> = tables
+        .functions
+        .iter()
+        .map(|function| is(&names, function.name.index()))
+        .collect();
+    let locations: Vec<bool> = tables
+        .locations
+        .iter()
+        .map(|location| {
+            let mut lines = location.lines.iter();
+            lines.any(|line| is(&functions, line.function.index()))
+        })
+        .collect();
+    let stacks = tables.stacks.iter();
+    stacks
+        .map(|stack| stack.frames.iter().any(|frame| is(&locations, frame.index())))
+        .collect()
 }
 
 /// Whether a process is in the container of this id, of which the start is enough, as everywhere.
@@ -468,7 +615,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     /// A slice of ten seconds in which each of some processes has a sample a second, on a stack of its own.
-    fn slice(number: u64, pids: Range<u32>) -> Profile {
+    pub(super) fn slice(number: u64, pids: Range<u32>) -> Profile {
         let start = number * 10 * SECOND;
         let mut to = Tables::new(Capture {
             target: "host".into(),

@@ -66,4 +66,5 @@ pub mod symbols;
 pub mod tally;
 pub mod target;
 pub mod telemetry;
+pub mod top;
 pub mod unwind;

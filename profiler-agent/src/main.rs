@@ -1,13 +1,14 @@
 //! The command `profiler-agent`: reads the command line, captures, writes, says what happened.
 
 mod cli;
+mod terminal;
 mod verbs;
 
 use std::{
     collections::BTreeMap,
     fmt::Display,
     io::{IsTerminal as _, Write as _, stderr, stdout},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -16,7 +17,7 @@ use std::{
 use anyhow::Context as _;
 use profiler_agent::{
     agent::{self, CaptureError, Captured, Options, Stop},
-    doctor::{Diagnosis, Verdict},
+    doctor::{self, Diagnosis, Verdict},
     export::{
         file::{CreateError, Output, OutputFile, create_folder},
         otlp::{
@@ -42,7 +43,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::cli::{Cli, Request, Serving, Task, Verbosity, can_change};
+use crate::cli::{Cli, DoctorTask, Request, Serving, Task, Verbosity, can_change};
 
 /// How often a slice is finished where it is only kept to be asked for.
 const SERVED_INTERVAL: Duration = Duration::from_secs(2);
@@ -67,10 +68,15 @@ fn main() -> ExitCode {
     memory::share_one_heap();
     let request = match Cli::read() {
         Task::Capture(request) => *request,
-        Task::Doctor => return examine(),
+        Task::Doctor(task) => return examine(*task),
         Task::Files(task) => {
             start_log(Verbosity::Normal);
             return finished(verbs::run(task));
+        }
+        Task::Top(task) => {
+            // Words on the standard error would stand in the middle of the screen.
+            start_log(Verbosity::Quiet);
+            return finished(terminal::run(&task));
         }
         Task::Print(text) => return finished(verbs::print(&text)),
         Task::Tell(text) => {
@@ -101,10 +107,22 @@ fn finished(result: anyhow::Result<()>) -> ExitCode {
 }
 
 /// Tells on the standard output what this host allows: it is what was asked for.
-fn examine() -> ExitCode {
-    let diagnosis = Diagnosis::make();
+fn examine(DoctorTask { json, receiver }: DoctorTask) -> ExitCode {
+    let mut sections = vec![doctor::host(), doctor::symbolizer(Path::new(symbols::SELF))];
+    if let Some(options) = receiver {
+        sections.push(doctor::receiver(
+            options.endpoint,
+            &options.client,
+            options.compression,
+        ));
+    }
+    let diagnosis = Diagnosis::new(sections);
+    let text = match json {
+        true => diagnosis.json().unwrap_or_else(|error| error.to_string()),
+        false => diagnosis.to_string(),
+    };
     // Who reads no further (`| head`) has seen enough.
-    let _ = writeln!(stdout(), "{diagnosis}");
+    let _ = writeln!(stdout(), "{text}");
     match diagnosis.verdict() {
         Verdict::Fine | Verdict::Degraded => ExitCode::SUCCESS,
         Verdict::Broken => ExitCode::from(exit::FAILED),

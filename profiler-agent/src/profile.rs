@@ -422,7 +422,7 @@ pub struct Sample {
 }
 
 /// See the [module documentation](self).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Profile {
     /// When, where and how.
     pub capture: Capture,

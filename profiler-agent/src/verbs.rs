@@ -7,14 +7,18 @@ use std::{
 
 use profiler_agent::{
     diff::Difference,
-    export::file::{Format, Output, OutputFile},
+    export::file::Format,
+    http::ask::Asked,
     profile::Profile,
     read::{self, Contents},
-    render::difference,
+    render::{difference, html},
     report::{Report, UNLIMITED},
 };
 
-use crate::{cli::FilesTask, tell};
+use crate::{
+    cli::{FilesTask, Whom},
+    tell,
+};
 
 /// Does it.
 pub(crate) fn run(task: FilesTask) -> anyhow::Result<()> {
@@ -22,13 +26,14 @@ pub(crate) fn run(task: FilesTask) -> anyhow::Result<()> {
         FilesTask::Render {
             files,
             options,
+            agent,
             outputs,
             force,
             quiet,
         } => {
             // What cannot be written is told before anything is read.
             let outputs = crate::open(outputs, force)?;
-            let profile = read(&files, &options)?;
+            let profile = read(&files, &options, &agent)?;
             for output in outputs {
                 let written = output.write(&profile)?;
                 if !quiet {
@@ -41,12 +46,16 @@ pub(crate) fn run(task: FilesTask) -> anyhow::Result<()> {
             before,
             after,
             options,
+            agent,
             pictures,
             force,
             rows,
         } => {
-            let pictures = open_pictures(pictures, force)?;
-            let (before, after) = (read(&[before], &options)?, read(&[after], &options)?);
+            let pictures = crate::open(pictures, force)?;
+            let (before, after) = (
+                read(&[before], &options, &agent)?,
+                read(&[after], &options, &agent)?,
+            );
             let (one, other) = (before.kind(), after.kind());
             if one != other && !(one.is_sampled() && other.is_sampled()) {
                 anyhow::bail!(
@@ -62,29 +71,40 @@ pub(crate) fn run(task: FilesTask) -> anyhow::Result<()> {
                 columns: columns(),
             })?;
             for picture in pictures {
-                let written = picture.write_with(|out| difference::write(&before, &after, out))?;
+                let written = picture.write_with(|format, out| match format {
+                    Format::Html => Ok(html::write_difference(&before, &after, out)?),
+                    Format::Svg | Format::Folded | Format::Pprof | Format::Otlp | Format::Speedscope => {
+                        difference::write(&before, &after, out)
+                    }
+                })?;
                 tell(&written);
             }
             Ok(())
         }
-        FilesTask::Report { files, options, rows } => say(&Report {
-            profile: &read(&files, &options)?,
+        FilesTask::Report {
+            files,
+            options,
+            agent,
+            rows,
+        } => say(&Report {
+            profile: &read(&files, &options, &agent)?,
             rows,
             columns: columns(),
         }),
     }
 }
 
-fn open_pictures(paths: Vec<PathBuf>, force: bool) -> anyhow::Result<Vec<OutputFile>> {
-    let outputs = paths.into_iter().map(|path| Output::File {
-        path,
-        format: Format::Svg,
-    });
-    Ok(crate::open(outputs.collect(), force)?)
-}
-
-/// Reads files, and tells what was passed over in them.
-fn read(files: &[PathBuf], options: &read::Options) -> anyhow::Result<Profile> {
+/// Reads files, and tells what was passed over in them; or asks a running agent for a range of time.
+fn read(files: &[PathBuf], options: &read::Options, agent: &Whom) -> anyhow::Result<Profile> {
+    if let [range] = files
+        && let Some((since, until)) = agent.range(range)
+    {
+        let agent = Asked::new(agent.address.clone(), agent.token.clone())?;
+        let until = [("until", until)];
+        let until = until.iter().filter(|(_, until)| !until.is_empty());
+        let parameters: Vec<_> = [("since", since)].into_iter().chain(until.copied()).collect();
+        return Ok(agent.profile(&parameters)?);
+    }
     let Contents { profile, notes } = read::files(files, options)?;
     for note in notes {
         tell(&format_args!("profiler-agent: {note}"));
@@ -109,7 +129,7 @@ pub(crate) fn print(text: &[u8]) -> anyhow::Result<()> {
 }
 
 /// Columns of the terminal: as `COLUMNS` says, else as the terminal does. What goes elsewhere is not cut.
-fn columns() -> usize {
+pub(crate) fn columns() -> usize {
     let said = std::env::var("COLUMNS")
         .ok()
         .and_then(|columns| columns.parse().ok());

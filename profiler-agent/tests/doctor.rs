@@ -15,11 +15,13 @@ use std::path::Path;
 
 use profiler_agent::{
     doctor::{Section, Verdict, symbolizer},
+    export::otlp::endpoint::Protocol,
     symbols::{Client, Layer},
 };
 
 use support::{
     agent::{Agent, PROGRAM},
+    collector::{Collector, TO_FILE},
     picture::Picture,
     tools,
     workload::{Workload, alone, compiled, root},
@@ -196,8 +198,8 @@ fn a_root_that_cannot_be_taken_leaves_the_old_one_and_closes_it() {
     let program = folder.path().join("agent");
     std::fs::copy(PROGRAM, &program).unwrap();
     let script = r#"
-        cd "$1"; mkdir usr proc dev; ln -s usr/lib usr/lib64 usr/bin .
-        mount --bind /usr usr && mount --rbind /proc proc && mount --bind /dev dev || exit 99
+        cd "$1"; mkdir usr proc dev sys; ln -s usr/lib usr/lib64 usr/bin .
+        mount --bind /usr usr && mount --rbind /proc proc && mount --rbind /sys sys && mount --bind /dev dev || exit 99
         chroot . /agent doctor"#;
     let output = std::process::Command::new("unshare")
         .args(["-m", "sh", "-c", script, "sh"])
@@ -217,5 +219,146 @@ fn a_root_that_cannot_be_taken_leaves_the_old_one_and_closes_it() {
         "ok       may not read /etc/passwd",
     ] {
         assert!(text.contains(words), "`{words}` is missing:\n{text}");
+    }
+}
+
+#[test]
+fn who_may_nothing_is_told_what_to_do() {
+    const TEST: &str = "who_may_nothing_is_told_what_to_do";
+    if !root(TEST) {
+        return;
+    }
+    if tools::find("SETPRIV", Some("setpriv")).is_none() {
+        tools::skip(TEST, "setpriv (Debian package util-linux)");
+        return;
+    }
+    let agent = Agent::new().through(["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"]);
+    let run = agent.run(["doctor"]);
+    run.expect(1, &[]);
+    for words in [
+        "BROKEN   CAP_BPF",
+        "sudo setcap cap_bpf,cap_perfmon",
+        "missing  CAP_SYSLOG",
+        "BROKEN   clock",
+        "BROKEN   programs and rings",
+        "ok       BTF",
+        "something is broken",
+    ] {
+        assert!(
+            run.stdout.contains(words),
+            "`{words}` is missing:\n{}",
+            run.stdout
+        );
+    }
+
+    // The same for programs.
+    let run = agent.run(["doctor", "--json"]);
+    run.expect(1, &[]);
+    let found: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(found["verdict"], "broken");
+    let checks = found["sections"][0]["checks"].as_array().unwrap();
+    let check = |name: &str| checks.iter().find(|check| check["name"] == name).unwrap();
+    assert_eq!(check("CAP_PERFMON")["verdict"], "broken");
+    assert!(check("CAP_PERFMON")["remedy"].as_str().unwrap().contains("sudo"));
+    assert_eq!(check("BTF")["verdict"], "fine");
+}
+
+#[test]
+fn in_a_pid_namespace_of_its_own_it_says_that_names_are_missing() {
+    const TEST: &str = "in_a_pid_namespace_of_its_own_it_says_that_names_are_missing";
+    if !root(TEST) {
+        return;
+    }
+    let unshared = ["unshare", "--pid", "--fork", "--mount-proc"];
+    let may = std::process::Command::new(unshared[0])
+        .args(&unshared[1..])
+        .arg("true")
+        .status();
+    if !may.is_ok_and(|status| status.success()) {
+        tools::skip(TEST, "unshare --pid (a container that allows it)");
+        return;
+    }
+    let run = Agent::new().through(unshared).run(["doctor"]);
+    run.expect(1, &[]);
+    for words in ["BROKEN   pid namespace", "hostPID: true"] {
+        assert!(
+            run.stdout.contains(words),
+            "`{words}` is missing:\n{}",
+            run.stdout
+        );
+    }
+}
+
+/// Answers every request over HTTP with a status, until the test ends.
+fn answers(status: &'static str) -> String {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request);
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            );
+        }
+    });
+    format!("http://{address}")
+}
+
+#[test]
+fn a_receiver_is_asked_whether_it_takes_profiles() {
+    if !root("a_receiver_is_asked_whether_it_takes_profiles") {
+        return;
+    }
+    for (endpoint, code, words) in [
+        (answers("200 OK"), 0, "took an empty request"),
+        (
+            answers("404 Not Found"),
+            1,
+            "--feature-gates=+service.profilesSupport",
+        ),
+        (answers("401 Unauthorized"), 1, "--otlp-header"),
+        ("http://127.0.0.1:1".into(), 1, "is a Collector listening there?"),
+    ] {
+        let protocol = ["--otlp-protocol", "http/protobuf"];
+        let arguments = ["--otlp-endpoint", &endpoint, protocol[0], protocol[1], "doctor"];
+        let run = Agent::new().run(arguments);
+        run.expect(code, &[]);
+        assert!(
+            run.stdout.contains(words),
+            "`{words}` is missing:\n{}",
+            run.stdout
+        );
+    }
+    // A real Collector, with a pipeline of profiles and without one.
+    let traces = "traces: {receivers: [otlp], exporters: [nop]}";
+    for (pipeline, code, words) in [
+        (TO_FILE, 0, "took an empty request"),
+        (traces, 1, "--feature-gates=+service.profilesSupport"),
+    ] {
+        let Some(collector) = Collector::start("a_receiver_is_asked_whether_it_takes_profiles", pipeline)
+        else {
+            return;
+        };
+        for protocol in [Protocol::Grpc, Protocol::Http] {
+            let endpoint = String::from(collector.endpoint(protocol).url().as_str());
+            let endpoint = endpoint.trim_end_matches("/v1development/profiles");
+            let run = Agent::new().run([
+                "--otlp-endpoint",
+                endpoint,
+                "--otlp-protocol",
+                protocol.name(),
+                "doctor",
+            ]);
+            assert!(
+                run.stdout.contains(words),
+                "`{words}` is missing:\n{}",
+                run.stdout
+            );
+            assert_eq!(run.code, Some(code));
+        }
     }
 }

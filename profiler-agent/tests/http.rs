@@ -14,7 +14,7 @@
 mod support;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::TcpStream,
     os::unix::net::UnixStream,
     thread,
@@ -23,7 +23,8 @@ use std::{
 
 use rustix::process::Signal;
 use support::{
-    agent::{Agent, Running},
+    agent::{Agent, address},
+    profiles,
     workload::{Workload, alone, compiled, root, wait_for},
 };
 
@@ -48,25 +49,6 @@ impl Answer {
             .map(|(_, count)| count.parse::<u64>().unwrap())
             .sum()
     }
-}
-
-/// Where an agent answers.
-fn address(agent: &Running<'_>) -> String {
-    let mut address = String::new();
-    wait_for("the agent's address", || {
-        let said = agent.stderr();
-        let Some((_, rest)) = said.split_once("Asked at http://") else {
-            return false;
-        };
-        address = rest
-            .split_whitespace()
-            .next()
-            .unwrap()
-            .trim_end_matches('.')
-            .to_owned();
-        true
-    });
-    address
 }
 
 fn send(mut stream: impl std::io::Read + std::io::Write, request: &str) -> Answer {
@@ -179,6 +161,53 @@ fn the_past_is_shown_as_it_was() {
 }
 
 #[test]
+fn the_past_is_still_there_after_a_kill() {
+    let test = "the_past_is_still_there_after_a_kill";
+    let Some(_alone) = alone(test) else { return };
+    let agent = Agent::new();
+    let folder = agent.path("history").display().to_string();
+    let flags = ["--serve", "127.0.0.1:0", "-F", "199", "--history-folder", &folder];
+    let program = Workload::start(&compiled("cycle"), ["3000"]);
+    let pid = program.pid();
+    let path = |until: &str| format!("/profile.folded?pid={pid}&until={until}");
+    let (before, until) = {
+        let running = agent.start(flags);
+        let address = address(&running);
+        wait_for("samples with names", || {
+            let answer = get(&address, &path("0s"));
+            answer.status == 200 && answer.samples("main") > 50
+        });
+        // What came since may not be on the disk yet when it dies.
+        let until = format!("{}", seconds(SystemTime::now()) - 6.0);
+        thread::sleep(Duration::from_secs(8));
+        let before = get(&address, &path(&until));
+        assert_eq!(before.status, 200, "{}", before.text());
+        running.kill();
+        (before, until)
+    };
+    drop(program);
+    let again = agent.start(flags);
+    let address = address(&again);
+    wait_for("the past", || get(&address, &path(&until)).status == 200);
+    // The same question has the same answer, to the last sample.
+    let after = get(&address, &path(&until));
+    let lines = |answer: &Answer| -> BTreeSet<String> { answer.text().lines().map(str::to_owned).collect() };
+    let (one, other) = (lines(&before), lines(&after));
+    let changed = (
+        one.difference(&other).collect::<Vec<_>>(),
+        other.difference(&one).collect::<Vec<_>>(),
+    );
+    assert!(one == other, "{changed:#?}");
+    for header in ["profile-from", "profile-until", "profile-samples", "profile-lost"] {
+        assert_eq!(before.headers[header], after.headers[header], "{header}");
+    }
+    // Nobody else may have the folder meanwhile.
+    let second = Agent::new().run(["--serve", "127.0.0.1:0", "--history-folder", &folder]);
+    second.expect(1, &["another profiler-agent", "--history-folder"]);
+    drop(again);
+}
+
+#[test]
 fn who_asks_wrongly_is_told_how_to_ask() {
     if !root("who_asks_wrongly_is_told_how_to_ask") {
         return;
@@ -282,4 +311,97 @@ fn the_description_is_of_this_server() {
     described.sort_unstable();
     known.sort_unstable();
     assert_eq!(described, known);
+}
+
+/// Names that mean harm, through every answer: none becomes markup, a line of its own, or a sign that steers a terminal.
+#[test]
+fn names_that_mean_harm_are_text_in_every_answer() {
+    use profiler_agent::{
+        export::text::is_plain,
+        http::{Options, Server},
+        read,
+    };
+    let mut profile = profiles::hostile();
+    profile.capture.duration = 2_000_000_000;
+    let options = Options {
+        address: "127.0.0.1:0".parse().unwrap(),
+        token: None,
+        limits: profiler_agent::history::Limits::default(),
+        folder: None,
+    };
+    let server = Server::start(options, &std::sync::Arc::default()).unwrap();
+    let total = profile.sample_count();
+    let start = profile.capture.start / 1_000_000_000;
+    server.entrance().hand_over(profile);
+    let address = server.address().to_string().replace("http://", "");
+    wait_for("the slice", || get(&address, "/readyz").status == 200);
+    let range = format!("since={start}&until={}", start + 2);
+    let ask = |path: &str| {
+        let answer = get(&address, path);
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        assert_eq!(answer.headers["x-content-type-options"], "nosniff");
+        let policy = &answer.headers["content-security-policy"];
+        assert!(policy.starts_with("default-src 'none'"), "{path}: {policy}");
+        answer
+    };
+    for by in ["", "&by=thread", "&by=cpu", "&reverse&icicle"] {
+        let both = format!("/diff.svg?a={start}..{0}&b={start}..{0}{by}", start + 2);
+        for path in [format!("/flamegraph.svg?{range}{by}"), both] {
+            let picture = ask(&path);
+            let text = picture.text();
+            assert!(
+                !text.contains("<script>alert") && !text.contains("onload=\"alert"),
+                "{path}"
+            );
+            let mut reader = quick_xml::Reader::from_str(text);
+            let mut scripts = 0;
+            loop {
+                match reader.read_event().unwrap() {
+                    quick_xml::events::Event::Start(tag) => {
+                        scripts += u32::from(tag.name().as_ref() == b"script");
+                    }
+                    quick_xml::events::Event::Eof => break,
+                    _ => {}
+                }
+            }
+            assert_eq!(scripts, 1, "{path}");
+        }
+        let folded = ask(&format!("/profile.folded?{range}{by}"));
+        let mut sum = 0;
+        for line in folded.text().lines() {
+            assert!(line.chars().all(is_plain), "{line:?}");
+            sum += line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap();
+        }
+        assert_eq!(sum, total);
+        for format in ["pb.gz", "otlp", "json"] {
+            let answer = ask(&format!("/profile.{format}?{range}{by}"));
+            let again = read::bytes(&answer.body, &read::Options::default()).unwrap();
+            if format != "json" {
+                assert_eq!(again.sample_count(), total, "{format}");
+            }
+        }
+        let page = ask(&format!("/flamegraph.html?{range}{by}"));
+        assert_eq!(page.text().matches("<script").count(), 2);
+        assert!(!page.text().contains("alert("));
+    }
+    for path in ["/processes.json", "/timeline.json", "/page.json"] {
+        let answer = ask(&format!("{path}?{range}"));
+        assert_eq!(answer.headers["content-type"], "application/json");
+        let _: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    }
+    // What was asked for wrongly is told back, and is text too.
+    for path in [
+        "/profile.folded?pid=0",
+        "/profile.folded?pid=%1b%5b2J%3Cscript%3E",
+        "/profile.folded?%3Cscript%3E=1",
+    ] {
+        let answer = get(&address, path);
+        assert!([400, 404].contains(&answer.status));
+        assert!(answer.headers["content-type"].starts_with("text/plain"));
+        assert!(
+            answer.text().trim_end().chars().all(is_plain),
+            "{:?}",
+            answer.text()
+        );
+    }
 }

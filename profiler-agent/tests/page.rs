@@ -33,8 +33,9 @@ use proptest::prelude::*;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use support::{
-    agent::{Agent, Run},
-    profiles, tools, workload,
+    agent::{Agent, Run, address},
+    profiles, tools,
+    workload::{self, Workload},
 };
 
 fn page(profile: &Profile) -> String {
@@ -337,36 +338,6 @@ fn many() -> Profile {
     profile
 }
 
-/// Every name that some format might stumble over, in every place that has a name.
-fn hostile() -> Profile {
-    let mut b = profiles::Builder::new(profiles::HOSTILE[1]);
-    let names: Vec<&str> = profiles::HOSTILE.into_iter().collect();
-    let long = "long".repeat(2_500);
-    for (number, name) in (1..).zip(names.iter().copied().chain([&*long])) {
-        let process = b.process(number, name, name);
-        let mapping = b.mapping(profiler_agent::profile::MappingKind::File, name, 0x1000, &[]);
-        let function = b.function(name, name, name, 1);
-        let location = b.location(
-            profiles::NATIVE,
-            Some(mapping),
-            u64::from(number),
-            &[function, function],
-        );
-        let stack = b.stack(&[location, location], Outcome::Complete);
-        b.sample(
-            process,
-            number,
-            name,
-            0,
-            stack,
-            &[profiles::START + u64::from(number) * 1_000_000],
-        );
-    }
-    b.profile.capture.host = profiles::HOSTILE[0].to_owned();
-    b.profile.capture.duration = 1_000_000_000;
-    b.profile
-}
-
 /// Node, or why the test did not run.
 fn node(test: &str) -> Option<PathBuf> {
     let node = tools::find("PROFILER_TEST_NODE", Some("node"));
@@ -439,24 +410,22 @@ fn in_a_browser() {
     ]);
     assert_eq!(code, Some(0), "{stderr}");
 
-    let server = profiles::server();
-    let mut timeless = server.clone();
+    let mut timeless = profiles::server();
     for sample in &mut timeless.samples {
         sample.timestamps.clear();
     }
     for (name, profile) in [
-        ("hostile.html", hostile()),
+        ("hostile.html", profiles::hostile()),
         ("many.html", many()),
         ("timeless.html", timeless),
     ] {
         fs::write(folder.join(name), page(&profile)).unwrap();
     }
-    let mut served = Vec::new();
-    html::write_served(&mut served).unwrap();
-    fs::write(folder.join("served.html"), served).unwrap();
-    let mut columns = Vec::new();
-    html::write_columns(&server, &Options::default(), &mut columns).unwrap();
-    fs::write(folder.join("page.json"), columns).unwrap();
+    let program = Workload::start(&workload::compiled("cycle"), ["1000"]);
+    let running = agent.start(["--serve", "127.0.0.1:0", "-F", "199"]);
+    let address = address(&running);
+    // Of less there is nothing to choose from.
+    std::thread::sleep(std::time::Duration::from_secs(12));
 
     let said = run(
         &node,
@@ -465,8 +434,10 @@ fn in_a_browser() {
             folder.as_os_str(),
             browser.as_os_str(),
             modules.as_os_str(),
+            address.as_ref(),
         ],
     );
+    drop((program, running));
     println!("{said}");
     assert!(said.matches(": fine").count() >= 15, "{said}");
 }

@@ -34,6 +34,7 @@ pub(crate) const TARGETS: &[&str] = &[
     "message",
     "perf_map",
     "profile",
+    "question",
     "record",
     "segment",
     "step",

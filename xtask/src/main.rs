@@ -40,6 +40,7 @@ mod bytecode;
 mod ci;
 mod collector;
 mod command;
+mod compare;
 mod fuzz;
 mod gallery;
 mod lint;
@@ -109,6 +110,9 @@ enum Verb {
         /// Which benchmarks; by default all but `otel`, which builds another profiler to compare with
         #[arg(value_parser = bench::NAMES.to_vec())]
         names: Vec<String>,
+        /// Run those of this version too, in turn, and fail when ours are worse beyond the noise
+        #[arg(long, value_name = "REF")]
+        compare: Option<String>,
     },
     /// Format, clippy on both sides, licences, documentation, and the project's own rules
     Lint,
@@ -168,7 +172,11 @@ fn chore(verb: Verb) -> Result<()> {
         } => vm::run(&workspace, &kernels),
         Verb::Test { place: None, args } => test::run(&workspace, &args),
         Verb::Verifier => verifier::run(&workspace),
-        Verb::Bench { names } => bench::run(&workspace, &names),
+        Verb::Bench {
+            names,
+            compare: Some(reference),
+        } => compare::run(&workspace, &reference, &names),
+        Verb::Bench { names, compare: None } => bench::run(&workspace, &names),
         Verb::Lint => lint::run(&workspace),
         Verb::Prove { proof, names } => prove::run(&workspace, proof, &names),
         Verb::Miri => miri::run(&workspace),

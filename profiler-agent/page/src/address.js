@@ -30,14 +30,18 @@ export const START = Object.freeze({
 
 export const SORTS = ["self", "total", "name", "dself", "dtotal"];
 
-/** @param {State} state */
-export function toHash(state) {
+/**
+ * @param {State} state
+ * @param {number} origin what times count from: 0 where the profile stays the same, else its start
+ */
+export function toHash(state, origin = 0) {
   const fields = new URLSearchParams();
+  const times = (/** @type {number[]} */ range) => range.map((time) => time + origin).join("-");
   if (state.range) {
-    fields.set("t", state.range.join("-"));
+    fields.set("t", times(state.range));
   }
   if (state.base) {
-    fields.set("base", state.base.join("-"));
+    fields.set("base", times(state.base));
   }
   if (state.pid >= 0) {
     fields.set("pid", `${state.pid}`);
@@ -70,14 +74,15 @@ export function toHash(state) {
  * Anybody may have written an address: what cannot be is left out.
  * @param {string} hash
  * @param {number} duration
+ * @param {number} origin
  * @returns {State}
  */
-export function fromHash(hash, duration) {
+export function fromHash(hash, duration, origin = 0) {
   const fields = new URLSearchParams(hash.replace(/^#/, ""));
   const sort = fields.get("sort") ?? START.sort;
   return {
-    range: range(fields.get("t"), duration),
-    base: range(fields.get("base"), duration),
+    range: range(fields.get("t"), duration, origin),
+    base: range(fields.get("base"), duration, origin),
     pid: number(fields.get("pid"), 10, -1),
     tid: number(fields.get("tid"), 10, -1),
     zoom: number(fields.get("zoom"), 16, 0),
@@ -102,9 +107,11 @@ function number(text, base, otherwise) {
 /**
  * @param {string | null} text
  * @param {number} duration
+ * @param {number} origin
  * @returns {import("./profile.js").Range | null}
  */
-function range(text, duration) {
-  const [from, to] = (text ?? "").split("-").map((part) => Number.parseFloat(part));
-  return Number.isFinite(from) && Number.isFinite(to) && from >= 0 && from < to ? [from, Math.min(to, duration)] : null;
+function range(text, duration, origin) {
+  const [from, to] = (text ?? "").split("-").map((part) => Number.parseFloat(part) - origin);
+  const isRange = Number.isFinite(from) && Number.isFinite(to) && from < to && to > 0 && from < duration;
+  return isRange ? [Math.max(from, 0), Math.min(to, duration)] : null;
 }

@@ -6,6 +6,8 @@ import { heatColour } from "./palette.js";
 /** Rows; each is 20 ms. */
 const ROWS = 50;
 const STEP = 1000 / ROWS;
+/** A capture ends some milliseconds late: so little behind the last whole second has no column. */
+const REST = 100;
 /** What is beyond the first day has no columns. */
 const LONGEST = 86_400_000;
 /** Height of a cell, in pixels. */
@@ -40,6 +42,8 @@ export class Heatmap {
     /** Cell that the keyboard is at, and the one where it began to select. */
     this.cursor = 0;
     this.anchor = 0;
+    /** Whether a range is being dragged. */
+    this.isHeld = false;
     drag(this.canvas, (down) => {
       const from = this.cell(down);
       if (from < 0) {
@@ -47,6 +51,7 @@ export class Heatmap {
       }
       this.anchor = from;
       return (event, isOver) => {
+        this.isHeld = !isOver;
         this.cursor = Math.max(0, this.cell(event));
         this.selected(this.between(this.anchor, this.cursor), isOver);
       };
@@ -67,11 +72,11 @@ export class Heatmap {
    */
   show(profile, kept) {
     this.profile = profile;
-    const cells = Math.ceil(Math.min(profile.duration, LONGEST) / 1000) * ROWS;
-    this.counts = new Uint32Array(cells);
-    const [, behind] = profile.events([0, LONGEST]);
+    const columns = Math.max(1, Math.ceil((Math.min(profile.duration, LONGEST) - REST) / 1000));
+    this.counts = new Uint32Array(columns * ROWS);
+    const [, behind] = profile.events([0, columns * 1000]);
     for (let event = 0; event < behind; event += 1) {
-      this.counts[Math.min(cells - 1, Math.floor(profile.time[event] / STEP))] += kept[profile.row[event]];
+      this.counts[Math.floor(profile.time[event] / STEP)] += kept[profile.row[event]];
     }
     // A single wild cell is not to make all others pale.
     const busy = this.counts.filter((count) => count > 0).sort();

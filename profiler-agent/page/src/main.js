@@ -14,9 +14,10 @@ import {
   PROCESSES_SHOWN,
   processColour,
 } from "./palette.js";
+import { Past } from "./past.js";
 import { load, Profile } from "./profile.js";
 import { amount, clockTime, cpuTime, fnv, percent, points, seconds, thousands } from "./text.js";
-import { Timeline } from "./timeline.js";
+import { Timeline, useOf } from "./timeline.js";
 
 /**
  * @template {HTMLElement} [T=HTMLElement]
@@ -31,49 +32,55 @@ function element(id) {
   return /** @type {T} */ (found);
 }
 
-/** Everything that depends on one profile. */
+/** The page with a profile, which may give way to the next one. */
 class Page {
-  /** @param {Profile} profile */
-  constructor(profile) {
-    this.profile = profile;
-    this.state = { ...START };
-    this.dark = false;
-    /** Whether counting a range takes longer than a person's hand moves. */
-    this.isSlow = profile.tree.length > 200_000;
-    this.nameHashes = Uint32Array.from(profile.labels, (label, frame) => fnv(label, profile.kinds[frame]) || 1);
-    this.nodeHashes = profile.tree.hashes(this.nameHashes);
-    /** @type {string[]} */
-    this.colours = [];
-    this.kept = profile.kept({ process: -1, thread: -1 });
-    this.after = new Float64Array(0);
-    /** @type {Float64Array | null} */
-    this.before = null;
-    this.afterTotal = this.after;
-    /** @type {Float64Array | null} */
-    this.beforeTotal = null;
-    /** @type {Uint8Array | null} */
-    this.found = null;
-    /** What is pointed at, for copying: a flamegraph and its node. */
-    this.target = { flame: /** @type {Flame | null} */ (null), node: -1 };
+  state = { ...START };
+  dark = false;
+  /** @type {string[]} */
+  colours = [];
+  /** Whether counting a range takes longer than a person's hand moves. */
+  isSlow = false;
+  nameHashes = new Uint32Array(0);
+  nodeHashes = new Uint32Array(0);
+  /** Samples of each process, and the processes from the busiest on. */
+  busy = new Float64Array(0);
+  /** @type {number[]} */
+  ranking = [];
+  /** Rows of the process and the thread that are asked for. */
+  kept = new Uint8Array(0);
+  after = new Float64Array(0);
+  /** @type {Float64Array | null} */
+  before = null;
+  afterTotal = new Float64Array(0);
+  /** @type {Float64Array | null} */
+  beforeTotal = null;
+  /** @type {Uint8Array | null} */
+  found = null;
+  /** What is pointed at, for copying: a flamegraph and its node. */
+  target = { flame: /** @type {Flame | null} */ (null), node: -1 };
 
-    const busy = new Float64Array(profile.processes.length);
-    profile.rowCount.forEach((count, row) => {
-      busy[profile.rowProcess[row]] += count;
-    });
-    this.busy = busy;
-    this.ranking = [...profile.processes.keys()].sort((a, b) => busy[b] - busy[a]);
+  /**
+   * @param {Profile} profile
+   * @param {Past | null} past of a running agent
+   * @param {string} state what is shown where the address does not say
+   */
+  constructor(profile, past, state = "") {
+    this.profile = profile;
+    this.initial = state;
+    this.past = past;
+    this.adopt(profile);
 
     const selected = (/** @type {import("./profile.js").Range | null} */ range, /** @type {boolean} */ isOver) =>
       this.select(range, isOver);
     this.timeline = new Timeline(element("timeline"), {
       selected,
       pointed: (time, at) =>
-        this.tip(at, [`${seconds(time)} after the start`, clockTime(profile.columns.start + time)]),
+        this.tip(at, [`${seconds(time)} after the start`, clockTime(this.profile.columns.start + time)]),
     });
     this.heatmap = new Heatmap(element("heatmap"), {
       selected,
       pointed: (time, count, at) =>
-        this.tip(at, [`${amount(count, profile.columns.unit)} in 20 ms`, `${seconds(time)} after the start`]),
+        this.tip(at, [`${amount(count, this.profile.columns.unit)} in 20 ms`, `${seconds(time)} after the start`]),
     });
     this.flame = new Flame(element("flame"), {
       zoomed: (node) => this.go({ zoom: this.nodeHashes[node] }, "push", "zoom"),
@@ -94,6 +101,40 @@ class Page {
       sorted: (sort) => this.go({ sort }, "replace"),
     });
     this.listen();
+  }
+
+  /**
+   * Makes a profile the one that is shown from now on.
+   * @param {Profile} profile
+   */
+  adopt(profile) {
+    const cursor = this.flame?.cursor ?? -1;
+    const hash = cursor >= 0 ? this.nodeHashes[cursor] : 0;
+    this.profile = profile;
+    this.isSlow = profile.tree.length > 200_000;
+    this.nameHashes = Uint32Array.from(profile.labels, (label, frame) => fnv(label, profile.kinds[frame]) || 1);
+    this.nodeHashes = profile.tree.hashes(this.nameHashes);
+    if (cursor >= 0) {
+      this.flame.cursor = this.nodeHashes.indexOf(hash);
+    }
+    this.kept = profile.kept({ process: -1, thread: -1 });
+    this.after = new Float64Array(0);
+    this.afterTotal = this.after;
+    this.before = null;
+    this.beforeTotal = null;
+    this.found = null;
+    this.target = { flame: null, node: -1 };
+    const busy = new Float64Array(profile.processes.length);
+    profile.rowCount.forEach((count, row) => {
+      busy[profile.rowProcess[row]] += count;
+    });
+    this.busy = busy;
+    this.ranking = [...profile.processes.keys()].sort((a, b) => busy[b] - busy[a]);
+  }
+
+  /** What times in the address count from: a running agent shows another profile next time. */
+  origin() {
+    return this.past ? this.profile.columns.start : 0;
   }
 
   /** What the controls do. */
@@ -128,7 +169,11 @@ class Page {
       this.go({ pid: Number.parseInt(value("process"), 10), tid: -1 }, "push"),
     );
     element("thread").addEventListener("change", () => this.go({ tid: Number.parseInt(value("thread"), 10) }, "push"));
-    addEventListener("popstate", () => this.go(fromHash(location.hash, this.profile.duration), "none"));
+    addEventListener("popstate", () => {
+      if (!this.past?.follow()) {
+        this.go(fromHash(location.hash || this.initial, this.profile.duration, this.origin()), "none");
+      }
+    });
     addEventListener("keydown", (event) => this.key(event));
     const preference = matchMedia("(prefers-color-scheme: dark)");
     preference.addEventListener("change", () => this.paint(preference.matches, false));
@@ -147,9 +192,12 @@ class Page {
     element("measure").textContent = columns.period > 0 ? "CPUs in use" : "Samples";
     element("times").hidden = !this.profile.hasTimes;
     element("timeless").hidden = this.profile.hasTimes;
+    this.colours = frameColours(this.profile.kinds, this.profile.names, this.dark);
     this.legends();
     this.choices();
-    this.go(fromHash(location.hash, this.profile.duration), "none");
+    this.go(fromHash(location.hash || this.initial, this.profile.duration, this.origin()), "none");
+    this.detail(this.flame, this.flame.cursor);
+    this.past?.draw(this.ranking.map((process) => this.profile.processes[process].pid));
     document.body.classList.add("ready");
   }
 
@@ -166,8 +214,11 @@ class Page {
     if (state.pid !== old.pid) {
       state.tid = changes.tid ?? -1;
     }
+    if (state.range || state.base) {
+      this.past?.freeze();
+    }
     if (how !== "none") {
-      const hash = `#${toHash(state)}`;
+      const hash = `#${toHash(state, this.origin())}`;
       if (hash !== (location.hash || "#")) {
         history[how === "push" ? "pushState" : "replaceState"](null, "", hash);
       }
@@ -234,7 +285,7 @@ class Page {
     const process = profile.processes.findIndex(({ pid }) => pid === state.pid);
     const thread = profile.threads.findIndex(({ tid, process: of }) => tid === state.tid && of === process);
     this.kept = profile.kept({ process, thread });
-    this.timeline.show(profile, this.ranking, this.kept);
+    this.timeline.show(useOf(profile, this.ranking, this.kept));
     this.heatmap.show(profile, this.kept);
     const threads = process < 0 ? [] : profile.threads.filter((thread) => thread.process === process);
     const choice = element("thread");
@@ -389,19 +440,22 @@ class Page {
   /** Makes the controls say what is. */
   controls() {
     const { state } = this;
+    this.links();
     const { unit, period } = this.profile.columns;
     const [after, before] = [this.afterTotal[0] ?? 0, this.beforeTotal?.[0]];
     const range = (/** @type {import("./profile.js").Range} */ [from, to]) => `${seconds(from)} to ${seconds(to)}`;
     const parts = [];
+    const all = this.past ? "all that is shown" : "all of the capture";
     if (state.base) {
       parts.push(`A: ${range(state.base)}, ${amount(before ?? 0, unit)}`);
-      parts.push(`B: ${state.range ? range(state.range) : "all of the capture"}, ${amount(after, unit)}`);
+      parts.push(`B: ${state.range ? range(state.range) : all}, ${amount(after, unit)}`);
     } else {
       const time = period > 0 && unit === "count" ? ` (${cpuTime(after * period)} of CPU time)` : "";
-      parts.push(`${state.range ? range(state.range) : "all of the capture"}: ${amount(after, unit)}${time}`);
+      parts.push(`${state.range ? range(state.range) : all}: ${amount(after, unit)}${time}`);
     }
     element("selection").textContent = parts.join("  ·  ");
     element("clear").hidden = !state.range;
+    element("clear").textContent = all.replace(/^a/, "A");
     element("compare").hidden = !state.range && !state.base;
     element("compare").textContent = state.base ? "End comparison" : "Compare with…";
     element("swap").hidden = !state.base || !state.range;
@@ -432,6 +486,57 @@ class Page {
     }
   }
 
+  /** Whether a person is at something that a new profile would disturb. */
+  isBusy() {
+    const { range, base } = this.state;
+    const isChoosing = document.activeElement instanceof HTMLSelectElement;
+    const dialog = /** @type {HTMLDialogElement} */ (element("keys"));
+    const isReading = !element("tip").hidden;
+    return Boolean(
+      range || base || isChoosing || dialog.open || isReading || this.timeline.isHeld || this.heatmap.isHeld,
+    );
+  }
+
+  /** The same as what is shown, in other formats, from the agent. */
+  links() {
+    const { past, profile, state } = this;
+    if (!past) {
+      return;
+    }
+    const parameters = past.parameters();
+    const time = (/** @type {number} */ at) => `${(profile.columns.start + at) / 1000}`;
+    if (state.range) {
+      parameters.delete("last");
+      parameters.set("since", time(state.range[0]));
+      parameters.set("until", time(state.range[1]));
+    }
+    if (state.pid >= 0) {
+      parameters.set("pid", `${state.pid}`);
+    }
+    if (state.tid >= 0) {
+      parameters.set("thread", `${state.tid}`);
+    }
+    const links = FORMATS.map(([path, name]) => [`${path}?${parameters}`, name]);
+    if (state.base && state.range) {
+      for (const name of ["since", "until", "by"]) {
+        parameters.delete(name);
+      }
+      parameters.set("a", state.base.map(time).join(".."));
+      parameters.set("b", state.range.map(time).join(".."));
+      links.unshift([`diff.svg?${parameters}`, "difference as SVG"]);
+    }
+    element("links").hidden = false;
+    element("links").replaceChildren(
+      "As a file:",
+      ...links.map(([address, name]) => {
+        const link = document.createElement("a");
+        link.href = address;
+        link.textContent = name;
+        return link;
+      }),
+    );
+  }
+
   /** Keeps what is selected as A, so that the next range is B; or ends that. */
   compare() {
     const { range, base } = this.state;
@@ -453,6 +558,7 @@ class Page {
       store("theme", dark ? "dark" : "light");
     }
     this.colours = frameColours(this.profile.kinds, this.profile.names, dark);
+    this.past?.timeline.draw();
     this.timeline.draw();
     this.heatmap.draw();
     for (const flame of [this.flame, this.callers, this.callees]) {
@@ -673,6 +779,94 @@ class Page {
   }
 }
 
+/** What the agent hands out. */
+const FORMATS = [
+  ["flamegraph.svg", "SVG"],
+  ["flamegraph.html", "this page"],
+  ["profile.folded", "folded stacks"],
+  ["profile.pb.gz", "pprof"],
+  ["profile.otlp", "OTLP"],
+  ["profile.json", "speedscope"],
+  ["processes.json", "processes"],
+];
+
+/** The page of a running agent. */
+function serve() {
+  /** @type {Page | null} */
+  let page = null;
+  const past = new Past({
+    strip: element("strip"),
+    isBusy: () => page?.isBusy() ?? false,
+    pointed: (time, at) => page?.tip(at, [clockTime(time)]),
+    failed: (reason) => {
+      fail(reason);
+      follow();
+    },
+    shown: (columns) => {
+      const profile = new Profile(columns);
+      element("failure").hidden = true;
+      element("stacks").hidden = false;
+      if (page) {
+        page.adopt(profile);
+      } else {
+        page = new Page(profile, past);
+      }
+      page.start();
+      follow();
+    },
+  });
+  const follow = () => {
+    element("live").ariaPressed = `${past.isLive()}`;
+    for (const button of document.querySelectorAll("#lasts button")) {
+      button.ariaPressed = `${/** @type {HTMLElement} */ (button).dataset.last === past.last()}`;
+    }
+    setValue("by", past.query.get("by") ?? "");
+    element("filters").replaceChildren(
+      ...past.filters().map(([name, value]) => {
+        const button = document.createElement("button");
+        button.textContent = `${name}=${value} ×`;
+        button.title = "ask for all";
+        button.addEventListener("click", () => past.go({ [name]: null }));
+        return button;
+      }),
+    );
+  };
+  const live = () => {
+    if (!past.isLive()) {
+      past.go({ last: null });
+    } else if (past.columns) {
+      past.freeze();
+      follow();
+    }
+  };
+  for (const button of document.querySelectorAll("#lasts button")) {
+    const { last } = /** @type {HTMLElement} */ (button).dataset;
+    button.addEventListener("click", () => past.go({ last: last ?? null }));
+  }
+  element("live").addEventListener("click", live);
+  element("by").addEventListener("change", () => {
+    // Else what goes on would wait for the choice to be over.
+    element("by").blur();
+    past.go({ by: value("by") || null });
+  });
+  addEventListener("keydown", (event) => {
+    const isTyping = event.target instanceof HTMLInputElement || event.target instanceof HTMLSelectElement;
+    if (event.key === "l" && !isTyping && !event.altKey && !event.ctrlKey && !event.metaKey) {
+      live();
+    }
+  });
+  element("past").hidden = false;
+  element("times").hidden = true;
+  element("stacks").hidden = true;
+  void past.load();
+}
+
+/** @param {unknown} reason */
+function fail(reason) {
+  element("failure").hidden = false;
+  element("failure").textContent = `${reason instanceof Error ? reason.message : reason}`;
+}
+
 /** @param {string} id */
 function value(id) {
   return /** @type {HTMLInputElement | HTMLSelectElement} */ (element(id)).value;
@@ -755,10 +949,13 @@ function store(name, text) {
   }
 }
 
+const embedded = document.getElementById("profile");
 try {
-  const profile = new Profile(await load(document.getElementById("profile")));
-  new Page(profile).start();
+  if (embedded) {
+    new Page(new Profile(await load(embedded)), null, embedded.dataset.state).start();
+  } else {
+    serve();
+  }
 } catch (error) {
-  element("failure").hidden = false;
-  element("failure").textContent = `This profile cannot be shown: ${error instanceof Error ? error.message : error}`;
+  fail(`This profile cannot be shown: ${error instanceof Error ? error.message : error}`);
 }

@@ -127,18 +127,11 @@ export class Profile {
 }
 
 /**
- * The document that stands in the page, or the one that its server has.
- * @param {HTMLElement | null} embedded
+ * The document that stands in the page.
+ * @param {HTMLElement} embedded
  * @returns {Promise<Columns>}
  */
 export async function load(embedded) {
-  if (!embedded) {
-    const answer = await fetch(`page.json${location.search}`);
-    if (!answer.ok) {
-      throw new DocumentError((await answer.text()).slice(0, 1000) || `the server answered ${answer.status}`);
-    }
-    return answer.json();
-  }
   const text = atob(embedded.textContent ?? "");
   const packed = new Uint8Array(text.length);
   for (let at = 0; at < text.length; at += 1) {

@@ -1,4 +1,4 @@
-/** CPU use by process over time; a range of it can be dragged. */
+/** CPU use by process over time; a range of it can be dragged. Of one profile, or of all that a running agent keeps. */
 
 import { BELOW, drag, LEFT, prepare, styled } from "./canvas.js";
 import { PROCESSES_SHOWN, processColour } from "./palette.js";
@@ -14,37 +14,75 @@ const BAR = 4;
 
 /** @typedef {import("./profile.js").Range} Range */
 
+/**
+ * What a time line shows.
+ * @typedef {object} Source
+ * @property {number} duration milliseconds
+ * @property {(bars: number) => Float64Array[]} use CPUs in use, one list for each process by its rank, the last one for all others;
+ *   about so many bars
+ */
+
+/**
+ * CPU use of a profile.
+ * @param {import("./profile.js").Profile} profile
+ * @param {number[]} ranking processes, busiest first
+ * @param {Uint8Array} kept rows
+ * @returns {Source}
+ */
+export function useOf(profile, ranking, kept) {
+  const use = (/** @type {number} */ bars) => {
+    const rank = new Int32Array(profile.processes.length).fill(PROCESSES_SHOWN);
+    ranking.slice(0, PROCESSES_SHOWN).forEach((process, place) => {
+      rank[process] = place;
+    });
+    const lists = Array.from({ length: PROCESSES_SHOWN + 1 }, () => new Float64Array(bars));
+    // A sample stands for its period, of which a bar has so many for each CPU; where that is not known, samples are counted.
+    const { period } = profile.columns;
+    const share = period > 0 ? period / 1e6 / (profile.duration / bars) : 1;
+    for (let event = 0; event < profile.time.length; event += 1) {
+      const row = profile.row[event];
+      const bar = Math.min(bars - 1, Math.floor((profile.time[event] / profile.duration) * bars));
+      lists[rank[profile.rowProcess[row]] ?? PROCESSES_SHOWN][bar] += kept[row] * share;
+    }
+    return lists;
+  };
+  return { duration: profile.duration, use };
+}
+
 export class Timeline {
   /**
    * @param {HTMLElement} window
    * @param {object} events
    * @param {(range: Range | null, isOver: boolean) => void} events.selected
    * @param {(time: number, at: {x: number, y: number} | null) => void} events.pointed
+   * @param {(time: number) => string} label what stands below a time
+   * @param {number} height
    */
-  constructor(window, { selected, pointed }) {
+  constructor(window, { selected, pointed }, label = seconds, height = TIMELINE_HEIGHT) {
     this.window = window;
+    this.label = label;
+    this.height = height;
     this.canvas = document.createElement("canvas");
     window.replaceChildren(this.canvas);
     this.selected = selected;
-    /** @type {import("./profile.js").Profile | null} */
-    this.profile = null;
-    /** @type {number[]} processes, busiest first */
-    this.ranking = [];
-    /** @type {Uint8Array} */
-    this.kept = new Uint8Array(0);
+    /** @type {Source | null} */
+    this.source = null;
+    /** Whether a range is being dragged. */
+    this.isHeld = false;
     /** @type {Range | null} */
     this.range = null;
     /** @type {Range | null} */
     this.base = null;
     this.width = 0;
-    /** @type {Float64Array[]} CPUs in use, by bar, one list for each process shown and one for the others */
+    /** @type {Float64Array[]} */
     this.use = [];
     drag(this.canvas, (down) => {
-      if (!this.profile) {
+      if (!this.source) {
         return null;
       }
       const from = this.time(down);
       return (event, isOver) => {
+        this.isHeld = !isOver;
         const to = this.time(event);
         const isClick = Math.abs(this.x(to) - this.x(from)) < 4;
         this.selected(isClick ? null : from < to ? [from, to] : [to, from], isOver);
@@ -62,39 +100,19 @@ export class Timeline {
     }).observe(window);
   }
 
-  /**
-   * @param {import("./profile.js").Profile} profile
-   * @param {number[]} ranking
-   * @param {Uint8Array} kept rows
-   */
-  show(profile, ranking, kept) {
-    this.profile = profile;
-    this.ranking = ranking;
-    this.kept = kept;
+  /** @param {Source} source */
+  show(source) {
+    this.source = source;
     this.measure();
   }
 
-  /** Counts the samples of each bar. */
+  /** Has the bars counted that there is room for. */
   measure() {
-    const { profile } = this;
     this.width = this.window.clientWidth;
-    if (!profile || this.width === 0) {
+    if (!this.source || this.width === 0) {
       return;
     }
-    const bars = Math.max(1, Math.floor((this.width - LEFT) / BAR));
-    const rank = new Int32Array(profile.processes.length).fill(PROCESSES_SHOWN);
-    this.ranking.slice(0, PROCESSES_SHOWN).forEach((process, place) => {
-      rank[process] = place;
-    });
-    this.use = Array.from({ length: PROCESSES_SHOWN + 1 }, () => new Float64Array(bars));
-    // A sample stands for its period, of which a bar has so many for each CPU; where that is not known, samples are counted.
-    const { period } = profile.columns;
-    const share = period > 0 ? period / 1e6 / (profile.duration / bars) : 1;
-    for (let event = 0; event < profile.time.length; event += 1) {
-      const row = profile.row[event];
-      const bar = Math.min(bars - 1, Math.floor((profile.time[event] / profile.duration) * bars));
-      this.use[rank[profile.rowProcess[row]] ?? PROCESSES_SHOWN][bar] += this.kept[row] * share;
-    }
+    this.use = this.source.use(Math.max(1, Math.floor((this.width - LEFT) / BAR)));
     this.draw();
   }
 
@@ -112,21 +130,21 @@ export class Timeline {
   time(event) {
     const box = this.canvas.getBoundingClientRect();
     const part = (event.clientX - box.left - LEFT) / Math.max(1, this.width - LEFT);
-    return Math.round(Math.min(Math.max(part, 0), 1) * (this.profile?.duration ?? 0));
+    return Math.round(Math.min(Math.max(part, 0), 1) * (this.source?.duration ?? 0));
   }
 
   /** @param {number} time */
   x(time) {
-    return LEFT + (time / (this.profile?.duration ?? 1)) * (this.width - LEFT);
+    return LEFT + (time / (this.source?.duration ?? 1)) * (this.width - LEFT);
   }
 
   draw() {
-    const { profile, use } = this;
-    if (!profile || use.length === 0) {
+    const { source, use } = this;
+    if (!source || use.length === 0) {
       return;
     }
-    const pen = prepare(this.canvas, this.width, TIMELINE_HEIGHT);
-    const floor = TIMELINE_HEIGHT - BELOW;
+    const pen = prepare(this.canvas, this.width, this.height);
+    const floor = this.height - BELOW;
     const bars = use[0].length;
     const sums = new Float64Array(bars);
     for (const list of use) {
@@ -160,10 +178,10 @@ export class Timeline {
     });
     pen.fillStyle = faint;
     const room = Math.max(1, (this.width - LEFT) / 90);
-    const every = STEPS.find((step) => profile.duration / step <= room) ?? 3_600_000;
+    const every = STEPS.find((step) => source.duration / step <= room) ?? 3_600_000;
     for (let time = 0; this.x(time) < this.width - 20; time += every) {
       pen.textAlign = time === 0 ? "left" : "center";
-      pen.fillText(seconds(time), this.x(time), floor + BELOW / 2 + 1);
+      pen.fillText(this.label(time), this.x(time), floor + BELOW / 2 + 1);
     }
     pen.textAlign = "left";
     for (const [range, name, colour] of /** @type {[Range | null, string, string][]} */ ([
@@ -200,15 +218,15 @@ export class Timeline {
 
   /** @param {KeyboardEvent} event */
   key(event) {
-    const { profile } = this;
+    const { source } = this;
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (!profile || !step || event.altKey || event.ctrlKey || event.metaKey) {
+    if (!source || !step || event.altKey || event.ctrlKey || event.metaKey) {
       return;
     }
-    const [from, to] = this.range ?? [0, profile.duration / 10];
-    const by = this.range ? step * Math.max(1, Math.round(profile.duration / 100)) : 0;
-    const begin = event.shiftKey ? from : Math.min(Math.max(from + by, 0), profile.duration - (to - from));
-    const end = event.shiftKey ? Math.min(Math.max(to + by, from + 1), profile.duration) : begin + (to - from);
+    const [from, to] = this.range ?? [0, source.duration / 10];
+    const by = this.range ? step * Math.max(1, Math.round(source.duration / 100)) : 0;
+    const begin = event.shiftKey ? from : Math.min(Math.max(from + by, 0), source.duration - (to - from));
+    const end = event.shiftKey ? Math.min(Math.max(to + by, from + 1), source.duration) : begin + (to - from);
     this.selected([Math.round(begin), Math.round(end)], true);
     event.preventDefault();
     event.stopPropagation();

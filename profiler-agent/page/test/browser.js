@@ -1,20 +1,20 @@
 /**
  * The page in a real browser, on profiles that tests/page.rs has made.
  *
- *     node browser.js FOLDER BROWSER MODULES
+ *     node browser.js FOLDER BROWSER MODULES ADDRESS
  *
- * FOLDER holds the files, gets the pictures (`shots/`) and what was measured (`figures.txt`). Ends with 1, and says why, when
+ * ADDRESS is that of a running agent on a host where the program `cycle` does one thing after the other. FOLDER holds the files, gets the pictures (`shots/`) and what was measured (`figures.txt`). Ends with 1, and says why, when
  * something is not as it should be.
  */
 
 import assert from "node:assert/strict";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 
 /** @typedef {import("playwright-core").Page} BrowserPage */
 
-const [folder, executablePath, modules] = process.argv.slice(2);
+const [folder, executablePath, modules, agent] = process.argv.slice(2);
 /** @type {typeof import("playwright-core")} */
 const { chromium } = createRequire(`${modules}/`)("playwright-core");
 const shots = `${folder}/shots`;
@@ -476,30 +476,95 @@ await check("an SVG from the disk zooms and searches", async () => {
   await shot(page, "svg");
 });
 
-await check("the page of a server", async () => {
-  /** @type {string[]} */
-  const asked = [];
-  const server = createServer((request, answer) => {
-    const path = (request.url ?? "").split("?")[0];
-    asked.push(request.url ?? "");
-    if (path === "/" || path === "/page.json") {
-      const name = path === "/" ? "served.html" : "page.json";
-      answer.writeHead(200, { "content-type": path === "/" ? "text/html" : "application/json" });
-      answer.end(readFileSync(`${folder}/${name}`));
-    } else {
-      answer.writeHead(404).end("no such thing");
-    }
-  });
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve(null)));
-  const listening = /** @type {import("node:net").AddressInfo} */ (server.address());
-  origin = `http://127.0.0.1:${listening.port}/`;
+await check("the page of a running agent", async () => {
+  origin = `http://${agent}/`;
   try {
-    const page = await ready(`${origin}?pid=1&last=5m`);
-    assert.match(await text(page, "selection"), /2,800 samples/);
-    assert.deepEqual(asked, ["/?pid=1&last=5m", "/page.json?pid=1&last=5m"]);
+    const page = await ready(`${origin}?comm=cycle`);
+    assert.match(await text(page, "selection"), /samples/);
+    assert.equal(await page.locator("#live").getAttribute("aria-pressed"), "true");
+    assert.equal(await page.locator("#lasts [aria-pressed=true]").textContent(), "5 min");
+    assert.match(await text(page, "filters"), /comm=cycle/);
+    await shot(page, "live");
+
+    // What goes on goes on: the picture follows, and the address stays.
+    const before = await text(page, "subtitle");
+    await page.mouse.move(2, 2);
+    await page.waitForFunction((before) => document.getElementById("subtitle")?.textContent !== before, before);
+    assert.equal(new URL(await address(page)).search, "?comm=cycle");
+
+    // A part of the past, out of the time line of all.
+    await dragIn(page, "strip", [0.3, 0.5], [0.6, 0.5]);
+    await page.waitForFunction(() => /since=.*until=/.test(location.search));
+    await page.waitForFunction(() => document.getElementById("live")?.ariaPressed === "false");
+    const window = new URL(await address(page)).searchParams;
+    const length = Number(window.get("until")) - Number(window.get("since"));
+    assert.ok(length > 1, `${length}`);
+    const said = new RegExp(`\\((${Math.floor(length * 10) / 10}|${Math.round(length * 10) / 10}) s\\)`);
+    await page.waitForFunction(
+      (said) => new RegExp(said).test(document.getElementById("subtitle")?.textContent ?? ""),
+      said.source,
+    );
+    await shot(page, "past");
+
+    // A range of that, and what is next to it; the address has both, and shows them again.
+    await dragIn(page, "timeline", [0.05, 0.5], [0.25, 0.5]);
+    await page.keyboard.press("a");
+    await dragIn(page, "timeline", [0.6, 0.5], [0.8, 0.5]);
+    assert.match(await text(page, "selection"), /^A: .* B: /);
+    await shot(page, "past-difference");
+    const link = page.locator("#links a", { hasText: "difference" });
+    const drawn = await page.request.get(new URL((await link.getAttribute("href")) ?? "", origin).href);
+    assert.ok([200, 404].includes(drawn.status()), `${drawn.status()} ${await drawn.text()}`);
+    const again = await ready(await address(page));
+    assert.equal(await text(again, "selection"), await text(page, "selection"));
+    for (const link of await again.locator("#links a").all()) {
+      const answer = await again.request.get(new URL((await link.getAttribute("href")) ?? "", origin).href);
+      assert.ok(answer.ok() || answer.status() === 404, `${await link.textContent()}: ${answer.status()}`);
+    }
+    await again.close();
+
+    // Back goes to where one has been.
+    await page.locator("#compare").click();
+    await page.locator("#clear").click();
+    await page.locator("#live").click();
+    await page.waitForFunction(() => !location.search.includes("since="));
+    await page.goBack();
+    await page.waitForFunction(() => location.search.includes("since="));
+    await page.waitForFunction(() => document.getElementById("live")?.ariaPressed === "false");
+
+    // By CPU, and of everybody.
+    await page.locator("#by").selectOption("cpu");
+    await page.waitForFunction(() => location.search.includes("by=cpu"));
+    await page.locator("#search").fill("^CPU \\d+$");
+    await page.waitForFunction(() =>
+      /matched: (100|99\.\d*)/.test(document.getElementById("matched")?.textContent ?? ""),
+    );
+    await shot(page, "by-cpu");
+    await page.locator("#filters button").click();
+    await page.waitForFunction(() => !location.search.includes("comm="));
+    await page.waitForFunction(() => document.getElementById("filters")?.textContent === "");
+
+    // Nobody there: it says so, and who is.
+    const nobody = await open(`${origin}?pid=4194305`);
+    await nobody.waitForFunction(() => document.getElementById("failure")?.hidden === false);
+    assert.match(await text(nobody, "failure"), /in that range there are/);
+    await shot(nobody, "nobody");
+    troubles = troubles.filter((trouble) => !trouble.includes("status of 404"));
   } finally {
     origin = "file:";
-    server.close();
+  }
+});
+
+await check("what the agent's page may not do", async () => {
+  origin = `http://${agent}/`;
+  try {
+    const page = await ready(origin);
+    const policy = (await page.request.get(origin)).headers()["content-security-policy"] ?? "";
+    assert.match(policy, /^default-src 'none'; script-src 'sha256-[^;]*; style-src 'sha256-/);
+    assert.match(policy, /connect-src 'self';.*frame-ancestors 'none'/);
+    assert.doesNotMatch(policy, /unsafe/);
+  } finally {
+    origin = "file:";
   }
 });
 

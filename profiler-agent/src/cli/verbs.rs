@@ -1,14 +1,21 @@
 //! The verbs that need no capture: what they are told on the command line.
 
-use std::path::PathBuf;
-
-use clap::{Args, CommandFactory as _, error::ErrorKind};
-use profiler_agent::{
-    export::file::{Format, Output},
-    read,
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
 };
 
-use super::{Cli, Task, once_each};
+use clap::{Args, CommandFactory as _, ValueEnum, error::ErrorKind};
+use profiler_agent::{
+    export::file::{Format, Output},
+    http::Address,
+    read,
+    target::Scope,
+    top::{Screen, Sort},
+};
+use regex::Regex;
+
+use super::{Cli, DEFAULT_ADDRESS, DEFAULT_UNWIND_MEMORY, TOKEN_VARIABLE, Task, duration, once_each};
 
 /// Work with profiles that are there already.
 #[derive(Debug)]
@@ -19,6 +26,8 @@ pub(crate) enum FilesTask {
         files: Vec<PathBuf>,
         /// How to read it.
         options: read::Options,
+        /// Who is asked for ranges of time.
+        agent: Whom,
         /// Where to write.
         outputs: Vec<Output>,
         /// Whether files that exist are overwritten.
@@ -34,8 +43,10 @@ pub(crate) enum FilesTask {
         after: PathBuf,
         /// How to read them.
         options: read::Options,
+        /// Who is asked for ranges of time.
+        agent: Whom,
         /// Where to draw.
-        pictures: Vec<PathBuf>,
+        pictures: Vec<Output>,
         /// Whether files that exist are overwritten.
         force: bool,
         /// Most rows of a table.
@@ -47,9 +58,163 @@ pub(crate) enum FilesTask {
         files: Vec<PathBuf>,
         /// How to read it.
         options: read::Options,
+        /// Who is asked for ranges of time.
+        agent: Whom,
         /// Most rows of a table.
         rows: usize,
     },
+}
+
+/// Look at the host as it is.
+#[derive(Debug)]
+pub(crate) struct TopTask {
+    /// Whom to ask.
+    pub(crate) source: TopSource,
+    /// What to show to the agent.
+    pub(crate) token: Option<String>,
+    /// What to sample.
+    pub(crate) scope: Scope,
+    /// How often.
+    pub(crate) frequency: u32,
+    /// Bytes of kernel memory for unwind tables.
+    pub(crate) unwind_memory: usize,
+    /// How long a time is shown.
+    pub(crate) last: Duration,
+    /// How often it is looked at.
+    pub(crate) every: Duration,
+    /// The first screen; `None` is what serves best.
+    pub(crate) screen: Option<Screen>,
+    /// The order of its rows.
+    pub(crate) sort: Sort,
+    /// The process, if it is of one.
+    pub(crate) pid: Option<u32>,
+    /// Which names.
+    pub(crate) filter: Option<Regex>,
+    /// Whether one table is all that is wanted.
+    pub(crate) once: bool,
+    /// Most rows of that.
+    pub(crate) rows: usize,
+}
+
+/// Whom to ask.
+#[derive(Debug)]
+pub(crate) enum TopSource {
+    /// A running agent.
+    Agent {
+        /// Where it answers.
+        address: Address,
+        /// Whether somebody said so; else this may sample by itself.
+        is_asked_for: bool,
+    },
+    /// Nobody: samples of its own.
+    Own,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ScreenName {
+    Processes,
+    Functions,
+    Flamegraph,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SortName {
+    #[value(name = "self")]
+    Own,
+    Total,
+    Name,
+    Pid,
+}
+
+/// The keys of `top`.
+const TOP_KEYS: &str = "\
+Keys: Tab, 1 2 3 the screens; up and down a row; Enter the functions of the chosen process, g its flamegraph, Esc back;
+s sorts, / filters, + - a longer or shorter time, space holds, ? all keys, q ends.
+Where the output is no terminal, one table is written.";
+
+#[derive(Debug, Args)]
+#[command(after_help = TOP_KEYS)]
+pub(crate) struct TopArgs {
+    /// Ask the agent that answers there: 127.0.0.1:7979, unix:/run/profiler-agent.sock. Default: 127.0.0.1:7979; where none answers, sample.
+    /// A token is taken from PROFILER_AGENT_SERVE_TOKEN.
+    #[arg(long, value_name = "ADDR")]
+    from: Option<Address>,
+
+    /// Sample, whether an agent runs or not.
+    #[arg(long, conflicts_with = "from")]
+    own: bool,
+
+    /// Of this process alone.
+    #[arg(short, long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pid: Option<u32>,
+
+    /// How long a time is shown.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    last: Duration,
+
+    /// How often it is looked at.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    every: Duration,
+
+    /// Samples per second and CPU, where this samples.
+    #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..))]
+    frequency: u32,
+
+    /// What is shown first.
+    #[arg(long, value_name = "SCREEN")]
+    screen: Option<ScreenName>,
+
+    /// In which order.
+    #[arg(long, value_name = "BY", default_value = "self")]
+    sort: SortName,
+
+    /// Show processes or functions whose name this regular expression finds.
+    #[arg(long, value_name = "REGEX")]
+    filter: Option<Regex>,
+
+    /// Write one table, and end.
+    #[arg(long)]
+    once: bool,
+
+    /// Most rows of that table.
+    #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 20)]
+    rows: usize,
+}
+
+impl TopArgs {
+    pub(super) fn task(self, get: &dyn Fn(&str) -> Option<String>) -> Result<Task, clap::Error> {
+        let source = match (self.own, self.from) {
+            (true, _) => TopSource::Own,
+            (false, from) => TopSource::Agent {
+                is_asked_for: from.is_some(),
+                address: from.unwrap_or(Address::Tcp(DEFAULT_ADDRESS)),
+            },
+        };
+        Ok(Task::Top(Box::new(TopTask {
+            source,
+            token: get(TOKEN_VARIABLE),
+            scope: self.pid.map_or(Scope::Host, |pid| Scope::Processes(vec![pid])),
+            frequency: self.frequency,
+            unwind_memory: DEFAULT_UNWIND_MEMORY,
+            last: self.last.max(Duration::from_secs(1)),
+            every: self.every.max(Duration::from_millis(500)),
+            screen: self.screen.map(|screen| match screen {
+                ScreenName::Processes => Screen::Processes,
+                ScreenName::Functions => Screen::Functions,
+                ScreenName::Flamegraph => Screen::Flamegraph,
+            }),
+            sort: match self.sort {
+                SortName::Own => Sort::Own,
+                SortName::Total => Sort::Total,
+                SortName::Name => Sort::Name,
+                SortName::Pid => Sort::Pid,
+            },
+            pid: self.pid,
+            filter: self.filter,
+            once: self.once,
+            rows: self.rows,
+        })))
+    }
 }
 
 /// What says how to read files.
@@ -58,14 +223,44 @@ struct Reading {
     /// Of pprof files that hold several numbers for each stack, take this, e.g. alloc_space. Default: the one that the file shows first.
     #[arg(long, value_name = "NAME")]
     sample_type: Option<String>,
+
+    /// Where a running agent answers that is asked for ranges of time. A token is taken from PROFILER_AGENT_SERVE_TOKEN.
+    #[arg(long, value_name = "ADDR", default_value_t = Address::Tcp(DEFAULT_ADDRESS))]
+    from: Address,
 }
 
 impl Reading {
-    fn options(self) -> read::Options {
-        read::Options {
+    fn parts(self, get: &dyn Fn(&str) -> Option<String>) -> (read::Options, Whom) {
+        let agent = Whom {
+            address: self.from,
+            token: get(TOKEN_VARIABLE),
+        };
+        let options = read::Options {
             sample_type: self.sample_type,
             ..read::Options::default()
+        };
+        (options, agent)
+    }
+}
+
+/// The running agent that is asked for ranges of time.
+#[derive(Debug)]
+pub(crate) struct Whom {
+    /// Where it answers.
+    pub(crate) address: Address,
+    /// What to show to it.
+    pub(crate) token: Option<String>,
+}
+
+impl Whom {
+    /// The two times of what is a range and no file: `10m..5m`, `2026-01-31T12:00:00Z..`.
+    pub(crate) fn range<'a>(&self, input: &'a Path) -> Option<(&'a str, &'a str)> {
+        if input.exists() {
+            return None;
         }
+        let (since, until) = input.to_str()?.split_once("..")?;
+        let is_time = |text: &str| text.starts_with(|c: char| c.is_ascii_digit()) && !text.contains('/');
+        (is_time(since) && (until.is_empty() || is_time(until))).then_some((since, until))
     }
 }
 
@@ -73,7 +268,8 @@ impl Reading {
 const INPUTS: &str = "\
 Files may be folded stacks, pprof (.pb.gz of any tool), OTLP profiles (.otlp, or the JSON lines of the Collector's
 file exporter), the output of `perf script`, and speedscope's JSON, gzipped or not; their content tells which.
-`-` is the standard input. They are read without any privilege: this needs no root.";
+`-` is the standard input. They are read without any privilege: this needs no root. In place of a file may stand a range of time,
+SINCE..UNTIL, which a running agent is asked for: 10m..5m, 5m.., 2026-01-31T12:00:00Z..2026-01-31T12:05:00Z";
 
 #[derive(Debug, Args)]
 #[command(after_help = INPUTS)]
@@ -100,7 +296,7 @@ pub(crate) struct RenderArgs {
 }
 
 impl RenderArgs {
-    pub(super) fn task(self) -> Result<Task, clap::Error> {
+    pub(super) fn task(self, get: &dyn Fn(&str) -> Option<String>) -> Result<Task, clap::Error> {
         let Self {
             files,
             output,
@@ -109,9 +305,11 @@ impl RenderArgs {
             quiet,
         } = self;
         once_each(&output)?;
+        let (options, agent) = reading.parts(get);
         Ok(Task::Files(FilesTask::Render {
             files,
-            options: reading.options(),
+            options,
+            agent,
             outputs: output,
             force,
             quiet,
@@ -129,7 +327,7 @@ pub(crate) struct DiffArgs {
     after: PathBuf,
 
     /// Draw the difference into this .svg: shape and widths of AFTER, red where its share is larger than that of BEFORE, blue where it is
-    /// smaller; repeatable.
+    /// smaller; or into this .html, a page to explore; repeatable.
     #[arg(short, long, value_name = "FILE", value_parser = clap::value_parser!(Output))]
     output: Vec<Output>,
 
@@ -146,7 +344,7 @@ pub(crate) struct DiffArgs {
 }
 
 impl DiffArgs {
-    pub(super) fn task(self) -> Result<Task, clap::Error> {
+    pub(super) fn task(self, get: &dyn Fn(&str) -> Option<String>) -> Result<Task, clap::Error> {
         let Self {
             before,
             after,
@@ -156,21 +354,28 @@ impl DiffArgs {
             reading,
         } = self;
         once_each(&output)?;
-        let picture = |output: Output| match output {
-            Output::File {
-                path,
-                format: Format::Svg,
-            } => Ok(path),
-            Output::File { .. } | Output::Stdout => Err(Cli::command().error(
-                ErrorKind::ValueValidation,
-                format!("--output: a difference can be drawn into an .svg only, not into {output}"),
-            )),
+        let is_no_picture = |output: &&Output| {
+            let format = match output {
+                Output::File { format, .. } => Some(format),
+                Output::Stdout => None,
+            };
+            !matches!(format, Some(Format::Svg | Format::Html))
         };
+        if let Some(other) = output.iter().find(is_no_picture) {
+            return Err(Cli::command().error(
+                ErrorKind::ValueValidation,
+                format!(
+                    "--output: a difference can be drawn into an .svg or an .html only, not into {other}"
+                ),
+            ));
+        }
+        let (options, agent) = reading.parts(get);
         Ok(Task::Files(FilesTask::Diff {
             before,
             after,
-            options: reading.options(),
-            pictures: output.into_iter().map(picture).collect::<Result<_, _>>()?,
+            options,
+            agent,
+            pictures: output,
             force,
             rows,
         }))
@@ -193,10 +398,12 @@ pub(crate) struct ReportArgs {
 }
 
 impl ReportArgs {
-    pub(super) fn task(self) -> Task {
+    pub(super) fn task(self, get: &dyn Fn(&str) -> Option<String>) -> Task {
+        let (options, agent) = self.reading.parts(get);
         Task::Files(FilesTask::Report {
             files: self.files,
-            options: self.reading.options(),
+            options,
+            agent,
             rows: self.rows,
         })
     }

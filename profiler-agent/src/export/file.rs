@@ -299,24 +299,25 @@ impl OutputFile {
         }
         match self.output {
             Output::Stdout => write_stream(profile, io::stdout().lock()),
-            Output::File { format, .. } => self.write_with(|out| format.write(profile, out)),
+            Output::File { .. } => self.write_with(|format, out| format.write(profile, out)),
         }
     }
 
-    /// Writes a file with what `content` puts into it.
+    /// Writes a file with what `content` puts into it, which is told its format.
     ///
     /// # Errors
     /// As [`Self::write`].
     pub fn write_with(
         self,
-        content: impl FnOnce(&mut BufWriter<&fs::File>) -> Result<(), SvgError>,
+        content: impl FnOnce(Format, &mut BufWriter<&fs::File>) -> Result<(), SvgError>,
     ) -> Result<Written, WriteError> {
         let Self { output, file, force } = self;
         let (Output::File { path, format }, Some(file)) = (&output, file) else {
             let source = io::ErrorKind::Unsupported.into();
             return Err(WriteError::Io { output, source });
         };
-        write_file(content, &file).map_err(|error| WriteError::svg(output.clone(), error))?;
+        write_file(|out| content(*format, out), &file)
+            .map_err(|error| WriteError::svg(output.clone(), error))?;
         let bytes = file.as_file().metadata().map_or(0, |metadata| metadata.len());
         persist(file, path, *format, force)?;
         Ok(Written::File {

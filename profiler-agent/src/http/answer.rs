@@ -1,9 +1,16 @@
 //! From a question to a profile, and from that to bytes.
 
-use std::{collections::BTreeMap, fmt::Write as _, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    io,
+    time::{Duration, SystemTime},
+};
 
+use axum::body::Bytes;
 use serde::Serialize;
 
+use super::Shared;
 use super::question::{By, Question, nanos};
 use crate::{
     export::{file::Format, folded, text::Rfc3339},
@@ -12,11 +19,31 @@ use crate::{
         FrameKind, Function, Language, Line, Location, LocationId, Profile, Stack, StackId, StringId,
         tables::{Tables, Translation},
     },
-    render::{difference, svg},
+    render::{difference, html, svg, svg::SvgError},
 };
 
+const JSON: &str = "application/json";
 /// Most processes that the answer to a wrong pid lists.
 const MOST_LISTED: usize = 10;
+
+/// Most bytes of an answer: names of a few functions can be in a great many stacks.
+const MOST_BYTES: usize = 256 << 20;
+/// Parts of a time line: of half a second each, or so many.
+const MOST_BARS: u64 = 300;
+const SHORTEST_BAR: u64 = 500_000_000;
+/// Processes of a time line that are told one by one.
+const MOST_PROCESSES: usize = 32;
+
+/// What is made of profiles.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Drawn {
+    Profile(Format),
+    /// What the page reads.
+    Columns,
+    Difference,
+    Processes,
+    Timeline,
+}
 
 /// What is sent back.
 #[derive(Debug)]
@@ -24,7 +51,7 @@ pub(super) enum Answer {
     /// A profile in some format, with the span and the losses of which it is made.
     Profile {
         content_type: &'static str,
-        body: Vec<u8>,
+        body: Bytes,
         about: About,
     },
     /// JSON or plain text.
@@ -34,8 +61,21 @@ pub(super) enum Answer {
     },
     /// Nothing was found: a sentence says why.
     Nothing(String),
+    /// It would be too long.
+    TooLong,
     /// It failed here.
     Failed(String),
+}
+
+impl Answer {
+    /// Bytes of it.
+    pub(super) const fn len(&self) -> usize {
+        match self {
+            Self::Profile { body, .. } => body.len(),
+            Self::Text { body, .. } | Self::Nothing(body) | Self::Failed(body) => body.len(),
+            Self::TooLong => 0,
+        }
+    }
 }
 
 /// What an answer is made of.
@@ -48,12 +88,55 @@ pub(super) struct About {
     pub(super) lost: u64,
 }
 
-/// A profile in a format.
-pub(super) fn profile(history: &History, question: &Question, format: Format) -> Answer {
-    let mut profile = history.profile(&question.query);
-    if let Some(filter) = &question.filter {
-        keep_matching(&mut profile, |name| filter.is_match(name));
+/// An answer that is being written, up to its longest.
+#[derive(Default)]
+struct Body {
+    bytes: Vec<u8>,
+    is_too_long: bool,
+}
+
+impl io::Write for Body {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > MOST_BYTES.saturating_sub(self.bytes.len()) {
+            self.is_too_long = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
     }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Body {
+    fn answer(self, content_type: &'static str, about: About, written: Result<(), SvgError>) -> Answer {
+        match written {
+            Ok(()) => Answer::Profile {
+                content_type,
+                body: self.bytes.into(),
+                about,
+            },
+            Err(_) if self.is_too_long => Answer::TooLong,
+            Err(error) => Answer::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Answers a question. The history is held while its samples are gathered, not while they are drawn.
+pub(super) fn make(shared: &Shared, question: &Question, drawn: Drawn) -> Answer {
+    match drawn {
+        Drawn::Profile(_) | Drawn::Columns => profile(shared, question, drawn),
+        Drawn::Difference => difference(shared, question),
+        Drawn::Processes => processes(&shared.history(), question),
+        Drawn::Timeline => timeline(&shared.history(), question),
+    }
+}
+
+/// A profile in a format.
+fn profile(shared: &Shared, question: &Question, drawn: Drawn) -> Answer {
+    let mut profile = shared.history().profile(&question.query);
     let about = About {
         start: profile.capture.start,
         end: profile.capture.start.saturating_add(profile.capture.duration),
@@ -61,44 +144,40 @@ pub(super) fn profile(history: &History, question: &Question, format: Format) ->
         lost: profile.capture.lost_total(),
     };
     if about.samples == 0 {
-        return Answer::Nothing(nothing(history, question));
+        return Answer::Nothing(nothing(&shared.history(), question));
     }
     if let Some(by) = question.by {
         profile = rooted(&profile, by);
     }
     name_target(&mut profile, &question.query);
-    let mut body = Vec::new();
-    let written = match format {
-        Format::Svg => svg::draw(&profile, &folded::Options::default(), question.look, &mut body),
-        Format::Html | Format::Folded | Format::Pprof | Format::Otlp | Format::Speedscope => {
-            format.write(&profile, &mut body)
-        }
+    let mut body = Body::default();
+    let options = folded::Options::default();
+    let (content_type, written) = match drawn {
+        Drawn::Profile(Format::Svg) => (
+            content_type(Format::Svg),
+            svg::draw(&profile, &options, question.look, &mut body),
+        ),
+        Drawn::Profile(format) => (content_type(format), format.write(&profile, &mut body)),
+        Drawn::Columns | Drawn::Difference | Drawn::Processes | Drawn::Timeline => (
+            JSON,
+            html::write_columns(&profile, &options, &mut body).map_err(SvgError::from),
+        ),
     };
-    match written {
-        Ok(()) => Answer::Profile {
-            content_type: content_type(format),
-            body,
-            about,
-        },
-        Err(error) => Answer::Failed(error.to_string()),
-    }
+    body.answer(content_type, about, written)
 }
 
 /// What has changed from one range to another.
-pub(super) fn difference(history: &History, question: &Question) -> Answer {
+fn difference(shared: &Shared, question: &Question) -> Answer {
     let Some((before, after)) = &question.compared else {
         return Answer::Nothing(
             "give two ranges: ?a=SINCE..UNTIL&b=SINCE..UNTIL, like a=10m..5m&b=5m..\n".into(),
         );
     };
     let [before, after] = [before, after].map(|range| {
-        let mut profile = history.profile(&Query {
+        let mut profile = shared.history().profile(&Query {
             range: Some(range.clone()),
             ..question.query.clone()
         });
-        if let Some(filter) = &question.filter {
-            keep_matching(&mut profile, |name| filter.is_match(name));
-        }
         name_target(&mut profile, &question.query);
         profile
     });
@@ -110,22 +189,78 @@ pub(super) fn difference(history: &History, question: &Question) -> Answer {
     };
     for (profile, name) in [(&before, "a"), (&after, "b")] {
         if profile.sample_count() == 0 {
-            return Answer::Nothing(format!("{name}: {}", nothing(history, question)));
+            return Answer::Nothing(format!("{name}: {}", nothing(&shared.history(), question)));
         }
     }
-    let mut body = Vec::new();
-    match difference::write(&before, &after, &mut body) {
-        Ok(()) => Answer::Profile {
-            content_type: content_type(Format::Svg),
+    let mut body = Body::default();
+    let written = difference::write(&before, &after, &mut body);
+    body.answer(content_type(Format::Svg), about, written)
+}
+
+/// CPU use over time, by process.
+fn timeline(history: &History, question: &Question) -> Answer {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        /// Milliseconds since the Unix epoch, and how many.
+        start: u64,
+        duration: u64,
+        bars: usize,
+        processes: Vec<Process<'a>>,
+        others: Vec<f64>,
+    }
+    #[derive(Serialize)]
+    struct Process<'a> {
+        pid: u32,
+        name: &'a str,
+        cpus: Vec<f64>,
+    }
+    let span = history.span().unwrap_or_default();
+    let asked = question.query.range.clone().unwrap_or(span.clone());
+    let length = span
+        .end
+        .min(asked.end)
+        .saturating_sub(span.start.max(asked.start));
+    let bars = (length / SHORTEST_BAR).clamp(1, MOST_BARS);
+    let line = history.timeline(
+        &question.query,
+        usize::try_from(bars).unwrap_or(1),
+        MOST_PROCESSES,
+    );
+    let cpus = |list: &[u64]| -> Vec<f64> {
+        let bar = Duration::from_nanos(length / bars).as_secs_f64().max(1e-9);
+        list.iter()
+            .map(|&nanos| (Duration::from_nanos(nanos).as_secs_f64() / bar * 1000.0).round() / 1000.0)
+            .collect()
+    };
+    json(&Line {
+        start: line.range.start / 1_000_000,
+        duration: length.div_ceil(1_000_000),
+        bars: line.bars,
+        processes: line
+            .processes
+            .iter()
+            .map(|(share, list)| Process {
+                pid: share.pid,
+                name: &share.name,
+                cpus: cpus(list),
+            })
+            .collect(),
+        others: cpus(&line.others),
+    })
+}
+
+fn json(value: &impl Serialize) -> Answer {
+    match serde_json::to_string(value) {
+        Ok(body) => Answer::Text {
+            content_type: JSON,
             body,
-            about,
         },
         Err(error) => Answer::Failed(error.to_string()),
     }
 }
 
 /// Who burns what.
-pub(super) fn processes(history: &History, question: &Question) -> Answer {
+fn processes(history: &History, question: &Question) -> Answer {
     #[derive(Serialize)]
     struct Processes {
         from: String,
@@ -143,7 +278,7 @@ pub(super) fn processes(history: &History, question: &Question) -> Answer {
     let range = question.query.range.clone().unwrap_or(span.clone());
     let time = |nanos: u64| Rfc3339(nanos).to_string();
     let shares = history.shares(&question.query);
-    let answer = Processes {
+    json(&Processes {
         from: time(range.start.max(span.start)),
         until: time(range.end.min(span.end)),
         processes: shares
@@ -152,27 +287,20 @@ pub(super) fn processes(history: &History, question: &Question) -> Answer {
                 pid: share.pid,
                 name: share.name,
                 samples: share.samples,
-                cpu_seconds: std::time::Duration::from_nanos(share.weight).as_secs_f64(),
+                cpu_seconds: Duration::from_nanos(share.weight).as_secs_f64(),
             })
             .collect(),
-    };
-    match serde_json::to_string(&answer) {
-        Ok(body) => Answer::Text {
-            content_type: "application/json",
-            body,
-        },
-        Err(error) => Answer::Failed(error.to_string()),
-    }
+    })
 }
 
 const fn content_type(format: Format) -> &'static str {
     match format {
         Format::Svg => "image/svg+xml",
-        Format::Html => "text/html; charset=utf-8",
+        Format::Html => super::HTML,
         Format::Folded => "text/plain; charset=utf-8",
         Format::Pprof => "application/octet-stream",
         Format::Otlp => "application/x-protobuf",
-        Format::Speedscope => "application/json",
+        Format::Speedscope => JSON,
     }
 }
 
@@ -208,33 +336,6 @@ fn nothing(history: &History, question: &Question) -> String {
     }
     text.push('\n');
     text
-}
-
-/// Leaves the samples of stacks with a function of such a name.
-fn keep_matching(profile: &mut Profile, matches: impl Fn(&str) -> bool) {
-    let names: Vec<bool> = profile.strings.iter().map(|name| matches(name)).collect();
-    let matches = |id: StringId| names.get(id.index()).copied().unwrap_or_default();
-    let locations: Vec<bool> = profile
-        .locations
-        .iter()
-        .map(|location| {
-            location.lines.iter().any(|line| {
-                let function = profile.functions.get(line.function.index());
-                function.is_some_and(|function| matches(function.name))
-            })
-        })
-        .collect();
-    let stacks: Vec<bool> = profile
-        .stacks
-        .iter()
-        .map(|stack| {
-            let mut frames = stack.frames.iter();
-            frames.any(|frame| locations.get(frame.index()).copied().unwrap_or_default())
-        })
-        .collect();
-    profile
-        .samples
-        .retain(|sample| stacks.get(sample.stack.index()).copied().unwrap_or_default());
 }
 
 /// The same with a word at the root of each stack.

@@ -12,6 +12,9 @@
 //! answer allows it to read what it did not come from. Everything is read only.
 
 mod answer;
+pub mod ask;
+mod cache;
+mod listener;
 mod question;
 
 use std::{
@@ -20,7 +23,7 @@ use std::{
     path::PathBuf,
     str::FromStr,
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard,
+        Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
@@ -30,21 +33,29 @@ use std::{
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::{Request, State},
-    http::{HeaderValue, Method, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::Response,
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, watch};
 
 pub use self::question::{By, PARAMETERS, Question, Wrong};
-use self::{answer::Answer, question::nanos};
+use self::{
+    answer::{Answer, Drawn},
+    cache::Cache,
+    listener::{Bound, Listener},
+    question::nanos,
+};
 use crate::{
     export::{file::Format, text::Rfc3339},
-    history::{History, Limits},
+    history::{History, Limits, folder::Folder},
     profile::Profile,
+    render::html,
+    spool::FolderError,
     telemetry::{self, HistoryFigures, Telemetry},
 };
 
@@ -63,8 +74,26 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// The description of all of this for programs.
 const OPENAPI: &str = include_str!("openapi.json");
-/// Where people begin.
-const INDEX: &str = include_str!("index.html");
+const HTML: &str = "text/html; charset=utf-8";
+/// The page, and what it may do.
+static PAGE: LazyLock<(Bytes, HeaderValue)> = LazyLock::new(|| {
+    let mut page = Vec::new();
+    // Memory takes everything, and hashes are ASCII.
+    let _ = html::write_served(&mut page);
+    (page.into(), policy(&html::served_policy()))
+});
+/// What a page may do that holds its profile.
+static EMBEDDED: LazyLock<HeaderValue> = LazyLock::new(|| policy(&html::embedded_policy()));
+/// What a picture may do: its script and its handlers stand in it.
+const DRAWN: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+/// What everything else may do.
+const NOTHING: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+
+fn policy(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(NOTHING)
+}
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +123,11 @@ impl FromStr for Address {
             }
             return Ok(Self::Unix(path.into()));
         }
-        text.parse()
+        // As it is shown, and as it stands in a browser.
+        let address = text.strip_prefix("http://").unwrap_or(text);
+        let address = address.strip_suffix('/').unwrap_or(address);
+        address
+            .parse()
             .map(Self::Tcp)
             .map_err(|_| "give an address and a port, like 127.0.0.1:7979, or unix:/PATH".into())
     }
@@ -119,6 +152,8 @@ pub struct Options {
     pub token: Option<String>,
     /// How much is kept.
     pub limits: Limits,
+    /// Where it is kept too, to be there after a restart.
+    pub folder: Option<PathBuf>,
 }
 
 /// Why it does not serve.
@@ -133,6 +168,9 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+    /// The history on the disk.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// A thread or a descriptor.
     #[error("cannot start to serve")]
     Start(#[source] io::Error),
@@ -150,6 +188,7 @@ struct Shared {
     local: bool,
     turns: Semaphore,
     waiting: Semaphore,
+    cache: Cache,
 }
 
 impl Shared {
@@ -205,12 +244,14 @@ impl Server {
             address,
             token,
             limits,
+            folder,
         } = options;
         let listen = |source| ServeError::Listen {
             address: address.clone(),
             source,
         };
-        let listener = Listener::bind(&address).map_err(listen)?;
+        let folder = folder.map(|path| Folder::open(path, limits)).transpose()?;
+        let listener = Bound::new(&address).map_err(listen)?;
         let address = listener.address(&address);
         let shared = Arc::new(Shared {
             history: RwLock::new(History::new(limits)),
@@ -221,6 +262,7 @@ impl Server {
             local: address.is_local(),
             turns: Semaphore::new(AT_ONCE),
             waiting: Semaphore::new(MOST_WAITING),
+            cache: Cache::default(),
         });
         // Weak, or the two would keep each other.
         let weak = Arc::downgrade(&shared);
@@ -233,7 +275,7 @@ impl Server {
             .name("history".into())
             .spawn({
                 let shared = Arc::clone(&shared);
-                move || keep(&shared, &slices)
+                move || keep(&shared, &slices, folder)
             })
             .map_err(ServeError::Start)?;
         let (end, ended) = watch::channel(());
@@ -273,58 +315,40 @@ impl Server {
     }
 }
 
-/// Bound before the capture begins, so that a taken port is told at once.
-enum Listener {
-    Tcp(std::net::TcpListener),
-    Unix(std::os::unix::net::UnixListener),
-}
-
-impl Listener {
-    fn bind(address: &Address) -> io::Result<Self> {
-        match address {
-            Address::Tcp(address) => {
-                let listener = std::net::TcpListener::bind(address)?;
-                listener.set_nonblocking(true)?;
-                Ok(Self::Tcp(listener))
-            }
-            Address::Unix(path) => {
-                // Left behind by one that was killed: nobody listens there.
-                if std::os::unix::net::UnixStream::connect(path)
-                    .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-                {
-                    std::fs::remove_file(path)?;
-                }
-                let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-                let listener = std::os::unix::net::UnixListener::bind(path);
-                rustix::process::umask(before);
-                let listener = listener?;
-                listener.set_nonblocking(true)?;
-                Ok(Self::Unix(listener))
-            }
-        }
-    }
-
-    fn address(&self, asked: &Address) -> Address {
-        match self {
-            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| asked.clone(), Address::Tcp),
-            Self::Unix(_) => asked.clone(),
-        }
-    }
-}
-
-/// Takes slices in until nobody can send any.
-fn keep(shared: &Shared, slices: &Receiver<Profile>) {
-    while let Ok(slice) = slices.recv() {
-        shared
-            .history
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(&slice);
+/// Takes slices in until nobody can send any: first those of the runs before.
+fn keep(shared: &Shared, slices: &Receiver<Profile>, mut folder: Option<Folder>) {
+    let history = || shared.history.write().unwrap_or_else(PoisonError::into_inner);
+    if let Some(folder) = &mut folder {
+        // Nobody is to see a part of it.
+        let mut past = History::new(history().limits());
+        let unreadable = folder.load(|slice| past.push(slice));
+        *history() = past;
         shared.news.send_replace(Instant::now());
+        if unreadable > 0 {
+            tracing::warn!(
+                unreadable,
+                "slices of the history on the disk are damaged; they are left out"
+            );
+        }
+    }
+    let mut is_told = false;
+    while let Ok(slice) = slices.recv() {
+        history().push(&slice);
+        shared.news.send_replace(Instant::now());
+        let kept = folder.as_mut().map_or(Ok(()), |folder| folder.keep(&slice));
+        match kept {
+            Ok(()) => is_told = false,
+            Err(error) => {
+                if !is_told {
+                    tracing::warn!("the history is in memory alone: {error}");
+                }
+                is_told = true;
+            }
+        }
     }
 }
 
-async fn serve(listener: Listener, shared: Arc<Shared>, mut ended: watch::Receiver<()>) -> io::Result<()> {
+async fn serve(listener: Bound, shared: Arc<Shared>, mut ended: watch::Receiver<()>) -> io::Result<()> {
     let router = Router::new()
         .fallback(respond)
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
@@ -334,12 +358,12 @@ async fn serve(listener: Listener, shared: Arc<Shared>, mut ended: watch::Receiv
         let _ = ended.changed().await;
     };
     match listener {
-        Listener::Tcp(listener) => {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
+        Bound::Tcp(listener) => {
+            let listener = Listener::new(tokio::net::TcpListener::from_std(listener)?);
             tokio::select! { served = async { axum::serve(listener, router).await } => served, () = end => Ok(()) }
         }
-        Listener::Unix(listener) => {
-            let listener = tokio::net::UnixListener::from_std(listener)?;
+        Bound::Unix(listener) => {
+            let listener = Listener::new(tokio::net::UnixListener::from_std(listener)?);
             tokio::select! { served = async { axum::serve(listener, router).await } => served, () = end => Ok(()) }
         }
     }
@@ -351,13 +375,15 @@ async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) 
         Some((status, text)) => plain(status, text.into()),
         None => next.run(request).await,
     };
+    let is_unauthorized = response.status() == StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
+    if is_unauthorized {
+        // A browser asks the person for it.
+        let how = HeaderValue::from_static("Basic realm=\"profiler-agent\", charset=\"UTF-8\"");
+        headers.insert(header::WWW_AUTHENTICATE, how);
+    }
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(NOTHING);
     for (name, value) in [
-        (
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; \
-             form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-        ),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),
@@ -384,15 +410,25 @@ fn refusal(shared: &Shared, request: &Request) -> Option<(StatusCode, &'static s
         ));
     }
     let digest = shared.token.as_ref()?;
-    let shown = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
     // Of digests nothing can be learned from how long the comparison took.
+    let shown = text(header::AUTHORIZATION).and_then(shown_token);
     if shown.is_some_and(|shown| Sha256::digest(shown).as_slice() == digest) {
         return None;
     }
     Some((
         StatusCode::UNAUTHORIZED,
-        "show the token: -H 'Authorization: Bearer TOKEN'\n",
+        "show the token: -H 'Authorization: Bearer TOKEN'; in a browser it is the password, of any user\n",
     ))
+}
+
+/// The token of an `Authorization`: as programs show it, or as browsers show what a person typed.
+fn shown_token(value: &str) -> Option<Vec<u8>> {
+    if let Some(token) = value.strip_prefix("Bearer ") {
+        return Some(token.as_bytes().to_vec());
+    }
+    let pair = STANDARD.decode(value.strip_prefix("Basic ")?).ok()?;
+    let end = pair.iter().position(|&byte| byte == b':')?;
+    pair.get(end + 1..).map(<[u8]>::to_vec)
 }
 
 /// Whether a `Host` header is an address or this host's own name for itself, and not a name that a stranger's server gave it.
@@ -405,27 +441,20 @@ fn is_this_host(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.is_empty() || address.parse::<IpAddr>().is_ok()
 }
 
-/// What is made of profiles.
-#[derive(Clone, Copy)]
-enum Drawn {
-    Profile(Format),
-    Difference,
-}
-
 /// What is at a path.
 #[derive(Clone, Copy)]
 enum Place {
-    /// Made of the history; `None` is the list of processes.
-    Past(Option<Drawn>),
+    /// Made of the history.
+    Past(Drawn),
     Metrics,
     Health,
     Ready,
     Description,
-    Index,
+    Page,
 }
 
 /// Paths of all there is, as the answer to a wrong one lists them.
-pub const PATHS: [&str; 14] = [
+pub const PATHS: [&str; 16] = [
     "/",
     "/flamegraph.svg",
     "/flamegraph.html",
@@ -436,6 +465,8 @@ pub const PATHS: [&str; 14] = [
     "/diff.svg",
     "/debug/pprof/profile",
     "/processes.json",
+    "/timeline.json",
+    "/page.json",
     "/metrics",
     "/healthz",
     "/readyz",
@@ -443,10 +474,12 @@ pub const PATHS: [&str; 14] = [
 ];
 
 fn place(path: &str) -> Option<Place> {
-    let profile = |format| Place::Past(Some(Drawn::Profile(format)));
+    let profile = |format| Place::Past(Drawn::Profile(format));
     Some(match path {
-        "/" => Place::Index,
-        "/processes.json" => Place::Past(None),
+        "/" => Place::Page,
+        "/processes.json" => Place::Past(Drawn::Processes),
+        "/timeline.json" => Place::Past(Drawn::Timeline),
+        "/page.json" => Place::Past(Drawn::Columns),
         "/metrics" => Place::Metrics,
         "/healthz" => Place::Health,
         "/readyz" => Place::Ready,
@@ -457,7 +490,7 @@ fn place(path: &str) -> Option<Place> {
         "/profile.pb.gz" | "/debug/pprof/profile" => profile(Format::Pprof),
         "/profile.otlp" => profile(Format::Otlp),
         "/profile.json" => profile(Format::Speedscope),
-        "/diff.svg" => Place::Past(Some(Drawn::Difference)),
+        "/diff.svg" => Place::Past(Drawn::Difference),
         _ => return None,
     })
 }
@@ -470,7 +503,15 @@ async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Respons
     };
     let now = SystemTime::now();
     match place {
-        Place::Index => text("text/html; charset=utf-8", INDEX),
+        Place::Page => {
+            let (page, policy) = &*PAGE;
+            let mut response = Response::new(Body::from(page.clone()));
+            set(&mut response, header::CONTENT_TYPE, HTML);
+            response
+                .headers_mut()
+                .insert(header::CONTENT_SECURITY_POLICY, policy.clone());
+            response
+        }
         Place::Description => text("application/json", OPENAPI),
         Place::Health => match shared.news.borrow().elapsed() {
             silent if silent > SILENCE => plain(
@@ -483,50 +524,54 @@ async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Respons
             Some(_) => plain(StatusCode::OK, "ready\n".into()),
             None => plain(StatusCode::SERVICE_UNAVAILABLE, "no slice yet\n".into()),
         },
-        Place::Metrics => into_response(Answer::Text {
+        Place::Metrics => into_response(&Answer::Text {
             content_type: "text/plain; version=0.0.4; charset=utf-8",
             body: telemetry::prometheus(&shared.telemetry.figures()),
         }),
-        Place::Past(drawn) => {
-            let mut question = match Question::parse(uri.query().unwrap_or_default(), now) {
-                Ok(question) => question,
-                Err(wrong) => return plain(StatusCode::BAD_REQUEST, format!("{wrong}\n")),
-            };
-            let Ok(_waiting) = shared.waiting.try_acquire() else {
-                return plain(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "too many requests are waiting\n".into(),
-                );
-            };
-            if let Some(seconds) = question.seconds {
-                let end = now + seconds;
-                question.query.range = Some(nanos(now)..nanos(end));
-                wait_until(&shared, end, seconds + LATE).await;
-            }
-            let Ok(Ok(_turn)) = tokio::time::timeout(PATIENCE, shared.turns.acquire()).await else {
-                return plain(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "busy with other answers; ask again\n".into(),
-                );
-            };
-            let worker = tokio::task::spawn_blocking({
-                let shared = Arc::clone(&shared);
-                move || {
-                    let history = shared.history();
-                    match drawn {
-                        Some(Drawn::Profile(format)) => answer::profile(&history, &question, format),
-                        Some(Drawn::Difference) => answer::difference(&history, &question),
-                        None => answer::processes(&history, &question),
-                    }
-                }
-            });
-            into_response(
-                worker
-                    .await
-                    .unwrap_or_else(|error| Answer::Failed(error.to_string())),
-            )
-        }
+        Place::Past(drawn) => past(&shared, uri, drawn, now)
+            .await
+            .map_or_else(|refusal| *refusal, |answer| into_response(&answer)),
     }
+}
+
+/// What is made of the history, or why it is not.
+async fn past(
+    shared: &Arc<Shared>,
+    uri: &Uri,
+    drawn: Drawn,
+    now: SystemTime,
+) -> Result<Arc<Answer>, Box<Response>> {
+    let busy = |text: &str| Box::new(plain(StatusCode::SERVICE_UNAVAILABLE, format!("{text}\n")));
+    let parsed = Question::parse(uri.query().unwrap_or_default(), now);
+    let mut question =
+        parsed.map_err(|wrong| Box::new(plain(StatusCode::BAD_REQUEST, format!("{wrong}\n"))))?;
+    let waiting = shared.waiting.try_acquire();
+    let _waiting = waiting.map_err(|_| busy("too many requests are waiting"))?;
+    let place = if let Some(seconds) = question.seconds {
+        let end = now + seconds;
+        question.query.range = Some(nanos(now)..nanos(end));
+        wait_until(shared, end, seconds + LATE).await;
+        // Nobody else asks for the same time.
+        cache::Place::default()
+    } else {
+        let news = *shared.news.borrow();
+        shared.cache.place(&uri.to_string(), news)
+    };
+    let answer = place.get_or_try_init(|| async {
+        let turn = tokio::time::timeout(PATIENCE, shared.turns.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            return Err(busy("busy with other answers; ask again"));
+        };
+        let worker = tokio::task::spawn_blocking({
+            let shared = Arc::clone(shared);
+            move || answer::make(&shared, &question, drawn)
+        });
+        let made = worker.await;
+        Ok(Arc::new(
+            made.unwrap_or_else(|error| Answer::Failed(error.to_string())),
+        ))
+    });
+    answer.await.map(Arc::clone)
 }
 
 /// Waits until what is sampled up to `end` is in the history; no longer than `patience`.
@@ -537,22 +582,27 @@ async fn wait_until(shared: &Shared, end: SystemTime, patience: Duration) {
     let _ = tokio::time::timeout(patience, covered).await;
 }
 
-fn into_response(answer: Answer) -> Response {
+fn into_response(answer: &Answer) -> Response {
     match answer {
         Answer::Text { content_type, body } => {
-            let mut response = Response::new(Body::from(body));
+            let mut response = Response::new(Body::from(body.clone()));
             set(&mut response, header::CONTENT_TYPE, content_type);
             response
         }
-        Answer::Nothing(body) => plain(StatusCode::NOT_FOUND, body),
+        Answer::Nothing(body) => plain(StatusCode::NOT_FOUND, body.clone()),
+        Answer::TooLong => plain(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "the answer is too long; ask for less time, or for one process\n".into(),
+        ),
         Answer::Failed(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         Answer::Profile {
             content_type,
             body,
             about,
         } => {
-            let mut response = Response::new(Body::from(body));
+            let mut response = Response::new(Body::from(body.clone()));
             set(&mut response, header::CONTENT_TYPE, content_type);
+            let headers = response.headers_mut();
             for (name, value) in [
                 ("profile-from", Rfc3339(about.start).to_string()),
                 ("profile-until", Rfc3339(about.end).to_string()),
@@ -560,9 +610,15 @@ fn into_response(answer: Answer) -> Response {
                 ("profile-lost", about.lost.to_string()),
             ] {
                 if let Ok(value) = HeaderValue::from_str(&value) {
-                    response.headers_mut().insert(name, value);
+                    headers.insert(name, value);
                 }
             }
+            let policy = match *content_type {
+                HTML => EMBEDDED.clone(),
+                "image/svg+xml" => DRAWN,
+                _ => NOTHING,
+            };
+            headers.insert(header::CONTENT_SECURITY_POLICY, policy);
             response
         }
     }
@@ -618,6 +674,9 @@ mod tests {
         assert!("127.0.0.1:7979".parse::<Address>().unwrap().is_local());
         assert!("[::1]:0".parse::<Address>().unwrap().is_local());
         assert!("unix:/run/x".parse::<Address>().unwrap().is_local());
+        for address in ["http://127.0.0.1:7979", "unix:/run/x"] {
+            assert_eq!(address.parse::<Address>().unwrap().to_string(), address);
+        }
         assert!(!"0.0.0.0:7979".parse::<Address>().unwrap().is_local());
         for wrong in ["localhost", "7979", "unix:x", ""] {
             wrong.parse::<Address>().unwrap_err();

@@ -7,9 +7,9 @@ use std::{
 };
 
 use percent_encoding::percent_decode_str;
-use regex::{Regex, RegexBuilder};
+use regex::RegexBuilder;
 
-use crate::{history::Query, render::svg::Look};
+use crate::{export::text::plain, history::Query, render::svg::Look};
 
 /// Longest time that may be sampled from now on.
 const MOST_SECONDS: u64 = 600;
@@ -48,8 +48,6 @@ pub struct Question {
     pub by: Option<By>,
     /// How it is drawn.
     pub look: Look,
-    /// Which stacks: those with a function whose name it finds.
-    pub filter: Option<Regex>,
     /// The two ranges of a difference.
     pub compared: Option<(Range<u64>, Range<u64>)>,
 }
@@ -92,7 +90,9 @@ impl Question {
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (name, value) = (decode(name)?, decode(value)?);
-            let wrong = |what: &str| Wrong(format!("{name}={value}: {what}"));
+            // They come from anywhere, and are shown in terminals.
+            let shown = (plain(&name, 64), plain(&value, 200));
+            let wrong = |what: &str| Wrong(format!("{}={}: {what}", shown.0, shown.1));
             match name.as_str() {
                 "pid" => {
                     for pid in value.split(',') {
@@ -137,7 +137,7 @@ impl Question {
                 "icicle" => question.look.icicle = flag(&value).ok_or_else(|| wrong("it is 1 or 0"))?,
                 "filter" => {
                     let regex = RegexBuilder::new(&value).size_limit(MOST_REGEX).build();
-                    question.filter =
+                    question.query.function =
                         Some(regex.map_err(|_| wrong("no regular expression, or too large a one"))?);
                 }
                 _ => return Err(unknown(&name)),
@@ -234,7 +234,7 @@ fn unknown(name: &str) -> Wrong {
         Some((_, known)) => format!("did you mean {known}?"),
         None => format!("known are {}", PARAMETERS.join(", ")),
     };
-    Wrong(format!("there is no parameter {name:?}; {hint}"))
+    Wrong(format!("there is no parameter {:?}; {hint}", plain(name, 64)))
 }
 
 #[cfg(test)]
@@ -272,7 +272,7 @@ mod tests {
         ] {
             assert_eq!(parse(text).unwrap().query.range, Some(range), "{text}");
         }
-        assert_eq!(parse("").unwrap().query.range, None);
+        assert!(parse("").unwrap().query.range.is_none());
         let two = parse("a=10s..5s&b=5s..").unwrap().compared;
         assert_eq!(
             two,

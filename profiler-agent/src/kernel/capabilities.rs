@@ -61,10 +61,9 @@ pub const CAPABILITIES: [Capability; 6] = [
 /// A required capability is missing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "missing {}: run it with sudo, or let this program have them with `sudo setcap {}+ep {}`",
+    "missing {}: run it with sudo, or let this program have them with `{}`",
     .0.iter().map(|c| format!("{} (to {})", c.name.to_uppercase(), c.purpose)).collect::<Vec<_>>().join(" and "),
-    CAPABILITIES.map(|c| c.name).join(","),
-    std::env::current_exe().map_or("profiler-agent".into(), |path| path.display().to_string())
+    setcap()
 )]
 pub struct MissingCapabilities(pub Vec<Capability>);
 
@@ -95,6 +94,24 @@ pub fn check() -> Result<(), MissingCapabilities> {
     } else {
         Err(MissingCapabilities(required))
     }
+}
+
+/// Every capability that the agent has a use for, and whether this process has it; none is missing where /proc does not tell.
+pub fn all() -> impl Iterator<Item = (Capability, bool)> {
+    let effective = effective().unwrap_or(u64::MAX);
+    CAPABILITIES
+        .into_iter()
+        .map(move |capability| (capability, has(effective, capability.number)))
+}
+
+/// The command that gives this program what it needs.
+pub fn setcap() -> String {
+    let program = std::env::current_exe();
+    format!(
+        "sudo setcap {}+ep {}",
+        CAPABILITIES.map(|capability| capability.name).join(","),
+        program.map_or("profiler-agent".into(), |path| path.display().to_string())
+    )
 }
 
 fn effective() -> Option<u64> {

@@ -70,19 +70,22 @@ impl Tables {
             return StringId(row);
         }
         self.bytes += size_of::<Box<str>>() + text.len();
-        StringId(intern(&mut self.profile.strings, &mut self.strings, text.into()))
+        StringId(intern(&mut self.profile.strings, &mut self.strings, text.into()).0)
     }
 
     /// Row of a location that stands for something else than an address: a word for the root of stacks.
     pub fn location(&mut self, location: Location) -> LocationId {
-        self.bytes += size_of::<Location>() + location.lines.len() * size_of::<Line>();
-        LocationId(intern(&mut self.profile.locations, &mut self.locations, location))
+        let bytes = size_of::<Location>() + location.lines.len() * size_of::<Line>();
+        let (row, is_new) = intern(&mut self.profile.locations, &mut self.locations, location);
+        self.count(bytes, is_new);
+        LocationId(row)
     }
 
     /// Row of a function.
     pub fn function(&mut self, function: Function) -> FunctionId {
-        self.bytes += size_of::<Function>();
-        FunctionId(intern(&mut self.profile.functions, &mut self.functions, function))
+        let (row, is_new) = intern(&mut self.profile.functions, &mut self.functions, function);
+        self.count(size_of::<Function>(), is_new);
+        FunctionId(row)
     }
 
     /// Row of a stack.
@@ -91,17 +94,25 @@ impl Tables {
             return StackId(row);
         }
         self.bytes += size_of::<Stack>() + stack.frames.len() * size_of::<LocationId>();
-        StackId(intern(&mut self.profile.stacks, &mut self.stacks, stack))
+        StackId(intern(&mut self.profile.stacks, &mut self.stacks, stack).0)
+    }
+
+    /// Notes the bytes of a row, if it was not there before.
+    const fn count(&mut self, bytes: usize, is_new: bool) {
+        if is_new {
+            self.bytes += bytes;
+        }
     }
 }
 
-/// Row of a value in a table, put there if it is not.
-fn intern<T: Clone + Eq + Hash>(table: &mut Vec<T>, rows: &mut HashMap<T, u32>, row: T) -> u32 {
+/// Row of a value in a table, put there if it is not, and whether it was put there.
+fn intern<T: Clone + Eq + Hash>(table: &mut Vec<T>, rows: &mut HashMap<T, u32>, row: T) -> (u32, bool) {
     let next = u32::try_from(table.len()).unwrap_or(u32::MAX);
-    *rows.entry(row).or_insert_with_key(|row| {
+    let place = *rows.entry(row).or_insert_with_key(|row| {
         table.push(row.clone());
         next
-    })
+    });
+    (place, place == next)
 }
 
 /// Brings rows of one profile into tables; each once, and only those that are asked for.
@@ -159,8 +170,9 @@ impl<'a> Translation<'a> {
                 .map(|&(key, value)| (self.string(to, key), self.string(to, value)))
                 .collect(),
         };
-        to.bytes += size_of::<Process>();
-        let new = ProcessId(intern(&mut to.profile.processes, &mut to.processes, row));
+        let (place, is_new) = intern(&mut to.profile.processes, &mut to.processes, row);
+        to.count(size_of::<Process>(), is_new);
+        let new = ProcessId(place);
         note(&mut self.processes, id.index(), new);
         new
     }
@@ -237,8 +249,10 @@ impl<'a> Translation<'a> {
             remark: self.string(to, mapping.remark),
             ..mapping.clone()
         };
-        to.bytes += size_of::<Mapping>() + mapping.build_id.len();
-        let new = MappingId(intern(&mut to.profile.mappings, &mut to.mappings, row));
+        let bytes = size_of::<Mapping>() + mapping.build_id.len();
+        let (place, is_new) = intern(&mut to.profile.mappings, &mut to.mappings, row);
+        to.count(bytes, is_new);
+        let new = MappingId(place);
         note(&mut self.mappings, id.index(), new);
         Some(new)
     }

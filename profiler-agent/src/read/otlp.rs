@@ -16,6 +16,8 @@ use crate::profile::{
 
 /// Most rows of all tables together.
 const MAX_ROWS: usize = 4 << 20;
+/// How attributes of a resource begin that are of the process, and not of its host.
+const OF_A_PROCESS: [&str; 4] = ["container.", "k8s.", "service.", "deployment."];
 
 /// Whether the bytes begin as `ProfilesData` does, and are no text.
 pub(super) fn is_otlp(bytes: &[u8]) -> bool {
@@ -354,6 +356,12 @@ impl<'a> Reader<'a> {
                             "process.creation.time" => process.start = time(&text),
                             "service.name" => service = text,
                             "host.name" => self.capture.host = text.into_owned(),
+                            _ if OF_A_PROCESS.iter().any(|begin| key.starts_with(begin)) => {
+                                let attribute = (builder.string(&key), builder.string(&text));
+                                if !process.attributes.iter().any(|(known, _)| *known == attribute.0) {
+                                    process.attributes.push(attribute);
+                                }
+                            }
                             _ => {}
                         }
                     }
@@ -361,6 +369,9 @@ impl<'a> Reader<'a> {
                 (2, value) => scopes.push(value.message()),
                 _ => {}
             }
+        }
+        if !service.starts_with("unknown_service") {
+            process.service = builder.string(&service);
         }
         // `unknown_service` says that nobody knows.
         let service = service

@@ -9,6 +9,7 @@ mod columns;
 pub mod difference;
 pub mod html;
 pub mod svg;
+pub mod text;
 
 /// Characters of the title that fit beside the buttons at 1,200 pixels.
 const TITLE_LIMIT: usize = 90;

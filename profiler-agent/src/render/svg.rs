@@ -6,10 +6,12 @@
 //! The same profile gives the same bytes: colours come from names, never from chance.
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
     fmt::Write as _,
     hash::{DefaultHasher, Hash, Hasher},
     io,
+    ops::Range,
 };
 
 use inferno::flamegraph::{
@@ -25,6 +27,11 @@ use crate::{
 
 /// Pixels that the legend adds at the bottom.
 const LEGEND_HEIGHT: usize = 22;
+
+/// From so many stacks on, those that cannot be seen are left out before the picture is drawn.
+const MANY: usize = 20_000;
+/// Frames below this part of the whole are narrower than the tenth of a pixel that is still drawn, of 1,200.
+const NARROWEST: u64 = 24_000;
 
 /// Why there is no picture.
 #[derive(Debug, thiserror::Error)]
@@ -69,10 +76,15 @@ pub fn draw(
     if folded.is_empty() {
         return Err(SvgError::NoSamples);
     }
-    let mut lines = Vec::new();
-    folded.write(&mut lines)?;
-    // Made of strings, so this cannot fail.
-    let lines = String::from_utf8(lines).map_err(io::Error::other)?;
+    let is_large = folded.len() > MANY;
+    let lines = if is_large {
+        visible(&folded, look.reverse)
+    } else {
+        let mut lines = Vec::new();
+        folded.write(&mut lines)?;
+        // Made of strings, so this cannot fail.
+        String::from_utf8(lines).map_err(io::Error::other)?
+    };
 
     let mut palette = PaletteMap::default();
     palette.insert("", shade(LabelKind::Process, ""));
@@ -89,7 +101,7 @@ pub fn draw(
     inferno.stroke_color = StrokeColor::None;
     // Every label has its colour already; this is for what inferno might add.
     inferno.deterministic = true;
-    inferno.reverse_stack_order = look.reverse;
+    inferno.reverse_stack_order = look.reverse && !is_large;
     if look.icicle {
         inferno.direction = flamegraph::Direction::Inverted;
     }
@@ -102,6 +114,60 @@ pub fn draw(
     let kinds: BTreeSet<LabelKind> = folded.labels().map(|(_, kind)| kind).collect();
     out.write_all(with_legend(&picture, &kinds).as_bytes())?;
     Ok(())
+}
+
+/// The lines of what can be seen: where a frame is too narrow to be drawn, its samples are those of its caller, so that
+/// widths stay what they are. Of 100,000 stacks some thousands are left.
+fn visible(folded: &Folded, reverse: bool) -> String {
+    let mut lines: Vec<(Cow<'_, [u32]>, u64)> = folded
+        .lines()
+        .map(|(frames, count)| (Cow::Borrowed(frames), count))
+        .collect();
+    if reverse {
+        for (frames, _) in &mut lines {
+            frames.to_mut().reverse();
+        }
+        lines.sort_unstable();
+    }
+    let total = lines
+        .iter()
+        .fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
+    let narrow = total / NARROWEST;
+    let mut text = String::new();
+    // Lines that begin alike are neighbours.
+    let mut groups = vec![(0..lines.len(), 0_usize)];
+    while let Some((range, depth)) = groups.pop() {
+        let mut own = 0_u64;
+        let mut child: Option<(u32, Range<usize>, u64)> = None;
+        let mut close = |child: Option<(u32, Range<usize>, u64)>, own: &mut u64| match child {
+            // Lines need a first frame.
+            Some((_, range, count)) if count > narrow || depth == 0 => groups.push((range, depth + 1)),
+            Some((.., count)) => *own = own.saturating_add(count),
+            None => {}
+        };
+        for (place, (frames, count)) in lines.iter().enumerate().take(range.end).skip(range.start) {
+            match (frames.get(depth), &mut child) {
+                (None, _) => own = own.saturating_add(*count),
+                (Some(frame), Some((last, range, sum))) if last == frame => {
+                    range.end = place + 1;
+                    *sum = sum.saturating_add(*count);
+                }
+                (Some(&frame), _) => close(child.replace((frame, place..place + 1, *count)), &mut own),
+            }
+        }
+        close(child, &mut own);
+        if let (1.., Some((frames, _))) = (own, lines.get(range.start)) {
+            for (place, &frame) in frames.iter().take(depth).enumerate() {
+                if place > 0 {
+                    text.push(';');
+                }
+                text.push_str(folded.label(frame).0);
+            }
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, " {own}");
+        }
+    }
+    text
 }
 
 /// The picture with a line below it that says what its colours mean; inferno has no such thing. A picture that is not as expected stays
@@ -208,4 +274,24 @@ fn shade(kind: LabelKind, label: &str) -> Color {
     let scale = |value: u8| u8::try_from((u64::from(value) * percent / 100).min(255)).unwrap_or(u8::MAX);
     let Color { r, g, b } = colour(kind);
     Color::new(scale(r), scale(g), scale(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_seen_is_counted_for_its_caller() {
+        let text = "a;b;c 100000\na;b;d 1\na;e;f 2\na;e;g 1\nz;c 1\n";
+        let profile = crate::read::bytes(text.as_bytes(), &crate::read::Options::default()).unwrap();
+        let folded = Folded::new(&profile, &Options::of(&profile));
+        let lines = |reverse| {
+            let text = visible(&folded, reverse);
+            let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(lines(false), ["a 3", "a;b 1", "a;b;c 100000", "z 1"]);
+        assert_eq!(lines(true), ["c 1", "c;b;a 100000", "d 1", "f 2", "g 1"]);
+    }
 }

@@ -58,7 +58,9 @@ pub struct Folder {
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// The system says no.
-    #[error("cannot keep profiles in {path}: {source}; choose another folder with --spool")]
+    #[error(
+        "cannot keep profiles in {path}: {source}; choose another folder with --spool or --history-folder"
+    )]
     Io {
         /// Which folder.
         path: PathBuf,
@@ -66,7 +68,9 @@ pub enum FolderError {
         source: io::Error,
     },
     /// Somebody else has it.
-    #[error("another profiler-agent keeps its profiles in {0}; give each its own folder with --spool")]
+    #[error(
+        "another profiler-agent keeps its profiles in {0}; give each its own with --spool and --history-folder"
+    )]
     Taken(PathBuf),
 }
 

@@ -240,12 +240,23 @@ impl<D: Disk> Spool<D> {
     /// The oldest request.
     pub fn oldest(&self) -> Option<Oldest> {
         let &Entry { id, events, .. } = self.entries.front()?;
-        let limit = (HEADER_LEN + segment::MAX_BODY) as u64 + 1;
-        let bytes = self.disk.read(&name(id, SEGMENT), limit);
-        let parcel = bytes
-            .map_err(ReadError::Io)
-            .and_then(|bytes| segment::decode(bytes).map_err(ReadError::Damaged));
+        let parcel = self.read(id);
         Some(Oldest { id, events, parcel })
+    }
+
+    /// All that is there, oldest first.
+    pub fn ids(&self) -> Vec<Id> {
+        self.entries.iter().map(|entry| entry.id).collect()
+    }
+
+    /// A request.
+    ///
+    /// # Errors
+    /// [`ReadError`]: it is of no use, remove it.
+    pub fn read(&self, id: Id) -> Result<Parcel, ReadError> {
+        let limit = (HEADER_LEN + segment::MAX_BODY) as u64 + 1;
+        let bytes = self.disk.read(&name(id, SEGMENT), limit)?;
+        Ok(segment::decode(bytes)?)
     }
 
     /// Takes away a request that has arrived, or never will.

@@ -47,6 +47,15 @@ pub(super) fn find(image: &Image, path: &str, pid: u32) -> Option<Found> {
     by_id.or_else(|| roots.iter().find_map(|root| by_link(image, path, root)))
 }
 
+/// The path of the debug file of a file at such a path, as the agent sees both.
+///
+/// # Errors
+/// When the file itself cannot be read.
+pub fn debug_file_of(path: &str) -> io::Result<Option<String>> {
+    let image = Image::of_stranger(&File::open(path)?).map_err(io::Error::other)?;
+    Ok(find(&image, path, 0).map(|found| format!("/{}", found.path.trim_start_matches('/'))))
+}
+
 /// Finds and opens the supplement of `image`, which is at `path`.
 pub(super) fn find_supplement(image: &Image, path: &str, pid: u32) -> Option<File> {
     let (name, build_id) = image.supplement.as_ref()?;

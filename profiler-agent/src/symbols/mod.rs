@@ -49,6 +49,7 @@ use crate::profile::Language;
 pub use client::{Client, Failure, StartError};
 pub use confine::{Confinement, Layer};
 pub use copy::{Copy, Error as CopyError, Parts, copy};
+pub use debug_file::debug_file_of;
 pub use elf::check_image;
 pub use gopclntab::{Pclntab, Position};
 pub use kallsyms::{Error as KallsymsError, Kallsyms};

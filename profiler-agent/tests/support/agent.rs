@@ -214,3 +214,22 @@ impl Run {
         self
     }
 }
+
+/// Where an agent answers.
+pub fn address(agent: &Running<'_>) -> String {
+    let mut address = String::new();
+    wait_for("the agent's address", || {
+        let said = agent.stderr();
+        let Some((_, rest)) = said.split_once("Asked at http://") else {
+            return false;
+        };
+        address = rest
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .trim_end_matches('.')
+            .to_owned();
+        true
+    });
+    address
+}

@@ -454,3 +454,28 @@ pub fn arbitrary() -> impl Strategy<Value = Profile> {
             },
         )
 }
+
+/// Every name that some format might stumble over, in every place that has a name.
+pub fn hostile() -> Profile {
+    let mut b = Builder::new(HOSTILE[1]);
+    let names: Vec<&str> = HOSTILE.into_iter().collect();
+    let long = "long".repeat(2_500);
+    for (number, name) in (1..).zip(names.iter().copied().chain([&*long])) {
+        let process = b.process(number, name, name);
+        let mapping = b.mapping(MappingKind::File, name, 0x1000, &[]);
+        let function = b.function(name, name, name, 1);
+        let location = b.location(NATIVE, Some(mapping), u64::from(number), &[function, function]);
+        let stack = b.stack(&[location, location], Outcome::Complete);
+        b.sample(
+            process,
+            number,
+            name,
+            0,
+            stack,
+            &[START + u64::from(number) * 1_000_000],
+        );
+    }
+    b.profile.capture.host = HOSTILE[0].to_owned();
+    b.profile.capture.duration = 1_000_000_000;
+    b.profile
+}

@@ -17,6 +17,7 @@ mod hostile;
 mod load;
 mod names;
 mod programs;
+mod questions;
 mod traffic;
 
 use std::collections::BTreeSet;
@@ -46,6 +47,8 @@ pub(crate) enum Proof {
     Names,
     /// Files that change while they are read, or lie, cost their own names at most
     Hostile,
+    /// Fifty who ask at once wait a second at most, and cost no sample
+    Questions,
     /// A Collector that is away for three minutes and an agent that is killed meanwhile cost no more than is said
     Delivery,
     /// Programs and libraries come and go for half an hour, 50 a second: nothing is left of them
@@ -68,6 +71,10 @@ pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Resu
         Proof::Delivery => return delivery::run(workspace),
         Proof::Soak => return delivery::soak(workspace),
         Proof::Traffic => return traffic::run(workspace),
+        Proof::Questions => {
+            run::build(workspace)?;
+            return questions::run(workspace);
+        }
         Proof::Completeness | Proof::Equality | Proof::Names => {}
     }
     if let Some(name) = names
@@ -111,6 +118,7 @@ pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Resu
         }
         Proof::Names => return prove_names(workspace),
         Proof::Hostile => return hostile::run(workspace),
+        Proof::Questions => return questions::run(workspace),
         Proof::Delivery => return delivery::run(workspace),
         Proof::Soak => return delivery::soak(workspace),
         Proof::Traffic => return traffic::run(workspace),

@@ -115,7 +115,7 @@ impl Default for Options {
 }
 
 /// An encoded request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Request {
     /// `ExportProfilesServiceRequest`, or `ProfilesData`: the same on the wire.
     pub bytes: Bytes,

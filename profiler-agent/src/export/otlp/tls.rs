@@ -60,13 +60,13 @@ pub enum TlsError {
 }
 
 /// Chooses the implementation of cryptography for the whole process; there is but one.
-pub(super) fn choose_cryptography() {
+pub(crate) fn choose_cryptography() {
     // It fails when it was chosen already.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 /// For plain http: the transport wants a configuration, and asks the system for authorities without one.
-pub(super) fn trusting_nobody() -> ClientConfig {
+pub(crate) fn trusting_nobody() -> ClientConfig {
     ClientConfig::builder()
         .with_root_certificates(RootCertStore::empty())
         .with_no_client_auth()

@@ -1,0 +1,165 @@
+//! Where requests come from: TCP or a socket in the file system, so many connections at one time.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, UnixListener},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, Sleep, sleep_until},
+};
+
+use super::Address;
+
+/// Connections at one time: each takes a descriptor, of which the agent needs its own.
+const MOST_CONNECTIONS: usize = 512;
+/// How long a connection may say nothing: longer than the longest answer takes to begin.
+const SILENCE: Duration = Duration::from_secs(700);
+
+/// Bound before the capture begins, so that a taken port is told at once.
+pub(super) enum Bound {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl Bound {
+    pub(super) fn new(address: &Address) -> io::Result<Self> {
+        match address {
+            Address::Tcp(address) => {
+                let listener = std::net::TcpListener::bind(address)?;
+                listener.set_nonblocking(true)?;
+                Ok(Self::Tcp(listener))
+            }
+            Address::Unix(path) => {
+                // Left behind by one that was killed: nobody listens there.
+                if std::os::unix::net::UnixStream::connect(path)
+                    .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+                {
+                    std::fs::remove_file(path)?;
+                }
+                let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+                let listener = std::os::unix::net::UnixListener::bind(path);
+                rustix::process::umask(before);
+                let listener = listener?;
+                listener.set_nonblocking(true)?;
+                Ok(Self::Unix(listener))
+            }
+        }
+    }
+
+    pub(super) fn address(&self, asked: &Address) -> Address {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| asked.clone(), Address::Tcp),
+            Self::Unix(_) => asked.clone(),
+        }
+    }
+}
+
+/// A listener that accepts no more connections than it may.
+pub(super) struct Listener<L> {
+    inner: L,
+    free: Arc<Semaphore>,
+}
+
+impl<L> Listener<L> {
+    pub(super) fn new(inner: L) -> Self {
+        Self {
+            inner,
+            free: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+        }
+    }
+
+    /// Waits until there is room for one more.
+    async fn room(&self) -> Option<OwnedSemaphorePermit> {
+        // It is never closed.
+        Arc::clone(&self.free).acquire_owned().await.ok()
+    }
+}
+
+macro_rules! listener {
+    ($listener:ty) => {
+        impl axum::serve::Listener for Listener<$listener> {
+            type Io = Connection<<$listener as axum::serve::Listener>::Io>;
+            type Addr = <$listener as axum::serve::Listener>::Addr;
+
+            async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+                let room = self.room().await;
+                let (stream, address) = axum::serve::Listener::accept(&mut self.inner).await;
+                (Connection::new(stream, room), address)
+            }
+
+            fn local_addr(&self) -> io::Result<Self::Addr> {
+                axum::serve::Listener::local_addr(&self.inner)
+            }
+        }
+    };
+}
+
+listener!(TcpListener);
+listener!(UnixListener);
+
+/// A connection, which ends when it has been silent for too long.
+pub(super) struct Connection<S> {
+    stream: S,
+    silence: Pin<Box<Sleep>>,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl<S> Connection<S> {
+    fn new(stream: S, room: Option<OwnedSemaphorePermit>) -> Self {
+        Self {
+            stream,
+            silence: Box::pin(sleep_until(Instant::now() + SILENCE)),
+            _room: room,
+        }
+    }
+
+    /// What came of reading or writing; an error instead of another turn of silence.
+    fn heard<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.silence.as_mut().reset(Instant::now() + SILENCE);
+            return polled;
+        }
+        match self.silence.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.heard(context, polled)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.heard(context, polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(context);
+        self.heard(context, polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
