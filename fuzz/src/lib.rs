@@ -30,6 +30,7 @@ pub const TARGETS: &[Target] = &[
     ("copy", copy),
     ("elf", elf),
     ("gopclntab", gopclntab),
+    ("identity", identity),
     ("jitdump", jitdump),
     ("kallsyms", kallsyms),
     ("maps", maps),
@@ -185,6 +186,20 @@ pub fn elf(bytes: &[u8]) {
     let Some(file) = file("elf", bytes) else { return };
     if let Ok(sections) = FileSections::read(&file) {
         let _ = black_box(cfi::tables(&sections.borrow(), 0..0, 1 << 16));
+    }
+}
+
+/// Bytes as a file that a process has mapped: which one is it, and where may the rest of its names be?
+pub fn identity(bytes: &[u8]) {
+    let Some(file) = file("identity", bytes) else {
+        return;
+    };
+    if let Some((segments, build_id, go_build_id)) = process::identify(&file) {
+        assert!(segments.iter().all(|segment| segment.start < segment.limit));
+        assert!(build_id.len() <= bytes.len() && go_build_id.len() <= bytes.len());
+    }
+    if let Ok(len) = symbols::check_image(&file) {
+        assert!(len <= bytes.len());
     }
 }
 

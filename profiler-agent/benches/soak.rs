@@ -5,8 +5,8 @@
 //! At an interval of 10 s each slice stands for 10 s: 4,320 are 12 hours. How many there were is told. `PROFILER_SOAK_SECONDS` says for how
 //! long, 60 by default; `cargo xtask prove soak` takes ten minutes. Names are not part of it: those addresses have none.
 //!
-//! Resident memory is read after every slice. Compared are the median of the second quarter, when all that is bounded by number of slices is
-//! full, and the most of the last quarter.
+//! Resident memory is read after every slice. Compared are the median of the second quarter and the most of the last. Locations are kept for 60
+//! slices, so this says something only of runs of some 250 slices and more: in a shorter one, tables that fill look like memory that grows.
 #![allow(clippy::print_stdout, reason = "a benchmark reports there")]
 #![allow(
     clippy::expect_used,

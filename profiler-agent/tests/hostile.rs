@@ -31,7 +31,7 @@ use support::{
     agent::{Agent, PROGRAM},
     picture::{Otlp, Picture},
     tools,
-    workload::{Workload, alone, compiled},
+    workload::{Workload, alone, compiled, wait_for},
 };
 
 /// What the child may allocate, and the pages that it maps beside that.
@@ -648,6 +648,55 @@ fn what_is_no_file_is_no_debug_file() {
 }
 
 #[test]
+fn no_link_leads_to_a_debug_file_outside_the_root_of_the_process() {
+    const TEST: &str = "no_link_leads_to_a_debug_file_outside_the_root_of_the_process";
+    if !have_tools(TEST) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    fs::create_dir(&root).unwrap();
+    let library = Library::make(&root, "lib", 0o644);
+    let outside = folder.path().join("outside.debug");
+    fs::rename(&library.debug, &outside).unwrap();
+    let sleeper = root.join("sleeper");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads/named.c");
+    run(Command::new("cc")
+        .args(["-static", "-DFUNCTION=sleeps", "-o"])
+        .arg(&sleeper)
+        .arg(source));
+    let process = Workload::of(Command::new("chroot").arg(&root).arg("/sleeper"));
+    wait_for("its root", || {
+        fs::read_link(format!("/proc/{}/root", process.pid())).is_ok_and(|path| path == root)
+    });
+    let mut symbolizer = symbolizer();
+    let mut line = |id| {
+        let mut request = request(id, &library.path, &[library.function]);
+        let Object::Elf { path, pid, .. } = &mut request.object else {
+            panic!("no file")
+        };
+        "/lib.so".clone_into(path);
+        *pid = process.pid();
+        let response = ask(&mut symbolizer, request);
+        assert_eq!(name(&response), "spin_in_library");
+        response.symbols[0].functions.last().unwrap().line
+    };
+    let from_root = Path::new("../../../../../../..").join(outside.strip_prefix("/").unwrap());
+    for (id, target) in (1..).zip([
+        outside.clone(),
+        from_root,
+        format!("/proc/1/root{}", outside.display()).into(),
+    ]) {
+        symlink(&target, &library.debug).unwrap();
+        assert_eq!(line(id), 0, "{}", target.display());
+        fs::remove_file(&library.debug).unwrap();
+    }
+    // That it would be taken, if it were there.
+    fs::copy(&outside, &library.debug).unwrap();
+    assert_ne!(line(10), 0);
+}
+
+#[test]
 fn a_pipe_in_place_of_a_program_is_not_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pipe");
@@ -769,11 +818,11 @@ fn no_name_is_markup_or_a_command_to_a_terminal() {
     let workload = Workload::start(&program, [""; 0]);
     let pid = workload.pid().to_string();
     let run = agent.run([
-        "-p", &pid, "-d", "2s", "-o", "x.svg", "-o", "x.folded", "-o", "x.pb.gz", "-vv",
+        "-p", &pid, "-d", "2s", "-o", "x.svg", "-o", "x.html", "-o", "x.folded", "-o", "x.pb.gz", "-vv",
     ]);
     // It checks the terminal too.
     run.expect(0, &["x.svg"]);
-    for file in ["x.svg", "x.folded"] {
+    for file in ["x.svg", "x.html", "x.folded"] {
         let text = fs::read(agent.path(file)).unwrap();
         let has = |needle: &[u8]| text.windows(needle.len()).any(|window| window == needle);
         assert!(has(b"script"), "{file}: the name is there");
@@ -782,7 +831,7 @@ fn no_name_is_markup_or_a_command_to_a_terminal() {
             "{file}"
         );
         assert!(text.len() < 1 << 20, "{file}: {} bytes", text.len());
-        if file == "x.svg" {
+        if file != "x.folded" {
             assert!(!has(b"<script>alert"), "{file}");
         }
     }

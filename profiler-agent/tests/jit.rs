@@ -101,7 +101,7 @@ fn what_is_no_map_of_the_process_is_not_read() {
     };
     let program = compiled("jit");
     let agent = Agent::new();
-    for how in ["none", "fifo", "link", "foreign", "sparse"] {
+    for how in ["none", "fifo", "device", "link", "foreign", "sparse"] {
         let (run, counts, all) = sample(&agent, &[program.to_str().unwrap(), how, "200"]);
         let nameless = counts.get("[anon]").copied().unwrap_or_default();
         assert!(all > 80 && nameless * 10 > all * 8, "{how}: {counts:?} of {all}");
@@ -145,6 +145,27 @@ fn node_has_names() {
         );
         assert!(named("[anon]") * 50 < all, "{flag}: {counts:?} of {all}");
     }
+}
+
+/// Trampolines, one for each function, of Python 3.12 and later.
+#[test]
+#[ignore = "Debian 12 has Python 3.11; run it with PROFILER_TEST_PYTHON=/path/to/python3.12"]
+fn python_has_names() {
+    let Some(_alone) = alone("python_has_names") else {
+        return;
+    };
+    let python = std::env::var("PROFILER_TEST_PYTHON").unwrap();
+    let agent = Agent::new();
+    let script =
+        "def fibonacci(n): return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)\nfibonacci(31)\n";
+    std::fs::write(agent.path("burn.py"), script).unwrap();
+    let (_, counts, all) = sample(&agent, &[&python, "-X", "perf", "burn.py"]);
+    let named: u64 = counts
+        .iter()
+        .filter(|(name, _)| name.starts_with("py::fibonacci:"))
+        .map(|(_, count)| count)
+        .sum();
+    assert!(all > 50 && named * 10 > all * 7, "{counts:?} of {all}");
 }
 
 const PROGRAM: &str = "

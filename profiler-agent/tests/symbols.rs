@@ -761,6 +761,38 @@ fn without_any_name_there_is_the_start_of_the_function() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a program of our own making")]
+fn a_name_that_is_no_text_costs_that_name_alone() {
+    if !have(&["gcc", "nm"]) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for (number, flags) in [&["-O2"][..], &["-O2", "-g"]].into_iter().enumerate() {
+        let program = build(folder.path(), "inlines.c", &format!("latin{number}"), flags);
+        let table = functions(&program);
+        let mut bytes = fs::read(&program).unwrap();
+        let name = b"plain_static\0";
+        for at in 0..bytes.len() - name.len() {
+            if bytes[at..at + name.len()] == *name {
+                bytes[at + 5] = 0xe9;
+            }
+        }
+        fs::write(&program, bytes).unwrap();
+        let (start, size) = table["plain_static"];
+        let answer = ask(&program, &[start + size / 2, table["main"].0]);
+        let [nameless, main] = &answer.symbols[..] else {
+            panic!("{answer:?}")
+        };
+        assert_eq!(&*main.functions.last().unwrap().name, "main", "{answer:?}");
+        match nameless.functions.last() {
+            // Where its function begins is known all the same.
+            None => assert_eq!(nameless.start, Some(start), "{answer:?}"),
+            Some(function) => assert!(function.name.starts_with("plain"), "{answer:?}"),
+        }
+    }
+}
+
+#[test]
 fn debug_file_by_link_is_used_if_its_checksum_is_right() {
     if !have(&["gcc", "nm", "strip", "objcopy"]) {
         return;

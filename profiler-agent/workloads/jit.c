@@ -5,9 +5,9 @@
 //   map      in /tmp/perf-PID.map, with lines among it that are none, and one that comes in two halves
 //   dump     in jit-PID.dump, which is mapped as the convention wants it
 //   none     not at all
-//   fifo, link, foreign, sparse
-//            something that is no such file is at the place of the map: a pipe, a link to a real one, a real one of another user, a
-//            line of 10 GB
+//   fifo, device, link, foreign, sparse
+//            something that is no such file is at the place of the map: a pipe, a device, a link to a real one, a real one of another
+//            user, a line of 10 GB
 #include "burn.h"
 
 #include <elf.h>
@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 enum { ROUNDS = 200000 };
 
@@ -51,6 +52,11 @@ static void open_file(const char *how) {
   snprintf(path, sizeof path, "/tmp/perf-%d.map", getpid());
   if (strcmp(how, "fifo") == 0) {
     mkfifo(path, 0644);
+    return;
+  }
+  if (strcmp(how, "device") == 0) {
+    // The one that /dev/zero is.
+    if (mknod(path, S_IFCHR | 0644, makedev(1, 5)) != 0) abort();
     return;
   }
   if (strcmp(how, "link") == 0) {

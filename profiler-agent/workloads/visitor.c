@@ -4,6 +4,7 @@
 #include "truth/truth.h"
 
 #include <dlfcn.h>
+#include <string.h>
 
 #ifdef LIBRARY
 

@@ -209,7 +209,7 @@ pub extern "C" fn find_rule(slot: u32) -> u32 {
     }
 }
 
-/// Mappings found before, with what the heads of their tables say: a stack has frames in three or four. Like the steps of a [`Trail`] they hold
+/// Mappings found before, with what the heads of their tables say: a stack has frames in three or four, large programs have forty. Like the steps of a [`Trail`] they hold
 /// for the present epoch.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -222,15 +222,15 @@ pub struct Recent {
 }
 
 /// How many are kept; a power of two.
-pub const RECENT: usize = 8;
+pub const RECENT: usize = 64;
 
 impl Recent {
     /// The place for the mapping of an address.
     #[inline(always)]
     fn place(recent: *mut [Self; RECENT], address: u64) -> *mut Self {
         const LAST: i32 = RECENT as i32 - 1;
-        // Libraries lie some 16 MB from each other, and few have more code.
-        let number = masked::<LAST>(address >> 24) as usize;
+        // Tables of large files come in pieces for some 4 MB of code, each with a mapping of its own.
+        let number = masked::<LAST>(address >> 22) as usize;
         recent.cast::<Self>().wrapping_add(number)
     }
 }

@@ -21,7 +21,7 @@ use crate::workspace::Workspace;
 
 /// The benchmarks of profiler-agent.
 pub(crate) const NAMES: &[&str] = &[
-    "kernel", "pipeline", "tables", "capture", "host", "symbols", "soak", OTEL,
+    "kernel", "pipeline", "tables", "capture", "host", "symbols", "delivery", "soak", OTEL,
 ];
 
 /// Runs only when it is asked for by name: what it compares with has to be built first.
@@ -99,15 +99,15 @@ pub(crate) fn run(workspace: &Workspace, names: &[String]) -> Result<()> {
 
 /// One line of the table.
 #[derive(Debug, PartialEq, Eq)]
-struct Bar {
-    what: String,
+pub(crate) struct Bar {
+    pub(crate) what: String,
     measured: String,
     limit: String,
     verdict: String,
 }
 
 impl Bar {
-    fn parse(line: &str) -> Option<Self> {
+    pub(crate) fn parse(line: &str) -> Option<Self> {
         let fields: Vec<&str> = line.strip_prefix("bar: ")?.split(" | ").collect();
         let [what, measured, limit, verdict] = <[&str; 4]>::try_from(fields)
             .ok()?
@@ -118,6 +118,13 @@ impl Bar {
             limit,
             verdict,
         })
+    }
+}
+
+impl Bar {
+    /// The number of what was measured.
+    pub(crate) fn value(&self) -> Option<f64> {
+        self.measured.split(' ').next()?.parse().ok()
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::build_ebpf;
+use crate::fuzz;
 use crate::lint;
 use crate::setup;
 use crate::test;
@@ -18,6 +19,7 @@ const STEPS: &[Step] = &[
     ("build-ebpf --check", build_ebpf::check),
     ("lint", lint::run),
     ("test", |workspace| test::run(workspace, &[])),
+    ("fuzz", fuzz::all),
     ("test vm", vm::oldest_and_newest),
 ];
 

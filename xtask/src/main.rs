@@ -40,6 +40,7 @@ mod bytecode;
 mod ci;
 mod collector;
 mod command;
+mod compare;
 mod fuzz;
 mod gallery;
 mod lint;
@@ -109,6 +110,9 @@ enum Verb {
         /// Which benchmarks; by default all but `otel`, which builds another profiler to compare with
         #[arg(value_parser = bench::NAMES.to_vec())]
         names: Vec<String>,
+        /// Run those of this version too, in turn, and fail when ours are worse beyond the noise
+        #[arg(long, value_name = "REF")]
+        compare: Option<String>,
     },
     /// Format, clippy on both sides, licences, documentation, and the project's own rules
     Lint,
@@ -121,20 +125,13 @@ enum Verb {
     /// Run the code that kernel and agent share under miri, where that can be had
     Miri,
     /// Run the fuzz targets
-    Fuzz {
-        /// Which one; all in turn by default
-        #[arg(value_parser = fuzz::TARGETS.to_vec())]
-        target: Option<String>,
-        /// How long, each
-        #[arg(default_value_t = 60)]
-        seconds: u32,
-    },
+    Fuzz(fuzz::Options),
     /// Make the flamegraphs of flamegraphs/gallery anew, from real programs, as root
     Gallery {
         /// Only these, e.g. `gofmt`
         names: Vec<String>,
     },
-    /// What a change must pass: setup, build-ebpf --check, lint, test, and test vm on two kernels
+    /// What a change must pass: setup, build-ebpf --check, lint, test, fuzz, and test vm on two kernels
     Ci,
 }
 
@@ -175,11 +172,15 @@ fn chore(verb: Verb) -> Result<()> {
         } => vm::run(&workspace, &kernels),
         Verb::Test { place: None, args } => test::run(&workspace, &args),
         Verb::Verifier => verifier::run(&workspace),
-        Verb::Bench { names } => bench::run(&workspace, &names),
+        Verb::Bench {
+            names,
+            compare: Some(reference),
+        } => compare::run(&workspace, &reference, &names),
+        Verb::Bench { names, compare: None } => bench::run(&workspace, &names),
         Verb::Lint => lint::run(&workspace),
         Verb::Prove { proof, names } => prove::run(&workspace, proof, &names),
         Verb::Miri => miri::run(&workspace),
-        Verb::Fuzz { target, seconds } => fuzz::run(&workspace, target.as_deref(), seconds),
+        Verb::Fuzz(options) => fuzz::run(&workspace, &options),
         Verb::Gallery { names } => gallery::run(&workspace, &names),
         Verb::Ci => ci::run(&workspace),
     }

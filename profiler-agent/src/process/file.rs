@@ -355,6 +355,16 @@ impl Image {
     }
 }
 
+/// What tells which file it is: its executable segments, its build ID, and that of Go. `None` for what is no ELF file.
+pub fn identify(file: &fs::File) -> Option<(Vec<Segment>, Vec<u8>, String)> {
+    let Image {
+        segments,
+        build_id,
+        go_build_id,
+    } = Image::read(file)?;
+    Some((segments, build_id, go_build_id))
+}
+
 /// The first 16 bytes of SHA-256 over the first 4,096 bytes, the last 4,096 bytes and the length.
 fn htlhash(file: &fs::File) -> std::io::Result<[u8; 16]> {
     const PART: u64 = 4096;

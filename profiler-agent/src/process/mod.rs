@@ -20,7 +20,7 @@ use hashbrown::{HashMap, hash_map::Entry};
 pub(crate) use self::file::open_mapped;
 use self::{file::Identity, maps::MapsLine};
 pub use self::{
-    file::{File, Segment},
+    file::{File, Segment, identify},
     maps::executable,
     origin::Origin,
     vdso::{Vdso, vdso},

@@ -30,11 +30,13 @@ use crate::workspace::Workspace;
 /// Before anybody looks: programs have started, their code is mapped.
 const WARM_UP: Duration = Duration::from_secs(2);
 /// How long perf looks, in seconds,
-const PERF: &str = "6";
+const PERF: &str = "12";
 /// and how often a second: each of its samples is 64 KiB.
 const PERF_FREQUENCY: &str = "49";
 /// How often gdb stops the program.
 const STOPS: u32 = 20;
+/// How often a thread that runs is looked for, for each.
+const TRIES: u32 = 100;
 /// The agent looks often: what the others see it should have seen.
 const FREQUENCY: &str = "1999";
 
@@ -98,13 +100,9 @@ pub(crate) fn measure(workspace: &Workspace, program: &'static Program) -> Resul
     let client = place.client(program)?;
     sleep(WARM_UP);
     let targets = descendants(load.0.id());
-    let busiest = targets
-        .iter()
-        .copied()
-        .max_by_key(|&pid| cpu_ticks(&pid.to_string()));
-    let Some(busiest) = busiest else {
+    if targets.is_empty() {
         bail!("{} is not running", program.name);
-    };
+    }
     let pids: Vec<String> = targets.iter().map(u32::to_string).collect();
     let pids = pids.join(",");
 
@@ -119,10 +117,9 @@ pub(crate) fn measure(workspace: &Workspace, program: &'static Program) -> Resul
     command::run_quiet(perf.arg(&data).args(["--", "sleep", PERF]))?;
     let mut stops = Vec::new();
     for _ in 0..STOPS {
-        // The main thread may wait all the time, and never be sampled.
-        let threads = tasks(busiest).into_iter();
-        let thread = threads.max_by_key(|&thread| cpu_ticks(&format!("{busiest}/task/{thread}")));
-        stops.extend(gdb(thread.unwrap_or(busiest)));
+        if let Some(thread) = running_thread(load.0.id()) {
+            stops.extend(gdb(thread));
+        }
         sleep(Duration::from_millis(37));
     }
     // Chains that gdb has seen once may need a while to come again.
@@ -483,15 +480,28 @@ fn tasks(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// CPU time that a process or thread has used, by its folder in /proc.
-fn cpu_ticks(folder: &str) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{folder}/stat")).unwrap_or_default();
-    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
-    fields
-        .skip(11)
-        .take(2)
-        .filter_map(|ticks| ticks.parse::<u64>().ok())
-        .sum()
+/// The thread of the load that has used most CPU time of those that run right now: one that waits is never sampled, whatever it waits in.
+fn running_thread(load: u32) -> Option<u32> {
+    for _ in 0..TRIES {
+        let processes = descendants(load).into_iter();
+        let threads = processes.flat_map(|pid| tasks(pid).into_iter().map(move |thread| (pid, thread)));
+        let running = threads.filter_map(|(pid, thread)| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat")).ok()?;
+            let mut fields = stat.rsplit(") ").next()?.split(' ');
+            let state = fields.next()?;
+            let ticks: u64 = fields
+                .skip(10)
+                .take(2)
+                .filter_map(|ticks| ticks.parse::<u64>().ok())
+                .sum();
+            (state == "R").then_some((ticks, thread))
+        });
+        if let Some((_, thread)) = running.max() {
+            return Some(thread);
+        }
+        sleep(Duration::from_millis(5));
+    }
+    None
 }
 
 /// The table for people.

@@ -131,7 +131,7 @@ pub(crate) fn judge(transcript: &Transcript) -> Vec<Outcome> {
             }
         },
     };
-    let mut outcomes = vec![check("verifier", &verifies)];
+    let mut outcomes = vec![check("verifier", &verifies), check("doctor", &is_confined)];
     for program in ["chains", "chains-static"] {
         for mode in &MODES {
             outcomes.push(check(&format!("{program} {}", mode.name), &|part| {
@@ -168,6 +168,28 @@ fn verifies(part: &Part) -> Result<String, String> {
     let sizes = Size::parse_all(&part.stdout);
     verifier::refuse_large(&sizes).map_err(|error| error.to_string())?;
     Ok(format!("{} programs below the margin", sizes.len()))
+}
+
+/// The process that reads the files of others: whatever it must not be able to do, it has tried in vain.
+fn is_confined(part: &Part) -> Result<String, String> {
+    const LEAST_TRIALS: usize = 15;
+    let lines = |words: &str| {
+        part.stdout
+            .lines()
+            .filter(move |line| line.contains(words))
+            .count()
+    };
+    let (trials, refused) = (lines(" may not "), lines("tried and refused"));
+    if trials < LEAST_TRIALS || refused != trials {
+        return Err(format!(
+            "{refused} of {trials} trials were refused:\n{}",
+            part.stdout
+        ));
+    }
+    Ok(format!(
+        "{} layers in force, {trials} trials refused",
+        lines("in force;")
+    ))
 }
 
 /// The kernel's own log, after kernel programs have run in it.
@@ -339,6 +361,19 @@ mod tests {
         ));
         assert!(!has(syscalls, &stack(start, DEPTH, "reads;libc.so.6+0x12")));
         assert!(!has(jit, &stack(start, DEPTH, "calls_jit;spin_for_ever")));
+    }
+
+    #[test]
+    fn one_trial_that_succeeds_is_too_many() {
+        let trial = "  ok       may not write a file   Operation not permitted; tried and refused\n";
+        let part = |stdout: String| Part {
+            stdout,
+            ..Part::default()
+        };
+        assert!(is_confined(&part(trial.repeat(20))).is_ok());
+        assert!(is_confined(&part(trial.repeat(5))).is_err());
+        let wrong = "  FAILED   may not write a file   it could\n";
+        assert!(is_confined(&part(trial.repeat(20) + wrong)).is_err());
     }
 
     #[test]
