@@ -150,6 +150,44 @@ fn a_program_in_namespaces_of_its_own_has_its_names() {
 }
 
 #[test]
+fn a_program_on_an_overlay_and_one_in_memory_have_their_names() {
+    const TEST: &str = "a_program_on_an_overlay_and_one_in_memory_have_their_names";
+    let Some(_alone) = alone(TEST) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for name in ["upper", "work", "merged"] {
+        fs::create_dir(path(name)).unwrap();
+    }
+    program(&path("lower/prog"), "below");
+    let overlay = format!(
+        "cd {} && mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work merged && exec merged/prog",
+        folder.path().display()
+    );
+    let may = Command::new("unshare")
+        .args(["-m", "sh", "-c", &overlay.replace("exec merged/prog", "true")])
+        .status();
+    if may.is_ok_and(|status| status.success()) {
+        let on_overlay = Workload::of(Command::new("unshare").args(["-m", "sh", "-c", &overlay]));
+        runs(&on_overlay, "prog");
+        assert_only(&capture(&Agent::new(), on_overlay.pid()), "below", "in_memory");
+    } else {
+        tools::skip(TEST, "mount -t overlay in unshare -m (a kernel with overlayfs)");
+    }
+
+    program(&path("prog"), "in_memory");
+    let python = format!(
+        "import os; fd = os.memfd_create('hidden'); os.write(fd, open('{}', 'rb').read()); os.execve(fd, ['prog'], {{}})",
+        path("prog").display()
+    );
+    let in_memory = Workload::of(Command::new("python3").args(["-c", &python]));
+    wait_for("the program", || {
+        fs::read_link(format!("/proc/{}/exe", in_memory.pid()))
+            .is_ok_and(|exe| exe.to_string_lossy().contains("memfd:hidden"))
+    });
+    assert_only(&capture(&Agent::new(), in_memory.pid()), "in_memory", "below");
+}
+
+#[test]
 fn a_program_that_was_replaced_keeps_its_names_and_gets_no_others() {
     const TEST: &str = "a_program_that_was_replaced_keeps_its_names_and_gets_no_others";
     let Some(_alone) = alone(TEST) else { return };
