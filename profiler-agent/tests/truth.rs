@@ -141,6 +141,9 @@ programs! {
         "~_start libc libc main other+ main one_round catch other* panic_with_guard? other|libgcc_s|libc|ld+",
         "~libc libc other+ thread_main other",
         "~libc libc other libc",
+        "~_start libc libc main other+ main other+ libc*",
+        // A thread whose stack nobody has touched yet.
+        "![unreadable] libc",
     ]);
     zig: Program::new("zig.zig", "zig", &[
         "other+ zig.main zig.oneRound zig.callPointer zig.burnInPointer",
