@@ -17,6 +17,7 @@ pub mod folder;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     ops::Range,
+    sync::Arc,
     time::Duration,
 };
 
@@ -55,9 +56,9 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct History {
     limits: Limits,
-    blocks: VecDeque<Block>,
+    blocks: VecDeque<Arc<Block>>,
     open: Tables,
-    slices: Vec<Slice>,
+    slices: Vec<Arc<Slice>>,
     slice_bytes: usize,
     /// Samples that were forgotten.
     forgotten: u64,
@@ -67,7 +68,7 @@ pub struct History {
 #[derive(Debug)]
 struct Block {
     tables: Profile,
-    slices: Vec<Slice>,
+    slices: Vec<Arc<Slice>>,
     bytes: usize,
 }
 
@@ -161,6 +162,27 @@ impl History {
         }
     }
 
+    /// The same as it is now, to be asked while slices go on coming in: what is closed is shared, what is open is copied.
+    #[must_use]
+    pub fn snapshot(&self) -> Self {
+        let tables = self.open.profile().clone();
+        let capture = tables.capture.clone();
+        let mut blocks = self.blocks.clone();
+        blocks.push_back(Arc::new(Block {
+            tables,
+            slices: self.slices.clone(),
+            bytes: self.open_bytes(),
+        }));
+        Self {
+            limits: self.limits,
+            blocks,
+            open: Tables::new(capture),
+            slices: Vec::new(),
+            slice_bytes: 0,
+            forgotten: self.forgotten,
+        }
+    }
+
     /// How much is kept.
     pub const fn limits(&self) -> Limits {
         self.limits
@@ -196,14 +218,14 @@ impl History {
         });
         let rows: Box<[Row]> = rows.collect();
         self.slice_bytes += rows.len() * size_of::<Row>() + times.len() * size_of::<u32>();
-        self.slices.push(Slice {
+        self.slices.push(Arc::new(Slice {
             start,
             duration: profile.capture.duration,
             lost: profile.capture.lost.clone(),
             rows,
             times: times.into(),
             samples: profile.sample_count(),
-        });
+        }));
         let end = start.saturating_add(profile.capture.duration);
         self.close_block(end);
         self.forget(end);
@@ -220,11 +242,11 @@ impl History {
         }
         let bytes = self.open.bytes() + self.slice_bytes;
         let capture = self.open.profile().capture.clone();
-        self.blocks.push_back(Block {
+        self.blocks.push_back(Arc::new(Block {
             tables: std::mem::replace(&mut self.open, Tables::new(capture)).finish(),
             slices: std::mem::take(&mut self.slices),
             bytes,
-        });
+        }));
         self.slice_bytes = 0;
     }
 
@@ -271,10 +293,10 @@ impl History {
 
     /// Oldest first.
     fn slices(&self) -> impl DoubleEndedIterator<Item = (&Profile, &Slice)> {
-        let open = self.slices.iter().map(|slice| (self.open.profile(), slice));
+        let open = self.slices.iter().map(|slice| (self.open.profile(), &**slice));
         self.blocks
             .iter()
-            .flat_map(|block| block.slices.iter().map(|slice| (&block.tables, slice)))
+            .flat_map(|block| block.slices.iter().map(|slice| (&block.tables, &**slice)))
             .chain(open)
     }
 
@@ -290,7 +312,7 @@ impl History {
                 let within = slices.iter().filter(|slice| {
                     slice.start < range.end && slice.start.saturating_add(slice.duration.max(1)) > range.start
                 });
-                (tables, within.collect::<Vec<_>>())
+                (tables, within.map(|slice| &**slice).collect::<Vec<_>>())
             })
             .filter(|(_, slices)| !slices.is_empty())
     }
@@ -801,6 +823,9 @@ mod tests {
             assert_eq!(history.samples() + history.forgotten(), number * 40);
         }
         let span = history.span().unwrap();
+        let (all, copy) = (Query::default(), history.snapshot());
+        assert_eq!(copy.span(), history.span());
+        assert_eq!(copy.profile(&all), history.profile(&all));
         assert_eq!(span.end, 1010 * SECOND);
         // A block is forgotten when all of it is too old.
         assert!(

@@ -124,23 +124,24 @@ impl Body {
     }
 }
 
-/// Answers a question. The history is held while its samples are gathered, not while they are drawn.
+/// Answers a question, of the history as it is now: slices go on coming in meanwhile.
 pub(super) fn make(shared: &Shared, question: &Question, drawn: Drawn) -> Answer {
+    let history = shared.history().snapshot();
     match drawn {
-        Drawn::Profile(_) | Drawn::Columns => profile(shared, question, drawn),
-        Drawn::Difference => difference(shared, question),
-        Drawn::Processes => processes(&shared.history(), question),
-        Drawn::Timeline => timeline(&shared.history(), question),
+        Drawn::Profile(_) | Drawn::Columns => profile(&history, question, drawn),
+        Drawn::Difference => difference(&history, question),
+        Drawn::Processes => processes(&history, question),
+        Drawn::Timeline => timeline(&history, question),
     }
 }
 
 /// A profile in a format.
-fn profile(shared: &Shared, question: &Question, drawn: Drawn) -> Answer {
+fn profile(history: &History, question: &Question, drawn: Drawn) -> Answer {
     let query = Query {
         as_a_whole: question.by.is_none() && matches!(drawn, Drawn::Profile(Format::Svg | Format::Folded)),
         ..question.query.clone()
     };
-    let mut profile = shared.history().profile(&query);
+    let mut profile = history.profile(&query);
     let about = About {
         start: profile.capture.start,
         end: profile.capture.start.saturating_add(profile.capture.duration),
@@ -148,7 +149,7 @@ fn profile(shared: &Shared, question: &Question, drawn: Drawn) -> Answer {
         lost: profile.capture.lost_total(),
     };
     if about.samples == 0 {
-        return Answer::Nothing(nothing(&shared.history(), question));
+        return Answer::Nothing(nothing(history, question));
     }
     if let Some(by) = question.by {
         profile = rooted(&profile, by);
@@ -171,14 +172,14 @@ fn profile(shared: &Shared, question: &Question, drawn: Drawn) -> Answer {
 }
 
 /// What has changed from one range to another.
-fn difference(shared: &Shared, question: &Question) -> Answer {
+fn difference(history: &History, question: &Question) -> Answer {
     let Some((before, after)) = &question.compared else {
         return Answer::Nothing(
             "give two ranges: ?a=SINCE..UNTIL&b=SINCE..UNTIL, like a=10m..5m&b=5m..\n".into(),
         );
     };
     let [before, after] = [before, after].map(|range| {
-        let mut profile = shared.history().profile(&Query {
+        let mut profile = history.profile(&Query {
             range: Some(range.clone()),
             as_a_whole: true,
             ..question.query.clone()
@@ -194,7 +195,7 @@ fn difference(shared: &Shared, question: &Question) -> Answer {
     };
     for (profile, name) in [(&before, "a"), (&after, "b")] {
         if profile.sample_count() == 0 {
-            return Answer::Nothing(format!("{name}: {}", nothing(&shared.history(), question)));
+            return Answer::Nothing(format!("{name}: {}", nothing(history, question)));
         }
     }
     let mut body = Body::default();

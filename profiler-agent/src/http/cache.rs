@@ -123,7 +123,7 @@ mod tests {
         Ok(Arc::new(Answer::Nothing(text.to_owned())))
     }
 
-    fn text(made: Made) -> String {
+    fn text(made: &Made) -> String {
         match made.as_deref() {
             Ok(Answer::Nothing(text)) => text.clone(),
             other => format!("{other:?}"),
@@ -136,19 +136,19 @@ mod tests {
         let now = Instant::now();
         let later = now + Duration::from_secs(2);
         assert_eq!(
-            text(cache.answer("a", now, || async { made("one") }).await),
+            text(&cache.answer("a", now, || async { made("one") }).await),
             "one"
         );
         assert_eq!(
-            text(cache.answer("a", now, || async { made("two") }).await),
+            text(&cache.answer("a", now, || async { made("two") }).await),
             "one"
         );
         assert_eq!(
-            text(cache.answer("b", now, || async { made("other") }).await),
+            text(&cache.answer("b", now, || async { made("other") }).await),
             "other"
         );
         assert_eq!(
-            text(cache.answer("a", later, || async { made("three") }).await),
+            text(&cache.answer("a", later, || async { made("three") }).await),
             "three"
         );
         // One that takes long is not waited for where there is one, and is there in the end.
@@ -157,18 +157,18 @@ mod tests {
             made("four")
         };
         let latest = now + Duration::from_secs(4);
-        assert_eq!(text(cache.answer("a", latest, slow).await), "three");
+        assert_eq!(text(&cache.answer("a", latest, slow).await), "three");
         assert_eq!(
-            text(cache.answer("a", latest, || async { made("never") }).await),
+            text(&cache.answer("a", latest, || async { made("never") }).await),
             "three"
         );
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!(
-            text(cache.answer("a", latest, || async { made("never") }).await),
+            text(&cache.answer("a", latest, || async { made("never") }).await),
             "four"
         );
         // Where there is none it is.
-        assert_eq!(text(cache.answer("c", latest, slow).await), "four");
+        assert_eq!(text(&cache.answer("c", latest, slow).await), "four");
     }
 
     #[tokio::test]
