@@ -602,7 +602,7 @@ fn render_writes_what_is_asked_for() {
         (
             &["diff", "server.otlp", "server.otlp", "-o", "y.pb.gz"],
             2,
-            ".svg only",
+            ".svg or an .html only",
         ),
         (&["diff", "server.otlp"], 2, "AFTER"),
         (&["report"], 2, "FILE"),
