@@ -102,7 +102,6 @@ fn main() -> ExitCode {
                 &mut merger,
                 &mut rings,
                 STACKS as u64,
-                &clock,
                 &mut aggregator,
                 &mut processes,
             );
@@ -119,7 +118,6 @@ fn main() -> ExitCode {
         &mut merger,
         &mut rings,
         STACKS as u64,
-        &clock,
         &mut aggregator,
         &mut processes,
     );
@@ -133,14 +131,7 @@ fn main() -> ExitCode {
     let mut known = Vec::new();
     for _ in 0..PASSES {
         let before = (cpu_time(), aggregator.counts());
-        pass(
-            &mut merger,
-            &mut rings,
-            u64::MAX,
-            &clock,
-            &mut aggregator,
-            &mut processes,
-        );
+        pass(&mut merger, &mut rings, u64::MAX, &mut aggregator, &mut processes);
         let time = cpu_time() - before.0;
         let counts = aggregator.counts();
         assert_eq!(counts.samples - before.1.samples, SAMPLES as u64);
@@ -156,14 +147,7 @@ fn main() -> ExitCode {
 
     outputs(&mut aggregator, &clock, &mut || {
         let mut filled = Aggregator::new(Limits::default(), Clock::now());
-        pass(
-            &mut merger,
-            &mut rings,
-            u64::MAX,
-            &clock,
-            &mut filled,
-            &mut processes,
-        );
+        pass(&mut merger, &mut rings, u64::MAX, &mut filled, &mut processes);
         name(&mut filled);
         filled
     });

@@ -98,14 +98,7 @@ fn main() -> ExitCode {
                 );
             }
             let rings = &mut [ring];
-            pass(
-                &mut merger,
-                rings,
-                u64::MAX,
-                &clock,
-                &mut aggregator,
-                &mut processes,
-            );
+            pass(&mut merger, rings, u64::MAX, &mut aggregator, &mut processes);
         }
         aggregator.close();
         let profile = aggregator.take(capture(slices), &clock);

@@ -502,11 +502,10 @@ impl Run {
             unwinder,
             processes,
             aggregator,
-            clock,
             ..
         } = self;
         unwinder.update(processes, last, |sample, (cpu, time), process, processes| {
-            aggregator.add(sample, cpu, clock.wall(time), process, processes);
+            aggregator.add(sample, cpu, time, process, processes);
         });
     }
 
@@ -528,13 +527,11 @@ impl Run {
             processes,
             unwinder,
             aggregator,
-            clock,
             lost_records,
             launching,
             ..
         } = self;
         let stages = Stages {
-            clock,
             processes,
             unwinder,
             aggregator,
@@ -642,7 +639,6 @@ fn name_of_target(processes: &mut Processes, scope: &Scope, pids: Option<&[u32]>
 
 /// What an event passes through.
 struct Stages<'a> {
-    clock: &'a Clock,
     processes: &'a mut Processes,
     unwinder: &'a mut Unwinder,
     aggregator: &'a mut Aggregator,
@@ -653,7 +649,6 @@ struct Stages<'a> {
 impl Stages<'_> {
     fn take_in(&mut self, event: merge::Event<'_>) {
         let Self {
-            clock,
             processes,
             unwinder,
             aggregator,
@@ -665,7 +660,7 @@ impl Stages<'_> {
                 if *self.launching == Some(sample.pid) && is_launcher(&sample.comm) => {}
             Record::Sample(sample) => {
                 let process = Arc::clone(processes.find(sample.pid));
-                aggregator.add(&sample, event.cpu, clock.wall(event.time), &process, processes);
+                aggregator.add(&sample, event.cpu, event.time, &process, processes);
             }
             Record::Unfinished(sample, rest) => {
                 let process = Arc::clone(processes.find(sample.pid));
@@ -677,7 +672,7 @@ impl Stages<'_> {
                     &process,
                     processes,
                     |sample, process, processes| {
-                        aggregator.add(sample, event.cpu, clock.wall(event.time), process, processes);
+                        aggregator.add(sample, event.cpu, event.time, process, processes);
                     },
                 );
             }

@@ -14,11 +14,27 @@ pub struct Clock {
 }
 
 impl Clock {
+    /// Both clocks began at once, with the host.
+    #[cfg(test)]
+    pub const SAME: Self = Self {
+        monotonic_epoch: 0,
+        boot: 0,
+        tick: 10_000_000,
+    };
+
     /// Reads the clocks.
     pub fn now() -> Self {
+        // A thread may lose its CPU between two readings: of some, those that lie closest together are right.
+        let readings = (0..4).map(|_| {
+            let before = monotonic();
+            let wall = nanoseconds(clock_gettime(ClockId::Realtime));
+            let after = monotonic();
+            (after.saturating_sub(before), wall.saturating_sub(before))
+        });
+        let (_, monotonic_epoch) = readings.min().unwrap_or_default();
         let wall = nanoseconds(clock_gettime(ClockId::Realtime));
         Self {
-            monotonic_epoch: wall.saturating_sub(monotonic()),
+            monotonic_epoch,
             boot: wall.saturating_sub(nanoseconds(clock_gettime(ClockId::Boottime))),
             tick: 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1),
         }
@@ -33,6 +49,11 @@ impl Clock {
     /// Unix time in nanoseconds of a time of `CLOCK_MONOTONIC`.
     pub const fn wall(&self, monotonic: u64) -> u64 {
         self.monotonic_epoch.saturating_add(monotonic)
+    }
+
+    /// Time of `CLOCK_MONOTONIC` of a Unix time in nanoseconds.
+    pub const fn monotonic(&self, wall: u64) -> u64 {
+        wall.saturating_sub(self.monotonic_epoch)
     }
 
     /// Unix time in nanoseconds of a number of clock ticks since boot.

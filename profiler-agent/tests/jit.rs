@@ -54,12 +54,12 @@ fn sample(agent: &Agent, command: &[&str]) -> (Run, BTreeMap<String, u64>, u64) 
 }
 
 /// Half of the samples are of the one, half of the other.
-fn assert_halves(counts: &BTreeMap<String, u64>, all: u64, tolerance: f64) {
+fn assert_halves(how: &str, counts: &BTreeMap<String, u64>, all: u64, tolerance: f64) {
     let share = |name: &str| counts.get(name).copied().unwrap_or_default() as f64 / all as f64;
     for name in ["first", "second"] {
         assert!(
             (share(name) - 0.5).abs() < tolerance,
-            "{name}: {counts:?} of {all}"
+            "{how}, {name}: {counts:?} of {all}"
         );
     }
 }
@@ -75,7 +75,7 @@ fn an_address_has_the_name_of_its_time() {
     for (how, tolerance) in [("dump", 0.08), ("map", 0.12)] {
         let (_, counts, all) = sample(&agent, &[program.to_str().unwrap(), how, "700"]);
         assert!(all > 400, "{how}: {all}");
-        assert_halves(&counts, all, tolerance);
+        assert_halves(how, &counts, all, tolerance);
         assert!(!counts.contains_key("[anon]"), "{how}: {counts:?}");
     }
 }
@@ -91,7 +91,7 @@ fn the_map_of_another_pid_namespace_and_root_is_found() {
     let command = ["unshare", "-m", "-p", "-f", "--", "sh", "-c", &script];
     let (_, counts, all) = sample(&agent, &command);
     assert!(all > 250, "{all}");
-    assert_halves(&counts, all, 0.2);
+    assert_halves("map", &counts, all, 0.2);
 }
 
 #[test]

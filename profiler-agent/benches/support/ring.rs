@@ -11,7 +11,6 @@
 
 use profiler_agent::{
     aggregate::Aggregator,
-    clock::Clock,
     process::Processes,
     procfs,
     sampling::{
@@ -65,14 +64,13 @@ pub(crate) fn pass(
     merger: &mut Merger,
     rings: &mut [Memory],
     until: u64,
-    clock: &Clock,
     aggregator: &mut Aggregator,
     processes: &mut Processes,
 ) {
     merger.drain(rings, until, |event| match event.record {
         Record::Sample(sample) => {
             let process = std::sync::Arc::clone(processes.find(sample.pid));
-            aggregator.add(&sample, event.cpu, clock.wall(event.time), &process, processes);
+            aggregator.add(&sample, event.cpu, event.time, &process, processes);
         }
         other => panic!("{other:?}"),
     });

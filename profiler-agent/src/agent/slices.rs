@@ -188,6 +188,7 @@ impl Run {
         });
         self.aggregator.close();
         self.clock.follow();
+        self.aggregator.follow(self.clock);
         Ok(())
     }
 

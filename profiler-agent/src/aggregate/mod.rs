@@ -76,6 +76,7 @@ const CACHE: usize = 65_536;
 #[derive(Debug)]
 pub struct Aggregator {
     limits: Limits,
+    clock: Clock,
     locations: Locations,
     /// Names of generated code.
     jits: Jits,
@@ -167,8 +168,9 @@ impl Aggregator {
     pub fn new(limits: Limits, clock: Clock) -> Self {
         Self {
             limits,
+            clock,
             locations: Locations::default(),
-            jits: Jits::new(clock),
+            jits: Jits::new(),
             stacks: Slab::new(),
             stack_ids: HashMap::new(),
             cache: HashMap::new(),
@@ -182,7 +184,7 @@ impl Aggregator {
         }
     }
 
-    /// Adds a sample of `process` taken on `cpu` at `time`, nanoseconds since the Unix epoch.
+    /// Adds a sample of `process` taken on `cpu` at `time`, of `CLOCK_MONOTONIC`.
     pub fn add(
         &mut self,
         sample: &Sample<'_>,
@@ -236,6 +238,7 @@ impl Aggregator {
         {
             entry.used = self.slice;
         }
+        let time = self.clock.wall(time);
         let open = &mut self.open;
         let (first, last) = open.span.unwrap_or((time, time));
         open.span = Some((first.min(time), last.max(time)));
@@ -308,6 +311,11 @@ impl Aggregator {
         });
         self.slice = self.slice.wrapping_add(1);
         self.locations.close_slice();
+    }
+
+    /// Samples that are added from now on have their times on the wall by this clock.
+    pub const fn follow(&mut self, clock: Clock) {
+        self.clock = clock;
     }
 
     /// Whether a slice was closed and not taken.
@@ -443,6 +451,8 @@ impl Aggregator {
     ) -> u32 {
         let mut frames = std::mem::take(&mut self.frames);
         frames.clear();
+        // Code that was replaced has the name of its time, and what is at its place now has another.
+        let mut settled = true;
         for (depth, address) in sample.kernel.iter().enumerate() {
             frames.push(self.locations.kernel(call_site(depth, address)));
         }
@@ -450,10 +460,12 @@ impl Aggregator {
             let frame = UserFrame::from_word(word);
             let place = processes.place(process, frame.address);
             let generated = match place {
-                Place::Anonymous(..) => Generated {
-                    runtime: self.jits.runtime(process.key),
-                    function: self.jits.find(process, frame.address, time),
-                },
+                Place::Anonymous(..) => {
+                    let runtime = self.jits.runtime(process.key);
+                    let (function, is_there_still) = self.jits.find(process, frame.address, time);
+                    settled &= is_there_still;
+                    Generated { runtime, function }
+                }
                 Place::File(..) | Place::Unreadable { .. } | Place::Vdso(_) | Place::Nowhere => {
                     Generated::default()
                 }
@@ -477,7 +489,9 @@ impl Aggregator {
             return id;
         }
         let id = self.stack(stack);
-        self.remember(hash, id);
+        if settled {
+            self.remember(hash, id);
+        }
         id
     }
 
@@ -601,7 +615,7 @@ mod tests {
     impl Bench {
         fn new(limits: Limits) -> Self {
             Self {
-                aggregator: Aggregator::new(limits, Clock::now()),
+                aggregator: Aggregator::new(limits, Clock::SAME),
                 processes: Processes::new(None),
             }
         }
@@ -625,7 +639,7 @@ mod tests {
         }
 
         fn take(&mut self) -> Profile {
-            self.aggregator.take(capture(), &Clock::now())
+            self.aggregator.take(capture(), &Clock::SAME)
         }
     }
 
@@ -799,7 +813,7 @@ mod tests {
             duration: 10,
             ..capture()
         };
-        let profile = bench.aggregator.take(capture, &Clock::now());
+        let profile = bench.aggregator.take(capture, &Clock::SAME);
         assert_eq!((profile.capture.start, profile.capture.duration), (70, 51));
     }
 

@@ -1,4 +1,4 @@
-//! Generated code: which function was at an address at a time.
+//! Generated code: which function was at an address at a time. Times are those of `CLOCK_MONOTONIC`, in nanoseconds.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -74,7 +74,7 @@ impl Code {
         self.dropped
     }
 
-    /// Adds a function that was put there at a Unix time in nanoseconds; 0 is before anything was sampled.
+    /// Adds a function that was put there at a time; 0 is before anything was sampled.
     pub fn insert(&mut self, start: u64, len: u64, name: &str, time: u64) {
         let end = start.saturating_add(len);
         if start >= end {
@@ -109,6 +109,11 @@ impl Code {
         let mut later = self.past.range(first..);
         let past = later.find(|past| past.start <= address && address < past.piece.end);
         past.map(|past| &past.piece).or(live).map(|piece| &piece.function)
+    }
+
+    /// Whether what was at an address at a time is what is there now.
+    pub fn is_settled(&self, address: u64, time: u64) -> bool {
+        self.piece(address).is_none_or(|piece| piece.since <= time)
     }
 
     /// What is at an address now.
@@ -288,6 +293,10 @@ mod tests {
             (112, 1, "third"),
         ] {
             assert_eq!(name(code.at(address, time)), expected, "{address} at {time}");
+            assert_eq!(
+                code.is_settled(address, time),
+                time >= 30 || (address, time) == (102, 40)
+            );
         }
         let serials: Vec<u32> = [19, 20, 30]
             .iter()

@@ -80,7 +80,8 @@ impl Follower {
         self.refused
     }
 
-    /// Reads on, `left` bytes at most, which it takes from that. `now` is the Unix time in nanoseconds.
+    /// Reads on, `left` bytes at most, which it takes from that. `now` is a time of `CLOCK_MONOTONIC`, and the clock says when by that
+    /// the file was changed.
     pub fn read(&mut self, code: &mut Code, left: &mut usize, now: u64, clock: &Clock) {
         if self.refused.is_some() {
             return;
@@ -100,6 +101,7 @@ impl Follower {
             .unwrap_or_default()
             .saturating_mul(1_000_000_000);
         let changed = changed.saturating_add(u64::try_from(metadata.mtime_nsec()).unwrap_or_default());
+        let changed = clock.monotonic(changed);
         let written = if (self.read..now).contains(&changed) {
             changed
         } else {
@@ -119,7 +121,7 @@ impl Follower {
             }
             let done = match self.format {
                 Format::PerfMap => self.lines(&window, code, time),
-                Format::Dump => self.records(&window, len, code, time, clock, left),
+                Format::Dump => self.records(&window, len, code, time, left),
             };
             *left = left.saturating_sub(rest);
             if done == 0 {
@@ -163,15 +165,7 @@ impl Follower {
     }
 
     /// Takes in whole records, and says how many bytes they have.
-    fn records(
-        &mut self,
-        window: &[u8],
-        file_len: u64,
-        code: &mut Code,
-        time: u64,
-        clock: &Clock,
-        left: &mut usize,
-    ) -> u64 {
+    fn records(&mut self, window: &[u8], file_len: u64, code: &mut Code, time: u64, left: &mut usize) -> u64 {
         let Some(header) = self.header else {
             if window.len() < dump::HEADER {
                 return 0;
@@ -199,11 +193,7 @@ impl Follower {
             let record = usize::try_from(needed)
                 .ok()
                 .and_then(|needed| bytes.get(..needed));
-            let time = if header.is_timed {
-                clock.wall(head.time)
-            } else {
-                time
-            };
+            let time = if header.is_timed { head.time } else { time };
             match record.and_then(|record| head.event(record)) {
                 Some(Event::Load { start, len, name }) => code.insert(start, len, name, time),
                 Some(Event::Move { from, len, to }) => code.relocate(from, len, to, time),
@@ -326,13 +316,7 @@ mod tests {
         bench.append(&[&long[1000..], &load(70, 0x100, "b", 16)].concat());
         bench.append(&words(&[16 << 32 | 3, 99]));
         assert_eq!(bench.names(), ["b"]);
-        let clock = bench.clock;
-        let at = |time| {
-            bench
-                .code
-                .at(0x104, clock.wall(time))
-                .map(|function| &*function.name)
-        };
+        let at = |time| bench.code.at(0x104, time).map(|function| &*function.name);
         assert_eq!((at(69), at(70)), (Some("a"), Some("b")));
         bench.append(&words(&[0, 99]));
         assert!(bench.follower.refused().is_some());

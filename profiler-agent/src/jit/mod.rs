@@ -57,7 +57,6 @@ const MOST_DUMPS: usize = 16;
 /// What is known about the generated code of all processes.
 #[derive(Debug)]
 pub struct Jits {
-    clock: Clock,
     jits: HashMap<Key, Jit>,
     /// Bytes of all tables.
     bytes: usize,
@@ -84,9 +83,8 @@ struct Jit {
 
 impl Jits {
     /// Knows nothing yet.
-    pub fn new(clock: Clock) -> Self {
+    pub fn new() -> Self {
         Self {
-            clock,
             jits: HashMap::new(),
             bytes: 0,
             last: Key(0),
@@ -94,17 +92,20 @@ impl Jits {
         }
     }
 
-    /// The function of a process at an address without a file, at a Unix time in nanoseconds. The first such address of a process has its
-    /// files searched.
-    pub fn find(&mut self, process: &Process, address: u64, time: u64) -> Option<&Function> {
+    /// The function of a process at an address without a file, at a time of `CLOCK_MONOTONIC`, and whether it is there
+    /// still: until the [generation](Self::generation) changes, the answer is the same for all later times. The first such address of a
+    /// process has its files searched.
+    pub fn find(&mut self, process: &Process, address: u64, time: u64) -> (Option<&Function>, bool) {
         if !self.jits.contains_key(&process.key) {
             if self.jits.len() >= MOST_PROCESSES {
-                return None;
+                return (None, true);
             }
             self.jits.insert(process.key, Jit::new(process));
             self.look(process.key, Some(process), &mut MOST_READ.clone());
         }
-        self.jits.get(&process.key)?.code.at(address, time)
+        self.jits.get(&process.key).map_or((None, true), |jit| {
+            (jit.code.at(address, time), jit.code.is_settled(address, time))
+        })
     }
 
     /// What is at an address by now, for those that had no name in their time.
@@ -156,7 +157,8 @@ impl Jits {
     }
 
     fn look(&mut self, key: Key, process: Option<&Process>, left: &mut usize) {
-        let now = self.clock.wall(clock::monotonic());
+        // The wall clock may have been set since the last look.
+        let (now, clock) = (clock::monotonic(), Clock::now());
         let Some(jit) = self.jits.get_mut(&key) else {
             return;
         };
@@ -166,7 +168,7 @@ impl Jits {
         jit.code.limit(MOST_BYTES.saturating_sub(others));
         let changes = jit.code.changes();
         for follower in jit.map.iter_mut().chain(&mut jit.dumps) {
-            follower.read(&mut jit.code, left, now, &self.clock);
+            follower.read(&mut jit.code, left, now, &clock);
         }
         if jit.code.changes() != changes {
             jit.generation = jit.generation.wrapping_add(1);
