@@ -1,4 +1,4 @@
-//! Tables of a profile under construction, out of the rows of other profiles: no row twice.
+//! Tables of a profile under construction: no row twice. What they are made of are rows of files, or of other profiles.
 
 use std::hash::Hash;
 
@@ -73,7 +73,22 @@ impl Tables {
         StringId(intern(&mut self.profile.strings, &mut self.strings, text.into()).0)
     }
 
-    /// Row of a location that stands for something else than an address: a word for the root of stacks.
+    /// Row of a process.
+    pub fn process(&mut self, process: Process) -> ProcessId {
+        let (row, is_new) = intern(&mut self.profile.processes, &mut self.processes, process);
+        self.count(size_of::<Process>(), is_new);
+        ProcessId(row)
+    }
+
+    /// Row of a mapping.
+    pub fn mapping(&mut self, mapping: Mapping) -> MappingId {
+        let bytes = size_of::<Mapping>() + mapping.build_id.len();
+        let (row, is_new) = intern(&mut self.profile.mappings, &mut self.mappings, mapping);
+        self.count(bytes, is_new);
+        MappingId(row)
+    }
+
+    /// Row of a location.
     pub fn location(&mut self, location: Location) -> LocationId {
         let bytes = size_of::<Location>() + location.lines.len() * size_of::<Line>();
         let (row, is_new) = intern(&mut self.profile.locations, &mut self.locations, location);
@@ -170,9 +185,7 @@ impl<'a> Translation<'a> {
                 .map(|&(key, value)| (self.string(to, key), self.string(to, value)))
                 .collect(),
         };
-        let (place, is_new) = intern(&mut to.profile.processes, &mut to.processes, row);
-        to.count(size_of::<Process>(), is_new);
-        let new = ProcessId(place);
+        let new = to.process(row);
         note(&mut self.processes, id.index(), new);
         new
     }
@@ -249,10 +262,7 @@ impl<'a> Translation<'a> {
             remark: self.string(to, mapping.remark),
             ..mapping.clone()
         };
-        let bytes = size_of::<Mapping>() + mapping.build_id.len();
-        let (place, is_new) = intern(&mut to.profile.mappings, &mut to.mappings, row);
-        to.count(bytes, is_new);
-        let new = MappingId(place);
+        let new = to.mapping(row);
         note(&mut self.mappings, id.index(), new);
         Some(new)
     }

@@ -1,7 +1,7 @@
 //! Makes a profile of rows that come in any order, from one file or several. No two rows of a table are equal, as
 //! [`Profile`] promises.
 
-use std::{collections::HashMap, hash::Hash};
+use hashbrown::HashMap;
 
 use profiler_common::Outcome;
 
@@ -9,6 +9,7 @@ use super::Problem;
 use crate::profile::{
     Capture, FrameKind, Function, FunctionId, Kind, Language, Line, Location, LocationId, Mapping, MappingId,
     MappingKind, Process, ProcessId, Profile, Runtime, Sample, Stack, StackId, StringId, Unit,
+    tables::Tables,
 };
 
 /// Most frames of a stack.
@@ -27,51 +28,25 @@ type Identity = (Kind, ProcessId, u32, StringId, u32, StackId);
 /// See the [module documentation](self).
 #[derive(Debug)]
 pub(super) struct Builder {
-    profile: Profile,
-    strings: HashMap<Box<str>, u32>,
-    processes: HashMap<Process, u32>,
-    mappings: HashMap<Mapping, u32>,
-    functions: HashMap<Function, u32>,
-    locations: HashMap<Location, u32>,
-    stacks: HashMap<Stack, u32>,
-    samples: HashMap<Identity, usize>,
+    tables: Tables,
+    /// What the files say about themselves, if any has said something.
+    capture: Option<Capture>,
+    samples: Vec<Sample>,
+    /// Where in them each is.
+    twins: HashMap<Identity, usize>,
     frames: u64,
     total: u64,
-    has_capture: bool,
-}
-
-/// Row of a value in a table, put there if it is not.
-fn intern<T: Clone + Eq + Hash>(table: &mut Vec<T>, rows: &mut HashMap<T, u32>, row: T) -> u32 {
-    let next = u32::try_from(table.len()).unwrap_or(u32::MAX);
-    *rows.entry(row).or_insert_with_key(|row| {
-        table.push(row.clone());
-        next
-    })
 }
 
 impl Default for Builder {
     fn default() -> Self {
         Self {
-            profile: Profile {
-                capture: Capture::default(),
-                strings: vec!["".into()],
-                processes: Vec::new(),
-                mappings: Vec::new(),
-                functions: Vec::new(),
-                locations: Vec::new(),
-                stacks: Vec::new(),
-                samples: Vec::new(),
-            },
-            strings: HashMap::from([("".into(), 0)]),
-            processes: HashMap::new(),
-            mappings: HashMap::new(),
-            functions: HashMap::new(),
-            locations: HashMap::new(),
-            stacks: HashMap::new(),
-            samples: HashMap::new(),
+            tables: Tables::new(Capture::default()),
+            capture: None,
+            samples: Vec::new(),
+            twins: HashMap::new(),
             frames: 0,
             total: 0,
-            has_capture: false,
         }
     }
 }
@@ -88,31 +63,26 @@ impl Builder {
         } else {
             text
         };
-        if let Some(&row) = self.strings.get(text) {
-            return StringId(row);
-        }
-        StringId(intern(&mut self.profile.strings, &mut self.strings, text.into()))
+        self.tables.string(text)
     }
 
     pub(super) fn text(&self, id: StringId) -> &str {
-        self.profile.string(id)
+        self.tables.profile().string(id)
     }
 
     pub(super) fn process(&mut self, process: Process) -> ProcessId {
-        ProcessId(intern(&mut self.profile.processes, &mut self.processes, process))
+        self.tables.process(process)
     }
 
     /// The pid of a process.
     pub(super) fn pid(&self, process: ProcessId) -> u32 {
-        self.profile
-            .processes
-            .get(process.index())
-            .map_or(0, |process| process.pid)
+        let processes = &self.tables.profile().processes;
+        processes.get(process.index()).map_or(0, |process| process.pid)
     }
 
     /// The name of a process.
     pub(super) fn process_name(&self, process: ProcessId) -> String {
-        let process = self.profile.processes.get(process.index());
+        let process = self.tables.profile().processes.get(process.index());
         process.map_or("", |process| self.text(process.name)).to_owned()
     }
 
@@ -132,11 +102,11 @@ impl Builder {
     pub(super) fn mapping(&mut self, mut mapping: Mapping) -> MappingId {
         mapping.start = mapping.start.min(u64::MAX - 1);
         mapping.limit = mapping.limit.max(mapping.start + 1);
-        MappingId(intern(&mut self.profile.mappings, &mut self.mappings, mapping))
+        self.tables.mapping(mapping)
     }
 
     pub(super) fn function(&mut self, function: Function) -> FunctionId {
-        FunctionId(intern(&mut self.profile.functions, &mut self.functions, function))
+        self.tables.function(function)
     }
 
     /// A function of which there is a name alone.
@@ -153,10 +123,11 @@ impl Builder {
     /// A location; whether it has a name is found out here, and it gets one if it has no line.
     pub(super) fn location(&mut self, mut location: Location) -> LocationId {
         if location.lines.is_empty() {
+            let profile = self.tables.profile();
             let path = location
                 .mapping
-                .and_then(|mapping| self.profile.mappings.get(mapping.index()))
-                .map_or("", |mapping| self.profile.string(mapping.path));
+                .and_then(|mapping| profile.mappings.get(mapping.index()))
+                .map_or("", |mapping| profile.string(mapping.path));
             let name = match path.rsplit('/').next().unwrap_or(path) {
                 "" => "[unknown]".to_owned(),
                 special if special.starts_with('[') => special.to_owned(),
@@ -169,10 +140,10 @@ impl Builder {
             });
         }
         if let (FrameKind::Native(_), [line]) = (location.kind, location.lines.as_slice()) {
-            let function = self.profile.functions.get(line.function.index());
+            let function = self.tables.profile().functions.get(line.function.index());
             location.is_named = function.is_some_and(|function| is_name(self.text(function.name)));
         }
-        LocationId(intern(&mut self.profile.locations, &mut self.locations, location))
+        self.tables.location(location)
     }
 
     /// A location of which there is nothing but the names of functions, innermost first.
@@ -219,16 +190,17 @@ impl Builder {
 
     /// A stack. How it ended is said by its marker, where the file does not say it otherwise.
     pub(super) fn stack(&mut self, mut stack: Stack) -> Result<StackId, Problem> {
+        let profile = self.tables.profile();
         if stack.outcome.is_complete()
             && let Some(root) = stack.frames.last()
             && let Some(Location {
                 kind: FrameKind::Marker,
                 lines,
                 ..
-            }) = self.profile.locations.get(root.index())
+            }) = profile.locations.get(root.index())
             && let Some(function) = lines
                 .first()
-                .and_then(|line| self.profile.functions.get(line.function.index()))
+                .and_then(|line| profile.functions.get(line.function.index()))
             && let Some(outcome) = outcome_of_marker(self.text(function.name))
         {
             stack.outcome = outcome;
@@ -236,14 +208,15 @@ impl Builder {
         if stack.frames.len() > MAX_DEPTH {
             return Err(Problem::Limit("frames in one stack", MAX_DEPTH as u64));
         }
-        if let Some(&row) = self.stacks.get(&stack) {
-            return Ok(StackId(row));
+        let (stacks, frames) = (profile.stacks.len(), stack.frames.len() as u64);
+        let row = self.tables.stack(stack);
+        if self.tables.profile().stacks.len() > stacks {
+            self.frames += frames;
         }
-        self.frames += stack.frames.len() as u64;
         if self.frames > MAX_FRAMES {
             return Err(Problem::Limit("frames in all distinct stacks", MAX_FRAMES));
         }
-        Ok(StackId(intern(&mut self.profile.stacks, &mut self.stacks, stack)))
+        Ok(row)
     }
 
     /// Adds a sample, to its twin if there is one.
@@ -260,27 +233,25 @@ impl Builder {
             sample.cpu,
             sample.stack,
         );
-        let next = self.profile.samples.len();
-        let row = *self.samples.entry(identity).or_insert(next);
-        match self.profile.samples.get_mut(row) {
+        let next = self.samples.len();
+        let row = *self.twins.entry(identity).or_insert(next);
+        match self.samples.get_mut(row) {
             Some(twin) => {
                 twin.count = twin.count.saturating_add(sample.count);
                 twin.weight = twin.weight.saturating_add(sample.weight);
                 twin.timestamps.extend(sample.timestamps);
             }
-            None => self.profile.samples.push(sample),
+            None => self.samples.push(sample),
         }
         Ok(())
     }
 
     /// Adds what a file says about itself.
     pub(super) fn capture(&mut self, capture: Capture) {
-        let known = &mut self.profile.capture;
-        if !std::mem::replace(&mut self.has_capture, true) {
-            *known = capture;
-            return;
+        match &mut self.capture {
+            Some(known) => known.add(capture),
+            None => self.capture = Some(capture),
         }
-        known.add(capture);
     }
 
     /// What all samples so far count.
@@ -289,35 +260,38 @@ impl Builder {
     }
 
     /// The profile; fails when its samples do not count the same.
-    pub(super) fn finish(mut self) -> Result<Profile, [Kind; 2]> {
-        let samples = &mut self.profile.samples;
-        let mut kinds: Vec<Kind> = samples.iter().map(|sample| sample.kind).collect();
+    pub(super) fn finish(self) -> Result<Profile, [Kind; 2]> {
+        let mut profile = self.tables.finish();
+        profile.capture = self.capture.unwrap_or_default();
+        profile.samples = self.samples;
+        let mut kinds: Vec<Kind> = profile.samples.iter().map(|sample| sample.kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
         match *kinds.as_slice() {
             [] | [_] => {}
             // Samples of a known rate and others: what they have in common is that they are samples.
             [Kind::Cpu, Kind::Other(Unit::Events)] => {
-                for sample in &mut *samples {
+                for sample in &mut profile.samples {
                     sample.kind = Kind::Other(Unit::Events);
                     sample.weight = sample.count;
                 }
-                self.profile.capture.frequency = 0;
-                self.profile.capture.clock = "";
+                profile.capture.frequency = 0;
+                profile.capture.clock = "";
             }
             [one, other, ..] => return Err([one, other]),
         }
-        let timed = samples
+        let timed = profile
+            .samples
             .iter()
             .all(|sample| u64::try_from(sample.timestamps.len()) == Ok(sample.count));
-        for sample in samples {
+        for sample in &mut profile.samples {
             if timed {
                 sample.timestamps.sort_unstable();
             } else {
                 sample.timestamps = Vec::new();
             }
         }
-        Ok(self.profile)
+        Ok(profile)
     }
 }
 
