@@ -12,6 +12,16 @@ pub(crate) fn cargo() -> Command {
     Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
+/// `cargo test` or `cargo bench`, as `verb` says, of one of the agent's targets in the workspace at `root`.
+pub(crate) fn of_agent(root: &Path, verb: &str, name: &str) -> Command {
+    let mut cargo = cargo();
+    cargo
+        .args([verb, "--locked", "--package", "profiler-agent"])
+        .args([&format!("--{verb}"), name])
+        .current_dir(root);
+    cargo
+}
+
 /// Runs `command` with our output, and fails unless it succeeds.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command
