@@ -45,8 +45,8 @@ const BAR_WITHOUT_NAMES: f64 = 15.0;
 const BAR_WITH_NAMES: f64 = 20.0;
 /// Samples a second that one core encodes, with names and times, millions.
 const BAR_ENCODE: f64 = 5.0;
-/// How much more often than for a tenth of it memory may be asked for.
-const BAR_ALLOCATIONS: f64 = 1.0;
+/// How much more often than for a tenth of it memory may be asked for: once or twice, where room was guessed.
+const BAR_ALLOCATIONS: f64 = 1.1;
 /// How much longer it may take to encode many requests than one; they are 1.4 x the bytes.
 const BAR_SPLIT: f64 = 1.5;
 const PASSES: usize = 31;

@@ -359,14 +359,17 @@ pub(super) fn lines<'a>(profile: &'a Profile, location: &'a Location, names: Nam
     }
 }
 
-/// A location's place in the order of addresses: its mapping's row and one, its address, its own row.
+/// A location's place in the order of addresses: its mapping's row, its address, its own row.
 fn by_address(profile: &Profile, mappings: &[Option<u32>]) -> Vec<u128> {
     let mapping = |id: MappingId| mappings.get(id.index()).copied().flatten();
+    // Where the wire has no mapping: in the place of the first that it does not have.
+    let without = mappings.iter().position(Option::is_none);
+    let without = without.unwrap_or(mappings.len()) as u128;
     (0_u32..)
         .zip(&profile.locations)
         .map(|(id, location)| {
             let mapping = location.mapping.and_then(mapping);
-            let mapping = mapping.map_or(0, |row| u128::from(row) + 1);
+            let mapping = mapping.map_or(without, u128::from);
             mapping << 96 | u128::from(location.address) << 32 | u128::from(id)
         })
         .collect()
