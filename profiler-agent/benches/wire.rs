@@ -1,9 +1,9 @@
 //! Bytes on the wire, the agent's against those of the OpenTelemetry eBPF profiler, on one load in one run: two programs that are 31 calls deep, one of
 //! which is in the kernel most of the time, and gcc and g++ that compile in turn.
 //!
-//! Both profile the whole host at 99 Hz and send by gRPC with gzip, to one receiver behind a proxy: the receiver counts samples, the proxy the
-//! bytes that come from the profiler, those of HTTP/2 included. They run in turn, in rounds, each started anew and given time to send its first
-//! requests, which do not count. That the load is the same is checked by how many samples come.
+//! All profile the whole host at 99 Hz and send by gRPC with gzip, each to a receiver behind a proxy: the receiver counts samples, the proxy the
+//! bytes that come from the profiler, those of HTTP/2 included. They run side by side, since what else the machine does changes from minute to
+//! minute; each is in the samples of the others, with the little that it uses. What they send in the first minute does not count.
 //!
 //! The other profiler sends every 5 s, times to the nanosecond, and no names of functions. The agent sends as by default but for what each line says.
 //!
@@ -41,10 +41,9 @@ use support::{Bars, Running, figure, gcc};
 use tonic::{Request, Response, Status, codec::CompressionEncoding, transport::server::TcpIncoming};
 
 const FREQUENCY: u32 = 99;
-const ROUNDS: usize = 2;
 /// Before it counts: the symbols and tables of what runs are read then.
-const WARM_UP: Duration = Duration::from_secs(20);
-const SPAN: Duration = Duration::from_secs(60);
+const WARM_UP: Duration = Duration::from_mins(1);
+const SPAN: Duration = Duration::from_mins(2);
 /// Of what the other sends, without names.
 const BAR_WITHOUT_NAMES: f64 = 0.5;
 /// The same, with names, which the other does not send.
@@ -128,10 +127,6 @@ impl Counts {
         thread::sleep(Duration::from_secs(1));
         self.now()
     }
-}
-
-fn each(one: Seen, other: Seen, combine: impl Fn(u64, u64) -> u64) -> Seen {
-    std::array::from_fn(|at| combine(one[at], other[at]))
 }
 
 /// Bytes on the wire of a sample.
@@ -245,35 +240,39 @@ fn main() -> ExitCode {
     };
     let (profiler, agent) = (program("PROFILER_BENCH_OTEL"), program("PROFILER_BENCH_AGENT"));
     let folder = tempfile::tempdir().expect("temporary folder");
-    let counts = Arc::new(Counts::default());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .expect("runtime");
-    let receiver = {
-        let _inside = runtime.enter();
-        receiver(Arc::clone(&counts))
-    };
-    let address = proxy(receiver, Arc::clone(&counts));
     let _load = load(folder.path());
-    let mut all = [[0; COUNTED.len()]; SENDERS.len()];
-    for _ in 0..ROUNDS {
-        for (sender, all) in SENDERS.iter().zip(&mut all) {
-            let _running = match sender.agent {
-                None => start_other(&profiler, address),
-                Some(arguments) => start_agent(&agent, arguments, address),
-            };
-            thread::sleep(WARM_UP);
-            let before = counts.after_a_request();
-            thread::sleep(SPAN);
-            let seen = each(counts.after_a_request(), before, |now, before| now - before);
-            tell(sender.what, &seen);
-            *all = each(*all, seen, |all, more| all + more);
-        }
-    }
+    let running = SENDERS.map(|sender| {
+        let counts = Arc::new(Counts::default());
+        let receiver = {
+            let _inside = runtime.enter();
+            receiver(Arc::clone(&counts))
+        };
+        let address = proxy(receiver, Arc::clone(&counts));
+        let running = match sender.agent {
+            None => start_other(&profiler, address),
+            Some(arguments) => start_agent(&agent, arguments, address),
+        };
+        (running, counts)
+    });
+    thread::sleep(WARM_UP);
+    // Each from the end of a request to the end of another.
+    let all = thread::scope(|scope| {
+        let seen = running.each_ref().map(|(_, counts)| {
+            scope.spawn(|| {
+                let before = counts.after_a_request();
+                thread::sleep(SPAN);
+                let now = counts.after_a_request();
+                std::array::from_fn::<u64, { COUNTED.len() }, _>(|at| now[at] - before[at])
+            })
+        });
+        seen.map(|seen| seen.join().expect("counts"))
+    });
     let other = all[0];
-    println!("in all rounds:");
     for (sender, seen) in SENDERS.iter().zip(&all) {
         tell(sender.what, seen);
         println!(
@@ -396,7 +395,9 @@ fn start_agent(agent: &Path, arguments: &[&str], receiver: SocketAddr) -> Runnin
                 "--metrics-interval",
                 "off",
             ])
+            .args(["--serve", "off"])
             .args(arguments)
+            .stderr(Stdio::null())
             .stdout(Stdio::null()),
     )
 }
