@@ -303,8 +303,12 @@ fn splitting(profile: &Profile, bars: &mut Bars) {
         figure(time * 1e3),
         figure(bytes as f64 / request.bytes.len() as f64)
     );
-    let what = format!("encoding, split into {} / one request", requests.len());
-    bars.at_most(&what, time / one, BAR_SPLIT, "x");
+    bars.at_most(
+        "encoding, split below a tenth / one request",
+        time / one,
+        BAR_SPLIT,
+        "x",
+    );
 }
 
 fn compressing(profile: &Profile) {
