@@ -1,5 +1,5 @@
 //! What a slice costs on its way out, and how many bytes it takes: encode, split, compress, spool, send. On a kept profile, so that sizes are the
-//! same in every run and the noise of the host is in the times alone.
+//! same in every run and the noise of the host is in the times alone. What only computes is measured by CPU time, what waits by the clock.
 //!
 //! `data/compile.otlp.gz` is a real capture of three programs: two that are 31 calls deep, one of them in the kernel most of the time, and a shell
 //! that has gcc and g++ compile in turn; as many samples as two busy CPUs make in 10 s at 99 Hz, taken on a host that was shared.
@@ -34,7 +34,7 @@ use profiler_agent::{
         endpoint::{Endpoint, Protocol},
         parcel::{Compression, Parcel},
     },
-    profile::Profile,
+    profile::{Location, LocationId, Process, ProcessId, Profile, Sample, Stack, StackId},
     read, resource,
     spool::{self, Spool},
 };
@@ -45,6 +45,10 @@ const BAR_WITHOUT_NAMES: f64 = 15.0;
 const BAR_WITH_NAMES: f64 = 20.0;
 /// Samples a second that one core encodes, with names and times, millions.
 const BAR_ENCODE: f64 = 5.0;
+/// How much more often than for a tenth of it memory may be asked for: once or twice, where room was guessed.
+const BAR_ALLOCATIONS: f64 = 1.1;
+/// How much longer it may take to encode many requests than one; they are 1.4 x the bytes.
+const BAR_SPLIT: f64 = 1.5;
 const PASSES: usize = 31;
 
 /// Allocations so far.
@@ -58,6 +62,18 @@ unsafe impl GlobalAlloc for Counting {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
         // SAFETY: as promised to us.
         unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as promised to us.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as promised to us.
+        unsafe { System.realloc(place, layout, size) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
@@ -80,7 +96,14 @@ fn main() -> ExitCode {
     );
     let mut bars = Bars::default();
     sizes(&profile, samples, &mut bars);
-    encoding(&profile, samples, &mut bars);
+    encoding("kept profile", &profile, &mut bars);
+    encoding(
+        "the same stacks, 12 x the samples",
+        &often(&profile, 12),
+        &mut bars,
+    );
+    growing(&profile, &mut bars);
+    splitting(&profile, &mut bars);
     compressing(&profile);
     spooling(&profile);
     sending(&profile, &mut bars);
@@ -154,51 +177,144 @@ fn seconds(mut work: impl FnMut()) -> f64 {
     median(&times)
 }
 
-fn encoding(profile: &Profile, samples: f64, bars: &mut Bars) {
+/// Seconds of CPU of the middle run, whoever else wants the CPU.
+fn cpu_seconds(mut work: impl FnMut()) -> f64 {
+    let now = || {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    };
+    let times: Vec<f64> = (0..PASSES)
+        .map(|_| {
+            let start = now();
+            work();
+            now() - start
+        })
+        .collect();
+    median(&times)
+}
+
+fn encoding(of: &str, profile: &Profile, bars: &mut Bars) {
     let usual = options(Names::Readable, Times::Rounded);
     let request = whole(profile, &usual);
-    let time = seconds(|| assert_eq!(encode(profile, &usual).len(), 1));
-    let count = || {
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
-        let _request = whole(profile, &usual);
-        ALLOCATIONS.load(Ordering::Relaxed) - before
-    };
-    let (first, second) = (count(), count());
-    assert_eq!(first, second, "the same batch takes as many allocations");
+    let samples = profile.sample_count() as f64;
+    let time = cpu_seconds(|| assert_eq!(encode(profile, &usual).len(), 1));
     println!(
-        "encode: {} ms, {} MB/s, {} million samples/s, {first} allocations",
+        "encode, {of}, {samples} samples of {} stacks: {} kB in {} ms, {} MB/s, {} million samples/s",
+        profile.stacks.len(),
+        request.bytes.len() / 1000,
         figure(time * 1e3),
         figure(request.bytes.len() as f64 / time / 1e6),
         figure(samples / time / 1e6)
     );
-    // A tenth of the request at most.
-    let limit = request.bytes.len() / 10;
-    let split = encode::Options { limit, ..usual };
-    let requests = encode(profile, &split);
-    assert!(requests.len() > 10 && requests.iter().all(|request| request.bytes.len() <= limit));
-    let split_time = seconds(|| assert_eq!(encode(profile, &split).len(), requests.len()));
-    println!(
-        "split into {}: {} ms, {} x as long as one, {} x the bytes",
-        requests.len(),
-        figure(split_time * 1e3),
-        figure(split_time / time),
-        figure(
-            requests.iter().map(|request| request.bytes.len()).sum::<usize>() as f64
-                / request.bytes.len() as f64
-        )
-    );
     bars.at_most(
-        "encoding, microseconds of a sample (at 5 million a second: 0.2)",
+        &format!("encoding, {of}, microseconds of a sample (at 5 million a second: 0.2)"),
         time / samples * 1e6,
         1.0 / BAR_ENCODE,
         "us",
     );
 }
 
+/// Each event so many times, a nanosecond apart.
+fn often(profile: &Profile, times: u64) -> Profile {
+    let mut profile = profile.clone();
+    for sample in &mut profile.samples {
+        let each = sample.timestamps.iter();
+        sample.timestamps = each
+            .flat_map(|time| (0..times).map(move |more| time + more))
+            .collect();
+        sample.count *= times;
+        sample.weight *= times;
+    }
+    profile
+}
+
+/// So many times as many processes, locations and stacks.
+fn larger(profile: &Profile, times: u32) -> Profile {
+    let mut larger = profile.clone();
+    for copy in 1..times {
+        let behind = |rows: usize| copy * rows as u32;
+        larger
+            .processes
+            .extend(profile.processes.iter().map(|process| Process {
+                pid: process.pid + copy * 1_000_000,
+                ..process.clone()
+            }));
+        larger
+            .locations
+            .extend(profile.locations.iter().map(|location| Location {
+                address: location.address + u64::from(copy) * 0x1000_0000,
+                ..location.clone()
+            }));
+        larger.stacks.extend(profile.stacks.iter().map(|stack| {
+            Stack {
+                frames: stack
+                    .frames
+                    .iter()
+                    .map(|frame| LocationId(frame.0 + behind(profile.locations.len())))
+                    .collect(),
+                outcome: stack.outcome,
+            }
+        }));
+        larger.samples.extend(profile.samples.iter().map(|sample| Sample {
+            process: ProcessId(sample.process.0 + behind(profile.processes.len())),
+            stack: StackId(sample.stack.0 + behind(profile.stacks.len())),
+            ..sample.clone()
+        }));
+    }
+    larger
+}
+
+/// How often memory is asked for does not depend on how much there is.
+fn growing(profile: &Profile, bars: &mut Bars) {
+    let usual = encode::Options {
+        limit: usize::MAX,
+        ..options(Names::Readable, Times::Rounded)
+    };
+    let count = |profile: &Profile| {
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let _request = whole(profile, &usual);
+        ALLOCATIONS.load(Ordering::Relaxed) - before
+    };
+    let (one, again, ten) = (count(profile), count(profile), count(&larger(profile, 10)));
+    assert_eq!(one, again, "the same batch takes as many allocations");
+    println!("allocations of a batch: {one}; of one with 10 x the processes, locations and stacks: {ten}");
+    bars.at_most(
+        "allocations of a batch, 10 x as large / 1 x",
+        ten as f64 / one as f64,
+        BAR_ALLOCATIONS,
+        "x",
+    );
+}
+
+fn splitting(profile: &Profile, bars: &mut Bars) {
+    let usual = options(Names::Readable, Times::Rounded);
+    let request = whole(profile, &usual);
+    let one = cpu_seconds(|| assert_eq!(encode(profile, &usual).len(), 1));
+    // A tenth of the request at most.
+    let limit = request.bytes.len() / 10;
+    let split = encode::Options { limit, ..usual };
+    let requests = encode(profile, &split);
+    assert!(requests.len() > 10 && requests.iter().all(|request| request.bytes.len() <= limit));
+    let time = cpu_seconds(|| assert_eq!(encode(profile, &split).len(), requests.len()));
+    let bytes: usize = requests.iter().map(|request| request.bytes.len()).sum();
+    println!(
+        "split into {}: {} ms, {} x the bytes of one",
+        requests.len(),
+        figure(time * 1e3),
+        figure(bytes as f64 / request.bytes.len() as f64)
+    );
+    bars.at_most(
+        "encoding, split below a tenth / one request",
+        time / one,
+        BAR_SPLIT,
+        "x",
+    );
+}
+
 fn compressing(profile: &Profile) {
     let request = whole(profile, &options(Names::Readable, Times::Rounded));
     for compression in [Compression::Gzip, Compression::Zstd] {
-        let time = seconds(|| {
+        let time = cpu_seconds(|| {
             let _parcel = Parcel::pack(&request, compression);
         });
         println!(

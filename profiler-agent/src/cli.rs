@@ -132,7 +132,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "HOW", default_value = "rounded", help_heading = DELIVERY)]
     otlp_times: Times,
 
-    /// Names of functions: all, with mangled ones; readable ones; or none where a build ID tells the receiver which file to look in.
+    /// Names of functions: all, with mangled ones; readable ones; or none where the build ID or hash of its file tells the receiver where to look.
     #[arg(long, value_name = "WHICH", default_value = "readable", help_heading = DELIVERY)]
     otlp_names: Names,
 

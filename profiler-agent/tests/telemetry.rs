@@ -217,6 +217,45 @@ for family in text_string_to_metric_families(sys.stdin.read()):
 }
 
 #[test]
+fn sighup_changes_how_often_metrics_are_sent() {
+    let test = "sighup_changes_how_often_metrics_are_sent";
+    let Some(_alone) = alone(test) else { return };
+    let Some(mut site) = Site::find(test) else { return };
+    let collector = site.start(BOTH, "", "");
+    let agent = Agent::new();
+    let file = agent.path("agent.toml");
+    let url = site.url(Protocol::Grpc);
+    let set = |metrics: &str| {
+        let settings =
+            format!("otlp-endpoint = \"{url}\"\nspool-limit = \"0\"\nmetrics-interval = \"{metrics}\"\n");
+        std::fs::write(&file, settings).unwrap();
+    };
+    set("1h");
+    let mut running = agent.start(["--config", file.to_str().unwrap()]);
+    running.samples();
+    assert!(collector.written().is_empty(), "none within the hour");
+    set("1s");
+    running.send(Signal::HUP);
+    // The first of them may be the last of those before.
+    wait_for("three exports", || collector.written().len() >= 3);
+    set("off");
+    running.send(Signal::HUP);
+    let changed = "changed: metrics-interval";
+    wait_for("the end of the exports", || {
+        running.stderr().matches(changed).count() == 2 && {
+            let before = collector.written().len();
+            std::thread::sleep(Duration::from_secs(4));
+            collector.written().len() == before
+        }
+    });
+    running.send(Signal::TERM);
+    running.finish().expect(0, &[changed, "delivery: "]);
+    for request in collector.finish() {
+        assert_balanced(&points(&request).0);
+    }
+}
+
+#[test]
 fn a_collector_gets_the_metrics_that_are_scraped_too() {
     let test = "a_collector_gets_the_metrics_that_are_scraped_too";
     let Some(_alone) = alone(test) else { return };

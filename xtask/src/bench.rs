@@ -21,11 +21,12 @@ use crate::workspace::Workspace;
 
 /// The benchmarks of profiler-agent.
 pub(crate) const NAMES: &[&str] = &[
-    "kernel", "pipeline", "tables", "capture", "host", "symbols", "delivery", "soak", OTEL,
+    "kernel", "pipeline", "tables", "capture", "host", "symbols", "delivery", "soak", OTEL, WIRE,
 ];
 
-/// Runs only when it is asked for by name: what it compares with has to be built first.
+/// Run only when they are asked for by name: what they compare with has to be built first.
 const OTEL: &str = "otel";
+const WIRE: &str = "wire";
 
 /// Builds what they need, runs them one after the other, and fails when a bar is missed.
 pub(crate) fn run(workspace: &Workspace, names: &[String]) -> Result<()> {
@@ -34,7 +35,7 @@ pub(crate) fn run(workspace: &Workspace, names: &[String]) -> Result<()> {
         .copied()
         .filter(|&name| {
             if names.is_empty() {
-                name != OTEL
+                name != OTEL && name != WIRE
             } else {
                 names.iter().any(|chosen| chosen == name)
             }
@@ -57,6 +58,12 @@ pub(crate) fn run(workspace: &Workspace, names: &[String]) -> Result<()> {
                 collector::build(workspace)?;
                 cargo
                     .env("PROFILER_TEST_COLLECTOR", collector::program(workspace))
+                    .env("PROFILER_BENCH_OTEL", otel::build(workspace)?);
+            }
+            WIRE => {
+                run::build(workspace)?;
+                cargo
+                    .env("PROFILER_BENCH_AGENT", workspace.agent())
                     .env("PROFILER_BENCH_OTEL", otel::build(workspace)?);
             }
             _ => {}

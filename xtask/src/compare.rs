@@ -51,7 +51,11 @@ pub(crate) fn run(workspace: &Workspace, reference: &str, names: &[String]) -> R
             }
         }
         let [before, after] = &rounds;
-        for verdict in judge(before, after) {
+        let verdicts = judge(before, after);
+        if verdicts.is_empty() {
+            bail!("{name} measures nothing that it measured in {reference} too");
+        }
+        for verdict in verdicts {
             println!("compare: {}", verdict.line);
             if verdict.is_regression {
                 regressions.push(verdict.line);

@@ -107,7 +107,7 @@ enum Verb {
     Verifier,
     /// Measure what the agent costs, as root; fails when it costs more than it may
     Bench {
-        /// Which benchmarks; by default all but `otel`, which builds another profiler to compare with
+        /// Which benchmarks; by default all but `otel` and `wire`, for which another profiler is built to compare with
         #[arg(value_parser = bench::NAMES.to_vec())]
         names: Vec<String>,
         /// Run those of this version too, in turn, and fail when ours are worse beyond the noise

@@ -1,4 +1,4 @@
-//! The OpenTelemetry eBPF profiler that `bench otel` compares with, built with Go from `profiler-agent/benches/otel`.
+//! The OpenTelemetry eBPF profiler that `bench otel` and `bench wire` compare with, built with Go from `profiler-agent/benches/otel`.
 
 use std::fs;
 use std::path::PathBuf;

@@ -36,8 +36,8 @@ impl fmt::Display for Rfc3339 {
         )?;
         if let Some(digits @ 1..) = f.precision() {
             let digits = digits.min(9);
-            let fraction = format!("{nanos:09}");
-            write!(f, ".{}", fraction.get(..digits).unwrap_or_default())?;
+            let left_out = u32::try_from(9 - digits).unwrap_or(0);
+            write!(f, ".{:0digits$}", nanos / 10_u64.pow(left_out))?;
         }
         f.write_str("Z")
     }

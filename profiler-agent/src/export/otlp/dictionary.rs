@@ -1,8 +1,11 @@
 //! The dictionary of one request: the rows that its samples need, and no others.
 
 use super::{
-    prepare::{Attribute, CONSTANTS, Prepared, UNKNOWN, lines, mangled_name},
-    wire::{bytes, packed, string, uint},
+    prepare::{
+        Attribute, BY_FRAME_POINTER, CONSTANTS, GENERATED, Prepared, UNKNOWN, is_generated, lines,
+        mangled_name,
+    },
+    wire::{bytes, bytes_len, packed, packed_len, uint, varint, varint_len},
 };
 
 /// Rows of one table, encoded as elements of the dictionary. Row 0 is the zero value.
@@ -21,11 +24,13 @@ struct Table {
 }
 
 impl Table {
-    fn new(field: u32, rows: usize) -> Self {
+    /// With room for so many bytes.
+    fn new(field: u32, rows: usize, room: usize) -> Self {
         let mut table = Self {
             rows: vec![0; rows],
+            order: Vec::with_capacity(rows),
+            encoded: Vec::with_capacity(room),
             field,
-            ..Self::default()
         };
         // The zero row: an empty message, or the empty string.
         bytes(&mut table.encoded, field, &[]);
@@ -38,12 +43,17 @@ impl Table {
 
     /// Adds a row that is not there; answers 0 for one that the profile does not have.
     fn push(&mut self, id: u32, body: &[u8]) -> u32 {
+        self.push_with(id, |out, field| bytes(out, field, body))
+    }
+
+    /// The same, for what appends the element itself.
+    fn push_with(&mut self, id: u32, append: impl FnOnce(&mut Vec<u8>, u32)) -> u32 {
         let Some(slot) = self.rows.get_mut(id as usize) else {
             return 0;
         };
         self.order.push(id);
         *slot = u32::try_from(self.order.len()).unwrap_or(0);
-        bytes(&mut self.encoded, self.field, body);
+        append(&mut self.encoded, self.field);
         *slot
     }
 
@@ -74,27 +84,45 @@ pub(super) struct Dictionary<'p, 'a> {
     strings: Table,
     attributes: Table,
     stacks: Table,
-    /// Bodies of rows, while they are made.
+    /// The body of a row, while it is made.
     body: Vec<u8>,
-    nested: Vec<u8>,
+    /// Rows of the frames of a stack, or of the functions of a location, while they are looked up.
+    frames: Vec<u32>,
+    functions_of_lines: Vec<u32>,
 }
 
 /// Field of the link table, which holds its zero row alone.
 const LINK_TABLE: u32 = 4;
 
 impl<'p, 'a> Dictionary<'p, 'a> {
-    pub(super) fn new(prepared: &'p Prepared<'a>) -> Self {
+    /// With room for all rows, or for a request of the limit, so that the tables do not grow.
+    pub(super) fn new(prepared: &'p Prepared<'a>, limit: usize) -> Self {
         let profile = prepared.profile;
+        let texts: usize = profile.strings.iter().map(|text| text.len()).sum();
+        let strings = profile.strings.len() + CONSTANTS.len();
+        let lines: usize = profile
+            .locations
+            .iter()
+            .map(|location| location.lines.len())
+            .sum();
+        let frames: usize = profile.stacks.iter().map(|stack| stack.frames.len()).sum();
+        // Tags, lengths and numbers of common rows.
+        let table = |field, rows, bytes: usize| Table::new(field, rows, bytes.min(limit) + 2);
         Self {
             prepared,
-            mappings: Table::new(1, profile.mappings.len()),
-            locations: Table::new(2, profile.locations.len()),
-            functions: Table::new(3, profile.functions.len()),
-            strings: Table::new(5, profile.strings.len() + CONSTANTS.len()),
-            attributes: Table::new(6, prepared.attributes.len()),
-            stacks: Table::new(7, profile.stacks.len()),
-            body: Vec::new(),
-            nested: Vec::new(),
+            mappings: table(1, profile.mappings.len(), profile.mappings.len() * 48),
+            locations: table(
+                2,
+                profile.locations.len(),
+                profile.locations.len() * 24 + lines * 12,
+            ),
+            functions: table(3, profile.functions.len(), profile.functions.len() * 20),
+            strings: table(5, strings, texts + strings * 4 + 512),
+            attributes: table(6, prepared.attributes.len(), prepared.attributes.len() * 72),
+            stacks: table(7, profile.stacks.len(), profile.stacks.len() * 10 + frames * 3),
+            body: Vec::with_capacity(1024),
+            frames: Vec::with_capacity(1024),
+            functions_of_lines: Vec::with_capacity(64),
         }
     }
 
@@ -144,11 +172,16 @@ impl<'p, 'a> Dictionary<'p, 'a> {
         self.rewind([(0, 2); 6]);
     }
 
-    /// Adds locations before any stack has them, in this order. All of them must come to be referred to.
-    pub(super) fn add_locations(&mut self, ids: &[u32]) {
-        for &id in ids {
+    /// Adds locations before any stack has them, in this order, as long as the message is below a limit; whether that was to the end. All of
+    /// them must come to be referred to.
+    pub(super) fn add_locations(&mut self, ids: impl Iterator<Item = u32>, limit: usize) -> bool {
+        for id in ids {
             self.location(id);
+            if self.len() > limit {
+                return false;
+            }
         }
+        true
     }
 
     /// Every table but the links, by field.
@@ -192,29 +225,24 @@ impl<'p, 'a> Dictionary<'p, 'a> {
         };
         let key = self.prepared.constants.get(attribute.key()).copied();
         let key = key.map_or(0, |key| self.string(key));
-        // `AnyValue { string_value = 1, int_value = 3 }`. A oneof that is set is written, even if it is 0.
-        let value = &mut self.nested;
-        value.clear();
-        match attribute {
-            Attribute::FrameType(text) | Attribute::Outcome(text) | Attribute::Unwinding(text) => {
-                bytes(value, 1, text.as_bytes());
-            }
-            Attribute::ByFramePointer => bytes(value, 1, super::prepare::BY_FRAME_POINTER.as_bytes()),
-            Attribute::Generated => bytes(value, 1, super::prepare::GENERATED.as_bytes()),
-            Attribute::ThreadName(name) => bytes(value, 1, self.prepared.profile.string(name).as_bytes()),
-            Attribute::GoBuildId(id) | Attribute::Remark(id) => {
-                bytes(value, 1, self.prepared.profile.string(id).as_bytes());
-            }
-            Attribute::BuildId(id) => bytes(value, 1, hex(id).as_bytes()),
-            Attribute::Htlhash(hash) => bytes(value, 1, hex(&hash).as_bytes()),
-            Attribute::ThreadId(number) | Attribute::Cpu(number) => {
-                value.push(3 << 3);
-                super::wire::varint(value, number.into());
-            }
-        }
         self.body.clear();
         uint(&mut self.body, 1, key.into());
-        bytes(&mut self.body, 2, &self.nested);
+        let profile = self.prepared.profile;
+        match attribute {
+            Attribute::FrameType(text) => text_value(&mut self.body, 2, &[text]),
+            Attribute::Outcome(outcome) => text_value(&mut self.body, 2, &[outcome.name()]),
+            Attribute::Unwinding(unwinding) => text_value(&mut self.body, 2, &[unwinding.name()]),
+            Attribute::ByFramePointer => text_value(&mut self.body, 2, &[BY_FRAME_POINTER]),
+            Attribute::Generated => text_value(&mut self.body, 2, &[GENERATED]),
+            Attribute::ThreadName(id) | Attribute::GoBuildId(id) | Attribute::Remark(id) => {
+                text_value(&mut self.body, 2, &[profile.string(id)]);
+            }
+            Attribute::BuildId(id) => hex_value(&mut self.body, 2, id),
+            Attribute::Htlhash(hash) => hex_value(&mut self.body, 2, &hash),
+            Attribute::ThreadId(number) | Attribute::Cpu(number) => {
+                number_value(&mut self.body, 2, number);
+            }
+        }
         self.attributes.push(id, &self.body)
     }
 
@@ -226,10 +254,16 @@ impl<'p, 'a> Dictionary<'p, 'a> {
         let Some(stack) = self.prepared.profile.stacks.get(id as usize) else {
             return 0;
         };
-        let frames: Vec<u32> = stack.frames.iter().map(|frame| self.location(frame.0)).collect();
-        self.body.clear();
-        packed(&mut self.body, 1, &frames);
-        self.stacks.push(id, &self.body)
+        let mut frames = std::mem::take(&mut self.frames);
+        frames.clear();
+        frames.extend(stack.frames.iter().map(|frame| self.location(frame.0)));
+        let row = self.stacks.push_with(id, |out, field| {
+            varint(out, u64::from(field) << 3 | 2);
+            varint(out, packed_len(&frames) as u64);
+            packed(out, 1, &frames);
+        });
+        self.frames = frames;
+        row
     }
 
     /// Row of a location: `Location { mapping_index = 1, address = 2, lines = 3, attribute_indices = 4 }`.
@@ -252,26 +286,31 @@ impl<'p, 'a> Dictionary<'p, 'a> {
         let generated = self
             .prepared
             .generated
-            .filter(|_| location.kind == crate::profile::FrameKind::Jit(crate::profile::Runtime::Unknown))
+            .filter(|_| is_generated(location))
             .map(|id| self.attribute(id));
         let lines = lines(self.prepared.profile, location, self.prepared.names);
-        let functions: Vec<u32> = lines.iter().map(|line| self.function(line.function.0)).collect();
+        let mut functions = std::mem::take(&mut self.functions_of_lines);
+        functions.clear();
+        functions.extend(lines.iter().map(|line| self.function(line.function.0)));
         self.body.clear();
         uint(&mut self.body, 1, mapping.into());
         uint(&mut self.body, 2, location.address);
-        for (line, function) in lines.iter().zip(functions) {
+        for (line, &function) in lines.iter().zip(&functions) {
             // `Line { function_index = 1, line = 2, column = 3 }`
-            self.nested.clear();
-            uint(&mut self.nested, 1, function.into());
-            uint(&mut self.nested, 2, line.line.into());
-            uint(&mut self.nested, 3, line.column.into());
-            bytes(&mut self.body, 3, &self.nested);
+            let numbers = [function, line.line, line.column].map(u64::from);
+            varint(&mut self.body, 3 << 3 | 2);
+            let used = numbers.iter().filter(|&&number| number != 0);
+            varint(
+                &mut self.body,
+                used.map(|&number| 1 + varint_len(number)).sum::<usize>() as u64,
+            );
+            for (field, number) in (1..).zip(numbers) {
+                uint(&mut self.body, field, number);
+            }
         }
-        let attributes: Vec<u32> = [Some(frame_type), by_frame_pointer, generated]
-            .into_iter()
-            .flatten()
-            .collect();
-        packed(&mut self.body, 4, &attributes);
+        self.functions_of_lines = functions;
+        let rows = [Some(frame_type), by_frame_pointer, generated];
+        packed_some(&mut self.body, 4, rows);
         self.locations.push(id, &self.body)
     }
 
@@ -288,20 +327,16 @@ impl<'p, 'a> Dictionary<'p, 'a> {
             return 0;
         };
         let path = self.string(mapping.path.0);
-        let mapping_attributes: Vec<u32> = self
-            .prepared
-            .mapping_attributes
-            .get(id as usize)
-            .into_iter()
-            .flatten()
-            .map(|&id| self.attribute(id))
-            .collect();
+        let attributes = self.prepared.mapping_attributes.get(id as usize).copied();
+        let attributes = attributes.map(|ids| ids.map(|id| id.map(|id| self.attribute(id))));
         self.body.clear();
         uint(&mut self.body, 1, mapping.start);
         uint(&mut self.body, 2, mapping.limit);
         uint(&mut self.body, 3, mapping.file_offset);
         uint(&mut self.body, 4, path.into());
-        packed(&mut self.body, 5, &mapping_attributes);
+        if let Some(attributes) = attributes {
+            packed_some(&mut self.body, 5, attributes);
+        }
         self.mappings.push(id, &self.body)
     }
 
@@ -331,29 +366,62 @@ impl<'p, 'a> Dictionary<'p, 'a> {
     }
 }
 
-/// `KeyValue { key = 1, value = 2 }` with a string, as resources have them.
-pub(super) fn text_attribute(out: &mut Vec<u8>, field: u32, key: &str, text: &str) {
-    let (mut value, mut pair) = (Vec::new(), Vec::new());
-    bytes(&mut value, 1, text.as_bytes());
-    string(&mut pair, 1, key);
-    bytes(&mut pair, 2, &value);
-    bytes(out, field, &pair);
+/// Appends a packed field of those numbers that there are.
+pub(super) fn packed_some<const N: usize>(out: &mut Vec<u8>, field: u32, numbers: [Option<u32>; N]) {
+    let (mut present, mut count) = ([0; N], 0);
+    for (slot, number) in present.iter_mut().zip(numbers.into_iter().flatten()) {
+        *slot = number;
+        count += 1;
+    }
+    packed(out, field, present.get(..count).unwrap_or_default());
+}
+
+/// Appends an `AnyValue { string_value = 1 }` as a field; the string comes in parts. A oneof that is set is written, even if it is empty.
+fn text_value(out: &mut Vec<u8>, field: u32, parts: &[&str]) {
+    let len = parts.iter().map(|part| part.len()).sum();
+    varint(out, u64::from(field) << 3 | 2);
+    varint(out, bytes_len(len) as u64);
+    varint(out, 1 << 3 | 2);
+    varint(out, len as u64);
+    for part in parts {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+/// The same of bytes in hexadecimal.
+fn hex_value(out: &mut Vec<u8>, field: u32, raw: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let len = raw.len() * 2;
+    varint(out, u64::from(field) << 3 | 2);
+    varint(out, bytes_len(len) as u64);
+    varint(out, 1 << 3 | 2);
+    varint(out, len as u64);
+    let digit = |half: u8| DIGITS.get(usize::from(half)).copied().unwrap_or(b'0');
+    out.extend(raw.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
+}
+
+/// Appends an `AnyValue { int_value = 3 }` as a field, even if it is 0.
+fn number_value(out: &mut Vec<u8>, field: u32, number: u32) {
+    varint(out, u64::from(field) << 3 | 2);
+    varint(out, 1 + varint_len(number.into()) as u64);
+    varint(out, 3 << 3);
+    varint(out, number.into());
+}
+
+/// `KeyValue { key = 1, value = 2 }` with a string, as resources have them; the string comes in parts.
+pub(super) fn text_attribute(out: &mut Vec<u8>, field: u32, key: &str, parts: &[&str]) {
+    let len = parts.iter().map(|part| part.len()).sum();
+    varint(out, u64::from(field) << 3 | 2);
+    varint(out, (bytes_len(key.len()) + bytes_len(bytes_len(len))) as u64);
+    bytes(out, 1, key.as_bytes());
+    text_value(out, 2, parts);
 }
 
 /// The same with a number.
 pub(super) fn number_attribute(out: &mut Vec<u8>, field: u32, key: &str, number: u32) {
-    let (mut value, mut pair) = (vec![3 << 3], Vec::new());
-    super::wire::varint(&mut value, number.into());
-    string(&mut pair, 1, key);
-    bytes(&mut pair, 2, &value);
-    bytes(out, field, &pair);
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    varint(out, u64::from(field) << 3 | 2);
+    let value = 1 + varint_len(number.into());
+    varint(out, (bytes_len(key.len()) + bytes_len(value)) as u64);
+    bytes(out, 1, key.as_bytes());
+    number_value(out, 2, number);
 }

@@ -6,14 +6,14 @@
 //!
 //! The same profile gives the same bytes.
 
-use std::str::FromStr;
+use std::{fmt::Write as _, str::FromStr};
 
 use prost::bytes::Bytes;
 
 use super::{
-    dictionary::{Dictionary, Mark, number_attribute, text_attribute},
-    prepare::{ATTRIBUTES, Item, Prepared},
-    wire::{bytes, fixed64, packed, packed_fixed64_head, string, uint, varint, varint_len},
+    dictionary::{Dictionary, Mark, number_attribute, packed_some, text_attribute},
+    prepare::{Item, Prepared},
+    wire::{bytes, fixed64, packed_fixed64_head, string, uint, varint, varint_len},
 };
 use crate::{
     export::text::Rfc3339,
@@ -46,7 +46,7 @@ pub enum Names {
     All,
     /// As people read them.
     Readable,
-    /// None of code with a build ID, which a receiver can name itself.
+    /// None of code of a file with a build ID, or OpenTelemetry's hash of it, which a receiver can name itself.
     None,
 }
 
@@ -128,21 +128,11 @@ pub struct Request {
 /// Encodes a profile. A profile without samples gives no request: the specification wants no empty ones.
 pub fn encode(profile: &Profile, options: &Options) -> Vec<Request> {
     let prepared = Prepared::new(profile, options);
-    // One request is the rule; then its locations can stand in the order of their addresses.
-    let in_one = {
-        let mut encoder = Encoder::new(&prepared, options);
-        encoder.dictionary.add_locations(&prepared.locations_by_address());
+    let mut encoder = Encoder::new(&prepared, options);
+    // One request is the rule; then its locations can stand in the order of their addresses. Else each request has what its own samples need.
+    if !encoder.add_all_to_one() {
         encoder.add_all();
-        encoder
-    };
-    // Each request has what its own samples need.
-    let encoder = if in_one.requests.len() > 1 {
-        let mut encoder = Encoder::new(&prepared, options);
-        encoder.add_all();
-        encoder
-    } else {
-        in_one
-    };
+    }
     encoder.requests
 }
 
@@ -164,11 +154,13 @@ struct Checkpoint {
 struct Encoder<'p, 'a> {
     prepared: &'p Prepared<'a>,
     limit: usize,
-    /// What times are multiples of.
+    /// What times are multiples of, a power of two.
     step: u64,
     /// Attributes of the host.
     host: &'p [(String, String)],
     dictionary: Dictionary<'p, 'a>,
+    /// Of a `ScopeProfiles`: its scope and the schema, which all have.
+    scope: Vec<u8>,
     /// Finished `ResourceProfiles`, as elements.
     resources: Vec<u8>,
     /// The open process: its `Resource`, its finished `Profile`s as elements.
@@ -184,10 +176,19 @@ struct Encoder<'p, 'a> {
     requests: Vec<Request>,
     /// The sample that is being made.
     body: Vec<u8>,
+    /// Its timestamps.
+    times: Vec<u64>,
+    /// Text of a resource.
+    text: String,
 }
 
 impl<'p, 'a> Encoder<'p, 'a> {
     fn new(prepared: &'p Prepared<'a>, options: &'p Options) -> Self {
+        // Of a sample its rows and times, of a process its attributes.
+        let profile = prepared.profile;
+        let times: usize = profile.samples.iter().map(|sample| sample.timestamps.len()).sum();
+        let room = profile.samples.len() * 24 + times * 8 + profile.processes.len() * 1024;
+        let room = room.min(options.limit);
         Self {
             prepared,
             limit: options.limit,
@@ -199,51 +200,102 @@ impl<'p, 'a> Encoder<'p, 'a> {
                 }
             },
             host: &options.resource,
-            dictionary: Dictionary::new(prepared),
-            resources: Vec::new(),
-            resource: Vec::new(),
-            profiles: Vec::new(),
-            head: Vec::new(),
-            samples: Vec::new(),
+            dictionary: Dictionary::new(prepared, options.limit),
+            scope: scope(),
+            resources: Vec::with_capacity(room),
+            resource: Vec::with_capacity(4096),
+            profiles: Vec::with_capacity(room),
+            head: Vec::with_capacity(64),
+            samples: Vec::with_capacity(room),
             open: None,
             closed: 0,
             events: 0,
             requests: Vec::new(),
-            body: Vec::new(),
+            body: Vec::with_capacity(1024),
+            times: Vec::with_capacity(128),
+            text: String::with_capacity(64),
         }
+    }
+
+    /// Adds all samples to one request, behind all locations, and hands it out; whether they fit. If not, nothing is left of them.
+    fn add_all_to_one(&mut self) -> bool {
+        let prepared = self.prepared;
+        let fits = self
+            .dictionary
+            .add_locations(prepared.locations_by_address(), self.limit)
+            && self.samples_of_one();
+        if fits {
+            self.finish_request();
+        } else {
+            for buffer in [
+                &mut self.resources,
+                &mut self.resource,
+                &mut self.profiles,
+                &mut self.head,
+                &mut self.samples,
+            ] {
+                buffer.clear();
+            }
+            self.open = None;
+            self.closed = 0;
+            self.events = 0;
+            self.dictionary.clear();
+        }
+        fits
+    }
+
+    /// Adds samples as long as the request is below the limit; whether that was to the end.
+    fn samples_of_one(&mut self) -> bool {
+        let prepared = self.prepared;
+        for items in prepared.items.chunk_by(Item::is_same) {
+            let Some(item) = items.first() else {
+                continue;
+            };
+            let (count, times) = self.gather(items);
+            self.sample(item, count, &times);
+            self.times = times;
+            if self.len() > self.limit {
+                return false;
+            }
+        }
+        true
     }
 
     /// Adds all samples, and hands out the last request.
     fn add_all(&mut self) {
-        let mut rest = self.prepared.items.as_slice();
-        while let Some(first) = rest.first() {
-            let same = rest.iter().take_while(|item| item.is_same(first)).count();
-            let (items, others) = rest.split_at(same);
-            self.add(items);
-            rest = others;
+        let prepared = self.prepared;
+        for items in prepared.items.chunk_by(Item::is_same) {
+            if let Some(item) = items.first() {
+                let (count, times) = self.gather(items);
+                self.add(item, count, &times);
+                self.times = times;
+            }
         }
         self.finish_request();
     }
 
-    /// Adds one sample of the wire, in a request of its own if need be, in several if it has too many timestamps.
-    fn add(&mut self, items: &[Item]) {
+    /// Events and timestamps of one sample of the wire. Their memory is to be given back.
+    fn gather(&mut self, items: &[Item]) -> (u64, Vec<u64>) {
         let (start, end) = self.window();
         let mut count = 0_u64;
-        let mut timestamps: Vec<u64> = Vec::new();
+        let mut timestamps = std::mem::take(&mut self.times);
+        timestamps.clear();
         for sample in items.iter().filter_map(|item| self.prepared.sample(item)) {
             count = count.saturating_add(sample.count);
             if self.prepared.timed {
                 // Receivers refuse a whole request for one timestamp outside.
                 let times = sample.timestamps.iter();
-                timestamps.extend(times.map(|&time| (time - time % self.step).clamp(start, end)));
+                timestamps.extend(times.map(|&time| (time & !(self.step - 1)).clamp(start, end)));
             }
         }
         if items.len() > 1 {
             timestamps.sort_unstable();
         }
-        let Some(item) = items.first() else {
-            return;
-        };
+        (count, timestamps)
+    }
+
+    /// Adds one sample of the wire, in a request of its own if need be, in several if it has too many timestamps.
+    fn add(&mut self, item: &Item, count: u64, timestamps: &[u64]) {
         if !self.prepared.timed {
             if !self.try_sample(item, count, &[]) {
                 self.finish_request();
@@ -251,7 +303,7 @@ impl<'p, 'a> Encoder<'p, 'a> {
             }
             return;
         }
-        let mut rest = timestamps.as_slice();
+        let mut rest = timestamps;
         while !rest.is_empty() {
             if self.try_sample(item, rest.len() as u64, rest) {
                 return;
@@ -298,15 +350,12 @@ impl<'p, 'a> Encoder<'p, 'a> {
             kind: item.kind,
         });
         let stack = self.dictionary.stack(item.stack);
-        let mut attributes = [0; ATTRIBUTES];
-        let mut used = 0;
-        for (slot, id) in attributes.iter_mut().zip(item.attributes.iter().flatten()) {
-            *slot = self.dictionary.attribute(*id);
-            used += 1;
-        }
+        let attributes = item
+            .attributes
+            .map(|id| id.map(|id| self.dictionary.attribute(id)));
         self.body.clear();
         uint(&mut self.body, 1, stack.into());
-        packed(&mut self.body, 2, attributes.get(..used).unwrap_or_default());
+        packed_some(&mut self.body, 2, attributes);
         if timestamps.is_empty() {
             let value = i64::try_from(count).unwrap_or(i64::MAX).unsigned_abs();
             varint(&mut self.body, 4 << 3 | 2);
@@ -333,7 +382,13 @@ impl<'p, 'a> Encoder<'p, 'a> {
         }
         if self.resource.is_empty() {
             let process = self.prepared.profile.processes.get(open.process as usize);
-            resource(&mut self.resource, self.prepared.profile, process, self.host);
+            resource(
+                &mut self.resource,
+                &mut self.text,
+                self.prepared.profile,
+                process,
+                self.host,
+            );
         }
         self.open = Some(open);
         self.profile_head(open.kind);
@@ -389,24 +444,18 @@ impl<'p, 'a> Encoder<'p, 'a> {
             self.resource.clear();
             return;
         }
-        let mut scope_head = Vec::new();
-        let mut scope = Vec::new();
-        string(&mut scope, 1, env!("CARGO_PKG_NAME"));
-        string(&mut scope, 2, env!("CARGO_PKG_VERSION"));
-        bytes(&mut scope_head, 1, &scope);
-        string(&mut scope_head, 3, SCHEMA_URL);
-
-        let mut head = Vec::new();
-        bytes(&mut head, 1, &self.resource);
-        string(&mut head, 3, SCHEMA_URL);
-        let scope_len = scope_head.len() + self.profiles.len();
-        varint(&mut head, 2 << 3 | 2);
-        varint(&mut head, scope_len as u64);
+        let head = &mut self.body;
+        head.clear();
+        bytes(head, 1, &self.resource);
+        string(head, 3, SCHEMA_URL);
+        let scope_len = self.scope.len() + self.profiles.len();
+        varint(head, 2 << 3 | 2);
+        varint(head, scope_len as u64);
 
         varint(&mut self.resources, 1 << 3 | 2);
         varint(&mut self.resources, (head.len() + scope_len) as u64);
-        self.resources.append(&mut head);
-        self.resources.append(&mut scope_head);
+        self.resources.append(head);
+        self.resources.extend_from_slice(&self.scope);
         self.resources.append(&mut self.profiles);
         self.resource.clear();
     }
@@ -475,48 +524,66 @@ impl<'p, 'a> Encoder<'p, 'a> {
     }
 }
 
+/// `ScopeProfiles { scope = 1, schema_url = 3 }`
+fn scope() -> Vec<u8> {
+    let (mut scope, mut out) = (Vec::new(), Vec::new());
+    string(&mut scope, 1, env!("CARGO_PKG_NAME"));
+    string(&mut scope, 2, env!("CARGO_PKG_VERSION"));
+    bytes(&mut out, 1, &scope);
+    string(&mut out, 3, SCHEMA_URL);
+    out
+}
+
 /// The attributes of a process as a `Resource { attributes = 1 }`.
-fn resource(out: &mut Vec<u8>, profile: &Profile, process: Option<&Process>, host: &[(String, String)]) {
+fn resource(
+    out: &mut Vec<u8>,
+    text: &mut String,
+    profile: &Profile,
+    process: Option<&Process>,
+    host: &[(String, String)],
+) {
     out.clear();
     let path = process.map_or("", |process| profile.string(process.executable));
     let name = path.rsplit('/').next().unwrap_or(path);
     let service = process.map_or("", |process| profile.string(process.service));
     if !service.is_empty() {
-        text_attribute(out, 1, "service.name", service);
+        text_attribute(out, 1, "service.name", &[service]);
     } else if name.is_empty() {
         // A kernel thread. Never its name: one thread of a program is not a service.
-        text_attribute(out, 1, "service.name", "unknown_service");
+        text_attribute(out, 1, "service.name", &["unknown_service"]);
     } else {
-        text_attribute(out, 1, "service.name", &format!("unknown_service:{name}"));
+        text_attribute(out, 1, "service.name", &["unknown_service:", name]);
     }
     if !name.is_empty() {
-        text_attribute(out, 1, "process.executable.name", name);
-        text_attribute(out, 1, "process.executable.path", path);
+        text_attribute(out, 1, "process.executable.name", &[name]);
+        text_attribute(out, 1, "process.executable.path", &[path]);
     }
     if let Some(process) = process {
         let title = profile.string(process.name);
         if !title.is_empty() && title != name {
-            text_attribute(out, 1, "process.title", title);
+            text_attribute(out, 1, "process.title", &[title]);
         }
         if process.pid != 0 {
             number_attribute(out, 1, "process.pid", process.pid);
         }
         if process.start != 0 {
-            let time = format!("{:.3}", Rfc3339(process.start));
-            text_attribute(out, 1, "process.creation.time", &time);
+            text.clear();
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{:.3}", Rfc3339(process.start));
+            text_attribute(out, 1, "process.creation.time", &[text]);
         }
         for (key, value) in &process.attributes {
-            text_attribute(out, 1, profile.string(*key), profile.string(*value));
+            text_attribute(out, 1, profile.string(*key), &[profile.string(*value)]);
         }
     }
     let of_process = process.map_or(&[][..], |process| &process.attributes);
     for (key, value) in host {
         // The process itself may know better.
         if !of_process.iter().any(|(other, _)| profile.string(*other) == key) {
-            text_attribute(out, 1, key, value);
+            text_attribute(out, 1, key, &[value]);
         }
     }
     if !profile.capture.host.is_empty() && !host.iter().any(|(key, _)| key == "host.name") {
-        text_attribute(out, 1, "host.name", &profile.capture.host);
+        text_attribute(out, 1, "host.name", &[&profile.capture.host]);
     }
 }

@@ -1,12 +1,8 @@
 //! A request as it travels: packed once, whether it is sent at once, again, or after a week on the disk.
 
-use std::{
-    fmt,
-    io::{self, Write as _},
-    str::FromStr,
-};
+use std::{fmt, io, str::FromStr};
 
-use flate2::write::GzEncoder;
+use libdeflater::{CompressionLvl, Compressor};
 use prost::bytes::Bytes;
 
 use super::encode::Request;
@@ -23,7 +19,9 @@ pub enum Compression {
     Zstd,
 }
 
-/// Level of zstd: as fast as gzip's default here, and smaller.
+/// Level of libdeflate: a twelfth smaller than zlib's 6 in half of its time; 6 takes a third longer for nothing.
+const GZIP_LEVEL: i32 = 5;
+/// Level of zstd: in half of gzip's time as small.
 const ZSTD_LEVEL: i32 = 3;
 
 impl Compression {
@@ -43,10 +41,13 @@ impl Compression {
         match self {
             Self::None => Ok(bytes.clone()),
             Self::Gzip => {
-                let room = Vec::with_capacity(bytes.len() / 4);
-                let mut gzip = GzEncoder::new(room, flate2::Compression::default());
-                gzip.write_all(bytes)?;
-                gzip.finish().map(Bytes::from)
+                let level = CompressionLvl::new(GZIP_LEVEL).unwrap_or_default();
+                let mut gzip = Compressor::new(level);
+                let mut packed = vec![0; gzip.gzip_compress_bound(bytes.len())];
+                let length = gzip.gzip_compress(bytes, &mut packed).map_err(io::Error::other)?;
+                packed.truncate(length);
+                packed.shrink_to_fit();
+                Ok(Bytes::from(packed))
             }
             Self::Zstd => zstd::bulk::compress(bytes, ZSTD_LEVEL).map(Bytes::from),
         }

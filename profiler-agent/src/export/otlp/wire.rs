@@ -4,7 +4,18 @@
 //! is known while a request grows. Fields with the default value are left out, as proto3 has it.
 
 /// Appends a base-128 varint.
+#[inline]
 pub(crate) fn varint(out: &mut Vec<u8>, mut value: u64) {
+    // Nearly all are of one or two bytes.
+    if value < 0x80 {
+        out.push(u8::try_from(value).unwrap_or(0));
+        return;
+    }
+    if value < 0x4000 {
+        let [low, high] = [value & 0x7f | 0x80, value >> 7].map(|half| u8::try_from(half).unwrap_or(0));
+        out.extend_from_slice(&[low, high]);
+        return;
+    }
     while value >= 0x80 {
         // The mask makes it fit.
         out.push(u8::try_from(value & 0x7f).unwrap_or(0) | 0x80);
@@ -17,6 +28,11 @@ pub(crate) fn varint(out: &mut Vec<u8>, mut value: u64) {
 pub(super) const fn varint_len(value: u64) -> usize {
     let bits = 64 - (value | 1).leading_zeros();
     bits.div_ceil(7) as usize
+}
+
+/// Bytes of a field of so many bytes, whose number is below 16.
+pub(super) const fn bytes_len(len: usize) -> usize {
+    1 + varint_len(len as u64) + len
 }
 
 /// Appends an integer field (`int32`, `int64`, `uint64`).
@@ -50,12 +66,26 @@ pub(super) fn string(out: &mut Vec<u8>, field: u32, value: &str) {
     }
 }
 
+/// Bytes of the varints of a packed field.
+fn varints_len(values: &[u32]) -> usize {
+    values.iter().map(|&value| varint_len(value.into())).sum()
+}
+
+/// Bytes of a packed field, whose number is below 16.
+pub(super) fn packed_len(values: &[u32]) -> usize {
+    if values.is_empty() {
+        0
+    } else {
+        bytes_len(varints_len(values))
+    }
+}
+
 /// Appends a packed field of varints, unless there are none.
 pub(super) fn packed(out: &mut Vec<u8>, field: u32, values: &[u32]) {
     if values.is_empty() {
         return;
     }
-    let len: usize = values.iter().map(|&value| varint_len(value.into())).sum();
+    let len = varints_len(values);
     varint(out, u64::from(field) << 3 | 2);
     varint(out, len as u64);
     for &value in values {
@@ -75,7 +105,18 @@ mod tests {
 
     #[test]
     fn varints_as_prost_writes_them() {
-        for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX / 2, u64::MAX] {
+        for value in [
+            0,
+            1,
+            127,
+            128,
+            300,
+            0x3fff,
+            0x4000,
+            u64::from(u32::MAX),
+            u64::MAX / 2,
+            u64::MAX,
+        ] {
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
             varint(&mut ours, value);
             prost::encoding::encode_varint(value, &mut theirs);
