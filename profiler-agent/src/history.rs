@@ -17,13 +17,14 @@ pub mod folder;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     ops::Range,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use regex::Regex;
 
 use crate::{
+    export::{folded::Folded, span::Span},
     profile::{
         Capture, Kind, Process, ProcessId, Profile, Sample, StackId, StringId,
         tables::{Tables, Translation},
@@ -70,6 +71,8 @@ struct Block {
     tables: Profile,
     slices: Vec<Arc<Slice>>,
     bytes: usize,
+    /// All of it, for pictures; it never changes.
+    folded: OnceLock<Arc<Folded>>,
 }
 
 /// A span of time.
@@ -119,8 +122,6 @@ pub struct Query {
     pub cpu: Option<u32>,
     /// Of stacks with a function whose name this finds.
     pub function: Option<Regex>,
-    /// Without the time of each, its thread and its CPU: what a picture of all of them needs.
-    pub as_a_whole: bool,
 }
 
 /// CPU time over time, by process.
@@ -172,6 +173,7 @@ impl History {
             tables,
             slices: self.slices.clone(),
             bytes: self.open_bytes(),
+            folded: OnceLock::new(),
         }));
         Self {
             limits: self.limits,
@@ -246,6 +248,7 @@ impl History {
             tables: std::mem::replace(&mut self.open, Tables::new(capture)).finish(),
             slices: std::mem::take(&mut self.slices),
             bytes,
+            folded: OnceLock::new(),
         }));
         self.slice_bytes = 0;
     }
@@ -271,7 +274,7 @@ impl History {
 
     /// Bytes of all, about.
     pub fn bytes(&self) -> usize {
-        self.blocks.iter().map(|block| block.bytes).sum::<usize>() + self.open_bytes()
+        self.blocks.iter().map(|block| block.bytes()).sum::<usize>() + self.open_bytes()
     }
 
     /// Samples that are there.
@@ -309,47 +312,107 @@ impl History {
         closed
             .chain([(self.open.profile(), self.slices.as_slice())])
             .map(|(tables, slices)| {
-                let within = slices.iter().filter(|slice| {
-                    slice.start < range.end && slice.start.saturating_add(slice.duration.max(1)) > range.start
-                });
+                let within = slices.iter().filter(|slice| slice.is_in(range));
                 (tables, within.map(|slice| &**slice).collect::<Vec<_>>())
             })
             .filter(|(_, slices)| !slices.is_empty())
     }
 
-    /// The samples that are asked for. Its capture says which time it really covers, and what was lost in it: that of the slices that it was
-    /// made of.
-    pub fn profile(&self, query: &Query) -> Profile {
+    /// Which time an answer really covers, and what was lost in it: that of the slices that it is made of.
+    fn capture(&self, query: &Query) -> Capture {
         let everything = self.span().unwrap_or_default();
-        let range = query.range.clone().unwrap_or(0..u64::MAX);
+        let range = query.range();
         let mut capture = Capture {
             start: everything.start.max(range.start).min(everything.end),
             ..self.open.profile().capture.clone()
         };
         capture.duration = everything.end.min(range.end).saturating_sub(capture.start);
+        for slice in self.blocks(&range).flat_map(|(_, slices)| slices) {
+            for (&reason, count) in &slice.lost {
+                *capture.lost.entry(reason).or_default() += count;
+            }
+        }
+        capture
+    }
+
+    /// The samples that are asked for, for pictures: without their times, threads and CPUs. What is asked for as it was kept is added up once,
+    /// for all who ask.
+    pub fn folded(&self, query: &Query) -> Span {
+        let range = query.range();
+        let open = (self.open.profile(), self.slices.as_slice(), None);
+        let closed = self.blocks.iter();
+        let closed = closed.map(|block| (&block.tables, block.slices.as_slice(), Some(block)));
+        let mut parts = Vec::new();
+        for (tables, slices, block) in closed.chain([open]) {
+            let is_whole = slices.iter().all(|slice| slice.is_within(&range));
+            if let Some(block) = block.filter(|_| is_whole && query.is_of_everybody()) {
+                parts.push(block.folded());
+                continue;
+            }
+            let wanted = Wanted::new(query, tables);
+            let mut sums: hashbrown::HashMap<(ProcessId, StackId), u64> = hashbrown::HashMap::new();
+            for slice in slices.iter().filter(|slice| slice.is_in(&range)) {
+                for (row, times) in slice.rows().filter(|(row, _)| wanted.has(row)) {
+                    let count = slice.count(row, times, &range);
+                    if count > 0 {
+                        *sums.entry((row.process, row.stack)).or_default() += count;
+                    }
+                }
+            }
+            if !sums.is_empty() {
+                let counts = sums
+                    .into_iter()
+                    .map(|((process, stack), count)| (process, stack, count));
+                parts.push(Arc::new(Folded::of(tables, Kind::Cpu, counts)));
+            }
+        }
+        Span {
+            capture: self.capture(query),
+            parts,
+        }
+    }
+
+    /// What adds up closed blocks, so that nobody who asks has to wait for it; to be done while slices go on coming in.
+    pub fn preparation(&self) -> impl FnOnce() + use<> {
+        let blocks = self.blocks.clone();
+        move || {
+            for block in blocks {
+                block.folded();
+            }
+        }
+    }
+
+    /// Names and pids of processes that are asked for, whenever they were.
+    pub fn processes(&self, query: &Query) -> Vec<(u32, String)> {
+        let range = query.range();
+        let mut names: Vec<(u32, String)> = Vec::new();
+        for (tables, _) in self.blocks(&range) {
+            for process in tables
+                .processes
+                .iter()
+                .filter(|process| query.wants_process(tables, process))
+            {
+                let name = (process.pid, tables.string(process.name).to_owned());
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+        }
+        names
+    }
+
+    /// The samples that are asked for. Its capture says which time it really covers, and what was lost in it.
+    pub fn profile(&self, query: &Query) -> Profile {
+        let range = query.range();
         let mut to = Tables::new(blank());
         let mut samples: hashbrown::HashMap<Identity, Sample> = hashbrown::HashMap::new();
         for (tables, slices) in self.blocks(&range) {
             let wanted = Wanted::new(query, tables);
             let mut translation = Translation::new(tables);
-            // Rows of this block that are one where nobody asks for more.
-            let mut sums: hashbrown::HashMap<(ProcessId, StackId), (u64, u64)> = hashbrown::HashMap::new();
             for slice in slices {
-                for (&reason, count) in &slice.lost {
-                    *capture.lost.entry(reason).or_default() += count;
-                }
-                for (row, times) in slice.rows() {
-                    if !wanted.has(row) {
-                        continue;
-                    }
+                for (row, times) in slice.rows().filter(|(row, _)| wanted.has(row)) {
                     let count = slice.count(row, times, &range);
                     if count == 0 {
-                        continue;
-                    }
-                    if query.as_a_whole {
-                        let sum = sums.entry((row.process, row.stack)).or_default();
-                        sum.0 += count;
-                        sum.1 += count * row.weight;
                         continue;
                     }
                     let sample = Sample {
@@ -368,20 +431,6 @@ impl History {
                     twin.timestamps.extend(times.filter(|time| range.contains(time)));
                 }
             }
-            for ((process, stack), (count, weight)) in sums {
-                let sample = Sample {
-                    kind: Kind::Cpu,
-                    process: translation.process(&mut to, process),
-                    tid: 0,
-                    thread_name: StringId::default(),
-                    cpu: 0,
-                    stack: translation.stack(&mut to, stack),
-                    count,
-                    weight,
-                    timestamps: Vec::new(),
-                };
-                add(&mut samples, sample);
-            }
         }
         let mut profile = to.finish();
         profile.samples = samples.into_values().collect();
@@ -396,13 +445,13 @@ impl History {
                 sample.timestamps.clear();
             }
         }
-        profile.capture = capture;
+        profile.capture = self.capture(query);
         profile
     }
 
     /// Who has used the CPUs in the range of a query, who used most first.
     pub fn shares(&self, query: &Query) -> Vec<Share> {
-        let range = query.range.clone().unwrap_or(0..u64::MAX);
+        let range = query.range();
         let mut shares: BTreeMap<(u32, &str), (u64, u64)> = BTreeMap::new();
         for (tables, slices) in self.blocks(&range) {
             let wanted = Wanted::new(query, tables);
@@ -437,7 +486,7 @@ impl History {
     /// CPU time over the range of a query, in so many parts, of those processes that used most and of all others together.
     pub fn timeline(&self, query: &Query, bars: usize, most: usize) -> Timeline {
         let span = self.span().unwrap_or_default();
-        let asked = query.range.clone().unwrap_or(0..u64::MAX);
+        let asked = query.range();
         let range = span.start.max(asked.start)..span.end.min(asked.end);
         let length = range.end.saturating_sub(range.start).max(1);
         let bars = bars.max(1);
@@ -489,7 +538,33 @@ impl History {
     }
 }
 
+impl Block {
+    fn bytes(&self) -> usize {
+        self.bytes + self.folded.get().map_or(0, |folded| folded.bytes())
+    }
+
+    /// All of it.
+    fn folded(&self) -> Arc<Folded> {
+        let folded = self.folded.get_or_init(|| {
+            let rows = self.slices.iter().flat_map(|slice| slice.rows.iter());
+            let counts = rows.map(|row| (row.process, row.stack, row.count.into()));
+            Arc::new(Folded::of(&self.tables, Kind::Cpu, counts))
+        });
+        Arc::clone(folded)
+    }
+}
+
 impl Slice {
+    /// Whether some of it is in a range.
+    fn is_in(&self, range: &Range<u64>) -> bool {
+        self.start < range.end && self.start.saturating_add(self.duration.max(1)) > range.start
+    }
+
+    /// Whether all of it is.
+    const fn is_within(&self, range: &Range<u64>) -> bool {
+        range.start <= self.start && self.start.saturating_add(self.duration) < range.end
+    }
+
     /// Its rows, each with the times of its samples.
     fn rows(&self) -> impl Iterator<Item = (&Row, &[u32])> {
         let mut at = 0_usize;
@@ -515,7 +590,7 @@ impl Slice {
                 0
             };
         }
-        if range.start <= self.start && self.start.saturating_add(self.duration) < range.end {
+        if self.is_within(range) {
             return times.len() as u64;
         }
         let within = |&&time: &&u32| range.contains(&self.time(time));
@@ -562,6 +637,26 @@ impl<'a> Wanted<'a> {
 }
 
 impl Query {
+    fn range(&self) -> Range<u64> {
+        self.range.clone().unwrap_or(0..u64::MAX)
+    }
+
+    /// Whether nothing is asked for but a time.
+    fn is_of_everybody(&self) -> bool {
+        let Self {
+            range: _,
+            pids,
+            process_name,
+            container,
+            service,
+            thread,
+            cpu,
+            function,
+        } = self;
+        let words = [process_name, container, service, thread];
+        pids.is_empty() && cpu.is_none() && function.is_none() && words.iter().all(|word| word.is_none())
+    }
+
     fn wants_process(&self, tables: &Profile, process: &Process) -> bool {
         let name = tables.string(process.name);
         (self.pids.is_empty() || self.pids.contains(&process.pid))

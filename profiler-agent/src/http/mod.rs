@@ -335,6 +335,8 @@ fn keep(shared: &Shared, slices: &Receiver<Profile>, mut folder: Option<Folder>)
     while let Ok(slice) = slices.recv() {
         history().push(&slice);
         shared.news.send_replace(Instant::now());
+        let prepare = shared.history().preparation();
+        prepare();
         let kept = folder.as_mut().map_or(Ok(()), |folder| folder.keep(&slice));
         match kept {
             Ok(()) => is_told = false,
