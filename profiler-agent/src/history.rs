@@ -58,16 +58,31 @@ impl Default for Limits {
 pub struct History {
     limits: Limits,
     blocks: VecDeque<Arc<Block>>,
-    open: Tables,
-    slices: Vec<Arc<Slice>>,
-    slice_bytes: usize,
+    open: Open,
+    /// Of the slices, without their time and their losses.
+    capture: Capture,
     /// Samples that were forgotten.
     forgotten: u64,
 }
 
+/// A block that slices come into.
+#[derive(Debug)]
+struct Open {
+    tables: Tables,
+    slices: Vec<Arc<Slice>>,
+    slice_bytes: usize,
+}
+
+/// What was kept of the time before a history began, the youngest slice first: becomes blocks, to be [put before](History::put_before) it.
+#[derive(Debug)]
+pub struct Past {
+    limits: Limits,
+    open: Open,
+}
+
 /// Slices whose rows are in the same tables.
 #[derive(Debug)]
-struct Block {
+pub struct Block {
     tables: Profile,
     slices: Vec<Arc<Slice>>,
     bytes: usize,
@@ -156,9 +171,8 @@ impl History {
         Self {
             limits,
             blocks: VecDeque::new(),
-            open: Tables::new(blank()),
-            slices: Vec::new(),
-            slice_bytes: 0,
+            open: Open::new(),
+            capture: blank(),
             forgotten: 0,
         }
     }
@@ -166,21 +180,18 @@ impl History {
     /// The same as it is now, to be asked while slices go on coming in: what is closed is shared, what is open is copied.
     #[must_use]
     pub fn snapshot(&self) -> Self {
-        let tables = self.open.profile().clone();
-        let capture = tables.capture.clone();
         let mut blocks = self.blocks.clone();
         blocks.push_back(Arc::new(Block {
-            tables,
-            slices: self.slices.clone(),
-            bytes: self.open_bytes(),
+            tables: self.open.tables.profile().clone(),
+            slices: self.open.slices.clone(),
+            bytes: self.open.bytes(),
             folded: OnceLock::new(),
         }));
         Self {
             limits: self.limits,
             blocks,
-            open: Tables::new(capture),
-            slices: Vec::new(),
-            slice_bytes: 0,
+            open: Open::new(),
+            capture: self.capture.clone(),
             forgotten: self.forgotten,
         }
     }
@@ -192,75 +203,34 @@ impl History {
 
     /// Takes in a slice, which is younger than all others.
     pub fn push(&mut self, profile: &Profile) {
-        let mut translation = Translation::new(profile);
-        if self.open.profile().capture.target.is_empty() {
-            self.open = Tables::new(Capture {
-                lost: BTreeMap::new(),
-                ..profile.capture.clone()
-            });
+        self.capture = described(&profile.capture);
+        let end = self.open.push(profile);
+        if self.open.has_its_share(&self.limits) {
+            self.blocks.push_back(Arc::new(self.open.close()));
         }
-        let start = profile.capture.start;
-        let mut times = Vec::new();
-        let rows = profile.samples.iter().map(|sample| {
-            times.extend(sample.timestamps.iter().map(|time| {
-                // A slice that lasts longer than an hour has its last samples there.
-                u32::try_from(time.saturating_sub(start) / 1000).unwrap_or(u32::MAX)
-            }));
-            let count = u32::try_from(sample.count).unwrap_or(u32::MAX);
-            Row {
-                process: translation.process(&mut self.open, sample.process),
-                tid: sample.tid,
-                thread_name: translation.string(&mut self.open, sample.thread_name),
-                cpu: sample.cpu,
-                stack: translation.stack(&mut self.open, sample.stack),
-                count,
-                times: u32::try_from(sample.timestamps.len()).unwrap_or(u32::MAX),
-                weight: sample.weight.checked_div(sample.count).unwrap_or_default(),
-            }
-        });
-        let rows: Box<[Row]> = rows.collect();
-        self.slice_bytes += rows.len() * size_of::<Row>() + times.len() * size_of::<u32>();
-        self.slices.push(Arc::new(Slice {
-            start,
-            duration: profile.capture.duration,
-            lost: profile.capture.lost.clone(),
-            rows,
-            times: times.into(),
-            samples: profile.sample_count(),
-        }));
-        let end = start.saturating_add(profile.capture.duration);
-        self.close_block(end);
         self.forget(end);
     }
 
-    /// Begins another block when the open one has its share.
-    fn close_block(&mut self, end: u64) {
-        let share = nanos(self.limits.age) / u64::from(BLOCKS);
-        let begin = self.slices.first().map_or(end, |slice| slice.start);
-        // What finds the rows of open tables takes as much again.
-        let is_full = self.open_bytes() > self.limits.bytes / BLOCKS as usize;
-        if end.saturating_sub(begin) < share && !is_full {
-            return;
+    /// Puts a block before all others, if there is room for it; for one that is older still there is none then either.
+    pub fn put_before(&mut self, block: Block) -> bool {
+        let youngest = self.span().map_or_else(|| block.end(), |span| span.end);
+        let is_too_old = block.end() < youngest.saturating_sub(nanos(self.limits.age));
+        // What comes in is not to push it out again at once.
+        let most = self.limits.bytes - self.limits.bytes / BLOCKS as usize;
+        if is_too_old || self.bytes() + block.bytes() > most {
+            return false;
         }
-        let bytes = self.open.bytes() + self.slice_bytes;
-        let capture = self.open.profile().capture.clone();
-        self.blocks.push_back(Arc::new(Block {
-            tables: std::mem::replace(&mut self.open, Tables::new(capture)).finish(),
-            slices: std::mem::take(&mut self.slices),
-            bytes,
-            folded: OnceLock::new(),
-        }));
-        self.slice_bytes = 0;
+        if self.capture.target.is_empty() {
+            self.capture = block.tables.capture.clone();
+        }
+        self.blocks.push_front(Arc::new(block));
+        true
     }
 
     fn forget(&mut self, end: u64) {
         let oldest = end.saturating_sub(nanos(self.limits.age));
         while let Some(block) = self.blocks.front() {
-            let last = block
-                .slices
-                .last()
-                .map_or(0, |slice| slice.start.saturating_add(slice.duration));
-            if last >= oldest && self.bytes() <= self.limits.bytes {
+            if block.end() >= oldest && self.bytes() <= self.limits.bytes {
                 return;
             }
             self.forgotten += block.slices.iter().map(|slice| slice.samples).sum::<u64>();
@@ -268,13 +238,9 @@ impl History {
         }
     }
 
-    fn open_bytes(&self) -> usize {
-        2 * self.open.bytes() + self.slice_bytes
-    }
-
     /// Bytes of all, about.
     pub fn bytes(&self) -> usize {
-        self.blocks.iter().map(|block| block.bytes()).sum::<usize>() + self.open_bytes()
+        self.blocks.iter().map(|block| block.bytes()).sum::<usize>() + self.open.bytes()
     }
 
     /// Samples that are there.
@@ -291,12 +257,13 @@ impl History {
     pub fn span(&self) -> Option<Range<u64>> {
         let first = self.slices().next()?.1;
         let last = self.slices().next_back()?.1;
-        Some(first.start..last.start.saturating_add(last.duration))
+        Some(first.start..last.end())
     }
 
     /// Oldest first.
     fn slices(&self) -> impl DoubleEndedIterator<Item = (&Profile, &Slice)> {
-        let open = self.slices.iter().map(|slice| (self.open.profile(), &**slice));
+        let open = self.open.slices.iter();
+        let open = open.map(|slice| (self.open.tables.profile(), &**slice));
         self.blocks
             .iter()
             .flat_map(|block| block.slices.iter().map(|slice| (&block.tables, &**slice)))
@@ -310,7 +277,7 @@ impl History {
             .iter()
             .map(|block| (&block.tables, block.slices.as_slice()));
         closed
-            .chain([(self.open.profile(), self.slices.as_slice())])
+            .chain([(self.open.tables.profile(), self.open.slices.as_slice())])
             .map(|(tables, slices)| {
                 let within = slices.iter().filter(|slice| slice.is_in(range));
                 (tables, within.map(|slice| &**slice).collect::<Vec<_>>())
@@ -324,7 +291,7 @@ impl History {
         let range = query.range();
         let mut capture = Capture {
             start: everything.start.max(range.start).min(everything.end),
-            ..self.open.profile().capture.clone()
+            ..self.capture.clone()
         };
         capture.duration = everything.end.min(range.end).saturating_sub(capture.start);
         for slice in self.blocks(&range).flat_map(|(_, slices)| slices) {
@@ -339,7 +306,7 @@ impl History {
     /// for all who ask.
     pub fn folded(&self, query: &Query) -> Span {
         let range = query.range();
-        let open = (self.open.profile(), self.slices.as_slice(), None);
+        let open = (self.open.tables.profile(), self.open.slices.as_slice(), None);
         let closed = self.blocks.iter();
         let closed = closed.map(|block| (&block.tables, block.slices.as_slice(), Some(block)));
         let mut parts = Vec::new();
@@ -538,7 +505,121 @@ impl History {
     }
 }
 
+impl Open {
+    fn new() -> Self {
+        Self {
+            tables: Tables::new(blank()),
+            slices: Vec::new(),
+            slice_bytes: 0,
+        }
+    }
+
+    /// Takes in a slice; answers when it ended.
+    fn push(&mut self, profile: &Profile) -> u64 {
+        let mut translation = Translation::new(profile);
+        let start = profile.capture.start;
+        let mut times = Vec::new();
+        let rows = profile.samples.iter().map(|sample| {
+            times.extend(sample.timestamps.iter().map(|time| {
+                // A slice that lasts longer than an hour has its last samples there.
+                u32::try_from(time.saturating_sub(start) / 1000).unwrap_or(u32::MAX)
+            }));
+            let count = u32::try_from(sample.count).unwrap_or(u32::MAX);
+            Row {
+                process: translation.process(&mut self.tables, sample.process),
+                tid: sample.tid,
+                thread_name: translation.string(&mut self.tables, sample.thread_name),
+                cpu: sample.cpu,
+                stack: translation.stack(&mut self.tables, sample.stack),
+                count,
+                times: u32::try_from(sample.timestamps.len()).unwrap_or(u32::MAX),
+                weight: sample.weight.checked_div(sample.count).unwrap_or_default(),
+            }
+        });
+        let rows: Box<[Row]> = rows.collect();
+        self.slice_bytes += rows.len() * size_of::<Row>() + times.len() * size_of::<u32>();
+        self.slices.push(Arc::new(Slice {
+            start,
+            duration: profile.capture.duration,
+            lost: profile.capture.lost.clone(),
+            rows,
+            times: times.into(),
+            samples: profile.sample_count(),
+        }));
+        start.saturating_add(profile.capture.duration)
+    }
+
+    /// Bytes of it, about.
+    const fn bytes(&self) -> usize {
+        self.tables.bytes() + self.slice_bytes
+    }
+
+    /// Whether it has as much of a history as a block is to have.
+    fn has_its_share(&self, limits: &Limits) -> bool {
+        let share = nanos(limits.age) / u64::from(BLOCKS);
+        let begin = self.slices.iter().map(|slice| slice.start).min();
+        let end = self.slices.iter().map(|slice| slice.end()).max();
+        let length = end.unwrap_or_default().saturating_sub(begin.unwrap_or_default());
+        length >= share || self.bytes() > limits.bytes / BLOCKS as usize
+    }
+
+    /// The block that has come of it; what follows begins another one.
+    fn close(&mut self) -> Block {
+        let Self {
+            tables,
+            slices,
+            slice_bytes,
+        } = std::mem::replace(self, Self::new());
+        Block {
+            bytes: tables.bytes() + slice_bytes,
+            tables: tables.finish(),
+            slices,
+            folded: OnceLock::new(),
+        }
+    }
+}
+
+impl Past {
+    /// Nothing yet, of a history that may be so large.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            open: Open::new(),
+        }
+    }
+
+    /// Takes in a slice, which is older than all others; answers a block that is ready.
+    pub fn push(&mut self, profile: &Profile) -> Option<Block> {
+        self.open.push(profile);
+        if !self.open.has_its_share(&self.limits) {
+            return None;
+        }
+        self.close(described(&profile.capture))
+    }
+
+    /// The last block: nothing is older.
+    pub fn finish(mut self) -> Option<Block> {
+        self.close(blank())
+    }
+
+    fn close(&mut self, capture: Capture) -> Option<Block> {
+        if self.open.slices.is_empty() {
+            return None;
+        }
+        let mut block = self.open.close();
+        block.slices.reverse();
+        block.tables.capture = capture;
+        block.folded();
+        Some(block)
+    }
+}
+
 impl Block {
+    /// When its last slice ended.
+    fn end(&self) -> u64 {
+        self.slices.last().map_or(0, |slice| slice.end())
+    }
+
     fn bytes(&self) -> usize {
         self.bytes + self.folded.get().map_or(0, |folded| folded.bytes())
     }
@@ -555,6 +636,11 @@ impl Block {
 }
 
 impl Slice {
+    /// When it ended.
+    const fn end(&self) -> u64 {
+        self.start.saturating_add(self.duration)
+    }
+
     /// Whether some of it is in a range.
     fn is_in(&self, range: &Range<u64>) -> bool {
         self.start < range.end && self.start.saturating_add(self.duration.max(1)) > range.start
@@ -562,7 +648,7 @@ impl Slice {
 
     /// Whether all of it is.
     const fn is_within(&self, range: &Range<u64>) -> bool {
-        range.start <= self.start && self.start.saturating_add(self.duration) < range.end
+        range.start <= self.start && self.end() < range.end
     }
 
     /// Its rows, each with the times of its samples.
@@ -734,6 +820,16 @@ fn add(samples: &mut hashbrown::HashMap<Identity, Sample>, sample: Sample) -> &m
             twin
         }
         hashbrown::hash_map::Entry::Vacant(place) => place.insert(sample),
+    }
+}
+
+/// What a capture says of all of its slices.
+fn described(capture: &Capture) -> Capture {
+    Capture {
+        start: 0,
+        duration: 0,
+        lost: BTreeMap::new(),
+        ..capture.clone()
     }
 }
 

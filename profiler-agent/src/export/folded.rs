@@ -261,7 +261,7 @@ impl Folded {
     }
 
     /// Every distinct label with what it stands for, as it appears in the lines, sorted.
-    pub fn labels(&self) -> impl Iterator<Item = (&str, LabelKind)> {
+    pub fn labels(&self) -> impl ExactSizeIterator<Item = (&str, LabelKind)> {
         self.labels.iter().map(|(label, kind)| (label.as_str(), *kind))
     }
 
@@ -282,7 +282,7 @@ impl Folded {
         match order {
             Order::FromRoots => self.line(line).get(depth).copied(),
             Order::FromLeaves => {
-                let line = self.from_leaves().lines.get(line).copied();
+                let line = self.turned().lines.get(line).copied();
                 self.line(line.unwrap_or(u32::MAX) as usize)
                     .iter()
                     .nth_back(depth)
@@ -295,13 +295,13 @@ impl Folded {
     pub(super) fn count(&self, lines: &Range<usize>, order: Order) -> u64 {
         let sums = match order {
             Order::FromRoots => &self.sums,
-            Order::FromLeaves => &self.from_leaves().sums,
+            Order::FromLeaves => &self.turned().sums,
         };
         let sum = |line: usize| sums.get(line).copied().unwrap_or_default();
         sum(lines.end).saturating_sub(sum(lines.start))
     }
 
-    fn from_leaves(&self) -> &FromLeaves {
+    fn turned(&self) -> &FromLeaves {
         self.from_leaves.get_or_init(|| {
             let mut lines: Vec<u32> = (0..u32::try_from(self.len()).unwrap_or(u32::MAX)).collect();
             let leaf_first = |line: u32| self.line(line as usize).iter().rev();

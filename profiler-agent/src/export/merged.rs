@@ -88,28 +88,33 @@ impl<'a> Merged<'a> {
         let sides = [one, other].into_iter().enumerate();
         let parts = sides.flat_map(|(side, spans)| spans.iter().map(move |span| (side, &**span)));
         let parts: Vec<(usize, &Folded)> = parts.collect();
-        let mut labels: Vec<(&str, LabelKind)> = parts.iter().flat_map(|(_, part)| part.labels()).collect();
-        labels.sort_unstable();
-        // As in one profile: the last kind says more.
-        labels.dedup_by(|later, kept| {
-            let equal = later.0 == kept.0;
-            if equal {
-                kept.1 = later.1;
-            }
-            equal
+        let mut ranks: Vec<Vec<u32>> = parts
+            .iter()
+            .map(|(_, part)| vec![0; part.labels().len()])
+            .collect();
+        let all = parts.iter().enumerate();
+        let all = all.flat_map(|(part, (_, folded))| {
+            let labels = folded.labels().enumerate();
+            labels.map(move |(place, (label, kind))| (label, kind, part, place))
         });
-        let ranks = |part: &Folded| -> Vec<u32> {
-            let place = |label: &str| labels.binary_search_by_key(&label, |(label, _)| label);
-            part.labels()
-                .map(|(label, _)| {
-                    let place = place(label).ok().and_then(|place| u32::try_from(place).ok());
-                    place.unwrap_or(u32::MAX)
-                })
-                .collect()
-        };
+        let mut all: Vec<_> = all.collect();
+        // Stable, for it makes use of what is sorted already: the labels of each part.
+        all.sort();
+        let mut labels: Vec<(&str, LabelKind)> = Vec::new();
+        for (label, kind, part, place) in all {
+            match labels.last_mut() {
+                // As in one profile: the last kind says more.
+                Some((last, kept)) if *last == label => *kept = kind,
+                _ => labels.push((label, kind)),
+            }
+            if let Some(rank) = ranks.get_mut(part).and_then(|ranks| ranks.get_mut(place)) {
+                *rank = u32::try_from(labels.len() - 1).unwrap_or(u32::MAX);
+            }
+        }
         let parts = parts
             .into_iter()
-            .map(|(side, part)| (side, part, ranks(part)))
+            .zip(ranks)
+            .map(|((side, part), ranks)| (side, part, ranks))
             .collect();
         Self { parts, labels }
     }

@@ -1,8 +1,11 @@
 //! Tables of a profile under construction: no row twice. What they are made of are rows of files, or of other profiles.
 
-use std::hash::Hash;
+use std::{
+    borrow::Borrow,
+    hash::{BuildHasher as _, Hash},
+};
 
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::{
     Capture, Function, FunctionId, Line, Location, LocationId, Mapping, MappingId, Process, ProcessId,
@@ -13,37 +16,34 @@ use super::{
 #[derive(Debug)]
 pub struct Tables {
     profile: Profile,
-    strings: HashMap<Box<str>, u32>,
-    processes: HashMap<Process, u32>,
-    mappings: HashMap<Mapping, u32>,
-    functions: HashMap<Function, u32>,
-    locations: HashMap<Location, u32>,
-    stacks: HashMap<Stack, u32>,
+    strings: Rows,
+    processes: Rows,
+    mappings: Rows,
+    functions: Rows,
+    locations: Rows,
+    stacks: Rows,
     bytes: usize,
 }
 
 impl Tables {
     /// Empty ones of a profile that was taken so; its samples are for the caller to add.
     pub fn new(capture: Capture) -> Self {
-        Self {
+        let mut tables = Self {
             profile: Profile {
                 capture,
-                strings: vec!["".into()],
-                processes: Vec::new(),
-                mappings: Vec::new(),
-                functions: Vec::new(),
-                locations: Vec::new(),
-                stacks: Vec::new(),
-                samples: Vec::new(),
+                ..Profile::default()
             },
-            strings: HashMap::from_iter([("".into(), 0)]),
-            processes: HashMap::new(),
-            mappings: HashMap::new(),
-            functions: HashMap::new(),
-            locations: HashMap::new(),
-            stacks: HashMap::new(),
+            strings: Rows::default(),
+            processes: Rows::default(),
+            mappings: Rows::default(),
+            functions: Rows::default(),
+            locations: Rows::default(),
+            stacks: Rows::default(),
             bytes: 0,
-        }
+        };
+        // Row 0 is the empty one.
+        tables.string("");
+        tables
     }
 
     /// The profile; nothing can be added any more.
@@ -59,23 +59,24 @@ impl Tables {
         &self.profile
     }
 
-    /// Bytes of the rows, about: without those that find them, which take as many again.
+    /// Bytes of the rows, about: without the few that find them.
     pub const fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Row of a string.
     pub fn string(&mut self, text: &str) -> StringId {
-        if let Some(&row) = self.strings.get(text) {
+        if let Some(row) = self.strings.find(&self.profile.strings, text) {
             return StringId(row);
         }
-        self.bytes += size_of::<Box<str>>() + text.len();
-        StringId(intern(&mut self.profile.strings, &mut self.strings, text.into()).0)
+        let (row, is_new) = self.strings.intern(&mut self.profile.strings, text.into());
+        self.count(size_of::<Box<str>>() + text.len(), is_new);
+        StringId(row)
     }
 
     /// Row of a process.
     pub fn process(&mut self, process: Process) -> ProcessId {
-        let (row, is_new) = intern(&mut self.profile.processes, &mut self.processes, process);
+        let (row, is_new) = self.processes.intern(&mut self.profile.processes, process);
         self.count(size_of::<Process>(), is_new);
         ProcessId(row)
     }
@@ -83,7 +84,7 @@ impl Tables {
     /// Row of a mapping.
     pub fn mapping(&mut self, mapping: Mapping) -> MappingId {
         let bytes = size_of::<Mapping>() + mapping.build_id.len();
-        let (row, is_new) = intern(&mut self.profile.mappings, &mut self.mappings, mapping);
+        let (row, is_new) = self.mappings.intern(&mut self.profile.mappings, mapping);
         self.count(bytes, is_new);
         MappingId(row)
     }
@@ -91,25 +92,24 @@ impl Tables {
     /// Row of a location.
     pub fn location(&mut self, location: Location) -> LocationId {
         let bytes = size_of::<Location>() + location.lines.len() * size_of::<Line>();
-        let (row, is_new) = intern(&mut self.profile.locations, &mut self.locations, location);
+        let (row, is_new) = self.locations.intern(&mut self.profile.locations, location);
         self.count(bytes, is_new);
         LocationId(row)
     }
 
     /// Row of a function.
     pub fn function(&mut self, function: Function) -> FunctionId {
-        let (row, is_new) = intern(&mut self.profile.functions, &mut self.functions, function);
+        let (row, is_new) = self.functions.intern(&mut self.profile.functions, function);
         self.count(size_of::<Function>(), is_new);
         FunctionId(row)
     }
 
     /// Row of a stack.
     pub fn stack(&mut self, stack: Stack) -> StackId {
-        if let Some(&row) = self.stacks.get(&stack) {
-            return StackId(row);
-        }
-        self.bytes += size_of::<Stack>() + stack.frames.len() * size_of::<LocationId>();
-        StackId(intern(&mut self.profile.stacks, &mut self.stacks, stack).0)
+        let bytes = size_of::<Stack>() + stack.frames.len() * size_of::<LocationId>();
+        let (row, is_new) = self.stacks.intern(&mut self.profile.stacks, stack);
+        self.count(bytes, is_new);
+        StackId(row)
     }
 
     /// Notes the bytes of a row, if it was not there before.
@@ -120,14 +120,40 @@ impl Tables {
     }
 }
 
-/// Row of a value in a table, put there if it is not, and whether it was put there.
-fn intern<T: Clone + Eq + Hash>(table: &mut Vec<T>, rows: &mut HashMap<T, u32>, row: T) -> (u32, bool) {
-    let next = u32::try_from(table.len()).unwrap_or(u32::MAX);
-    let place = *rows.entry(row).or_insert_with_key(|row| {
-        table.push(row.clone());
-        next
-    });
-    (place, place == next)
+/// Finds the rows of a table by what is in them, of which no second copy is kept: by their numbers.
+#[derive(Debug, Default)]
+struct Rows {
+    numbers: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+}
+
+impl Rows {
+    /// Row of a value, if it is in the table.
+    fn find<K: Hash + Eq + ?Sized, T: Borrow<K>>(&self, table: &[T], key: &K) -> Option<u32> {
+        let is_same = |row: &u32| {
+            table
+                .get(*row as usize)
+                .is_some_and(|known| known.borrow() == key)
+        };
+        self.numbers.find(self.hasher.hash_one(key), is_same).copied()
+    }
+
+    /// Row of a value, put into the table if it is not there, and whether it was put there.
+    fn intern<T: Hash + Eq>(&mut self, table: &mut Vec<T>, value: T) -> (u32, bool) {
+        if let Some(row) = self.find(table, &value) {
+            return (row, false);
+        }
+        let row = u32::try_from(table.len()).unwrap_or(u32::MAX);
+        let hash = self.hasher.hash_one(&value);
+        table.push(value);
+        let hash_of = |row: &u32| {
+            table
+                .get(*row as usize)
+                .map_or(0, |known| self.hasher.hash_one(known))
+        };
+        self.numbers.insert_unique(hash, row, hash_of);
+        (row, true)
+    }
 }
 
 /// Brings rows of one profile into tables; each once, and only those that are asked for.
