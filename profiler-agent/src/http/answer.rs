@@ -21,6 +21,7 @@ use crate::{
         tables::{Tables, Translation},
     },
     render::{difference, html, svg, svg::SvgError},
+    telemetry::Loss,
 };
 
 const JSON: &str = "application/json";
@@ -80,13 +81,14 @@ impl Answer {
 }
 
 /// What an answer is made of.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct About {
     /// Nanoseconds since the Unix epoch.
     pub(super) start: u64,
     pub(super) end: u64,
     pub(super) samples: u64,
-    pub(super) lost: u64,
+    /// By reason.
+    pub(super) lost: BTreeMap<Loss, u64>,
 }
 
 impl About {
@@ -96,7 +98,7 @@ impl About {
             start: capture.start,
             end: capture.start.saturating_add(capture.duration),
             samples: 0,
-            lost: capture.lost_total(),
+            lost: capture.lost.clone(),
         }
     }
 }
@@ -218,11 +220,15 @@ fn difference(history: &History, question: &Question) -> Answer {
         span
     });
     let [first, last] = [&before, &after].map(|span| About::of(&span.capture));
+    let mut lost = first.lost;
+    for (reason, count) in last.lost {
+        *lost.entry(reason).or_default() += count;
+    }
     let about = About {
         start: first.start.min(last.start),
         end: last.end,
         samples: before.total().saturating_add(after.total()),
-        lost: first.lost.saturating_add(last.lost),
+        lost,
     };
     for (span, name) in [(&before, "a"), (&after, "b")] {
         if span.total() == 0 {

@@ -74,6 +74,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// The description of all of this for programs.
 const OPENAPI: &str = include_str!("openapi.json");
+/// The header that says what was lost by reason, which OTLP has no word for: `ring_full=3, torn_record=1`.
+const LOST: &str = "profile-lost-by-reason";
 const HTML: &str = "text/html; charset=utf-8";
 /// The page, and what it may do.
 static PAGE: LazyLock<(Bytes, HeaderValue)> = LazyLock::new(|| {
@@ -642,11 +644,17 @@ fn into_response(answer: &Answer) -> Response {
             let mut response = Response::new(Body::from(body.clone()));
             set(&mut response, header::CONTENT_TYPE, content_type);
             let headers = response.headers_mut();
+            let lost = about.lost.values().copied().fold(0, u64::saturating_add);
+            let reasons = about.lost.iter();
+            let reasons: Vec<String> = reasons
+                .map(|(reason, count)| format!("{}={count}", reason.name()))
+                .collect();
             for (name, value) in [
                 ("profile-from", Rfc3339(about.start).to_string()),
                 ("profile-until", Rfc3339(about.end).to_string()),
                 ("profile-samples", about.samples.to_string()),
-                ("profile-lost", about.lost.to_string()),
+                ("profile-lost", lost.to_string()),
+                (LOST, reasons.join(", ")),
             ] {
                 if let Ok(value) = HeaderValue::from_str(&value) {
                     headers.insert(name, value);
