@@ -232,7 +232,7 @@ fn capture() -> Capture {
 /// Finds every name, as the symbol thread does.
 fn name(aggregator: &mut Aggregator) {
     let program = Path::new(env!("CARGO_BIN_EXE_profiler-agent"));
-    let mut symbolizer = Symbolizer::start(program, true).unwrap();
+    let mut symbolizer = Symbolizer::start(program, true, None).unwrap();
     loop {
         let mut requests = Vec::new();
         aggregator.request_names(|request| {

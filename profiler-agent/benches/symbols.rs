@@ -278,7 +278,7 @@ fn measure_child(path: &Path, addresses: &[u64], bars: &mut Bars, name: &str) ->
     let (mut cold, mut warm, mut peaks, mut after, mut walls) = (vec![], vec![], vec![], vec![], vec![]);
     for round in 0..COLD {
         let mut symbolizer =
-            Symbolizer::start(Path::new(env!("CARGO_BIN_EXE_profiler-agent")), true).unwrap();
+            Symbolizer::start(Path::new(env!("CARGO_BIN_EXE_profiler-agent")), true, None).unwrap();
         // A capture starts the child long before the first name is asked for.
         ask(
             &mut symbolizer,

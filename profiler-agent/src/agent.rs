@@ -299,7 +299,7 @@ impl Run {
         let system = |what| move |source| CaptureError::System { what, source };
         let clock = Clock::now();
         let mut aggregator = Aggregator::new(Limits::default(), clock);
-        let mut symbolizer = Symbolizer::start(Path::new(symbols::SELF), options.inlines)
+        let mut symbolizer = Symbolizer::start(Path::new(symbols::SELF), options.inlines, options.interval)
             .map_err(system("start the thread that finds names"))?;
         // Starting the child and reading the kernel's symbols takes 150 ms: better now than at the end.
         let _ = symbolizer.try_request(aggregator.prepare_kernel());

@@ -73,7 +73,7 @@ fn children(pid: u32) -> Vec<u32> {
 }
 
 fn symbolizer() -> Symbolizer {
-    Symbolizer::start(Path::new(PROGRAM), true).unwrap()
+    Symbolizer::start(Path::new(PROGRAM), true, None).unwrap()
 }
 
 fn request(id: u32, path: &Path, addresses: &[u64]) -> Request {

@@ -106,7 +106,7 @@ fn object(path: &Path) -> Object {
 
 /// The stage as the agent runs it: its child is the agent's own program.
 fn symbolizer() -> Symbolizer {
-    Symbolizer::start(Path::new(env!("CARGO_BIN_EXE_profiler-agent")), true).unwrap()
+    Symbolizer::start(Path::new(env!("CARGO_BIN_EXE_profiler-agent")), true, None).unwrap()
 }
 
 /// Asks and waits for the answer.
@@ -983,7 +983,7 @@ fn without_inlines_there_are_names_alone() {
     let (start, size) = functions(&program)["plain_static"];
     let addresses: Vec<u64> = (start..start + size).collect();
     let path = Path::new(env!("CARGO_BIN_EXE_profiler-agent"));
-    let mut symbolizer = Symbolizer::start(path, false).unwrap();
+    let mut symbolizer = Symbolizer::start(path, false, None).unwrap();
     let mut ask = |id, program: &Path| {
         let request = Request {
             id,
@@ -1004,6 +1004,43 @@ fn without_inlines_there_are_names_alone() {
         let names: Vec<_> = symbols.functions.iter().map(|f| &*f.name).collect();
         assert_eq!(names, ["plain_static"]);
     }
+}
+
+#[test]
+fn where_it_goes_on_for_ever_debug_information_is_read_when_it_is_worth_it() {
+    if !have(&["nm"]) {
+        return;
+    }
+    // Some 40 MiB of debug information, which are worth as many addresses.
+    let program = Path::new(env!("CARGO_BIN_EXE_profiler-agent"));
+    let (name, (start, _)) = functions(program)
+        .into_iter()
+        .find(|(name, (_, size))| name.contains("14profiler_agent") && *size > 400)
+        .unwrap();
+    let every = Duration::from_secs(1);
+    let mut symbolizer = Symbolizer::start(program, true, Some(every)).unwrap();
+    let mut lines = |count: u64| {
+        let request = Request {
+            id: 1,
+            object: object(program),
+            addresses: (start..start + count).collect(),
+        };
+        let response = resolve(&mut symbolizer, request);
+        assert_eq!(response.error, None);
+        let symbols = response.symbols.first().unwrap();
+        let function = symbols.functions.last().unwrap();
+        assert_eq!(&*function.system_name, name);
+        function.line > 0
+    };
+    assert!(!lines(1), "one address");
+    assert!(lines(400), "many");
+    assert!(lines(1), "it is held");
+    // One address now and then is not worth that.
+    let released = (0..10).any(|_| {
+        std::thread::sleep(Duration::from_secs(3));
+        !lines(1)
+    });
+    assert!(released, "it is held for ever");
 }
 
 #[test]

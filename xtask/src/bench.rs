@@ -43,18 +43,8 @@ pub(crate) fn run(workspace: &Workspace, names: &[String]) -> Result<()> {
     let mut bars = Vec::new();
     let mut failed = Vec::new();
     for name in chosen {
-        let mut cargo = command::cargo();
-        cargo
-            .args([
-                "bench",
-                "--locked",
-                "--package",
-                "profiler-agent",
-                "--bench",
-                name,
-            ])
-            .args(test::as_root()?)
-            .current_dir(workspace.root());
+        let mut cargo = command::of_agent(workspace.root(), "bench", name);
+        cargo.args(test::as_root()?);
         match name {
             "kernel" => {
                 cargo.env("PROFILER_BENCH_BASELINE", build_ebpf::baseline(workspace)?);

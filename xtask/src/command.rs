@@ -9,7 +9,26 @@ use anyhow::{Context as _, Result, bail};
 
 /// The cargo that runs this.
 pub(crate) fn cargo() -> Command {
-    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What `cargo run` tells this program about itself. Build scripts depend on these (ring's does): with them, all that is built on ring
+    // would be built anew whenever `cargo xtask` comes after `cargo build`.
+    let own = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(own) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
+}
+
+/// `cargo test` or `cargo bench`, as `verb` says, of one of the agent's targets in the workspace at `root`.
+pub(crate) fn of_agent(root: &Path, verb: &str, name: &str) -> Command {
+    let mut cargo = cargo();
+    cargo
+        .args([verb, "--locked", "--package", "profiler-agent"])
+        .args([&format!("--{verb}"), name])
+        .current_dir(root);
+    cargo
 }
 
 /// Runs `command` with our output, and fails unless it succeeds.

@@ -103,19 +103,8 @@ fn unpack(workspace: &Workspace, reference: &str) -> Result<PathBuf> {
 
 /// Builds a benchmark; answers its program.
 fn build(root: &Path, target: Option<&Path>, name: &str) -> Result<PathBuf> {
-    let mut cargo = command::cargo();
-    cargo
-        .args([
-            "bench",
-            "--locked",
-            "--no-run",
-            "--package",
-            "profiler-agent",
-            "--bench",
-            name,
-        ])
-        .current_dir(root)
-        .stdin(Stdio::null());
+    let mut cargo = command::of_agent(root, "bench", name);
+    cargo.arg("--no-run").stdin(Stdio::null());
     if let Some(target) = target {
         cargo.env("CARGO_TARGET_DIR", target);
     }

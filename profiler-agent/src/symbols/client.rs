@@ -13,6 +13,7 @@ use hashbrown::HashMap;
 use super::{
     Response, Source,
     confine::Confinement,
+    handover::Handover,
     message::{Answer, Malformed, Question},
     socket::Socket,
     spawn::{Ended, Process},
@@ -30,11 +31,26 @@ pub struct Client {
     line: Socket,
     process: Process,
     confinement: Confinement,
-    /// Objects whose files it holds, with the bytes that were copied for each.
-    held: HashMap<u32, u64>,
+    /// Objects whose files it holds.
+    held: HashMap<u32, Held>,
     /// The object that is the kernel, whose symbols it keeps.
     kernel: Option<u32>,
 }
+
+/// An object that it holds.
+#[derive(Debug)]
+struct Held {
+    /// Bytes that were copied for it.
+    copied: u64,
+    /// As in its [`Handover`].
+    worth: usize,
+    is_bare: bool,
+    /// When it was last asked for as much as makes it worth holding.
+    asked: Instant,
+}
+
+/// What is held has been worth reading: a fraction of that makes it worth holding.
+const HOLDING: usize = 8;
 
 /// Why no child could be started.
 #[derive(Debug, thiserror::Error)]
@@ -116,14 +132,15 @@ impl Client {
         self.process.pid()
     }
 
-    /// Whether it still holds the files of an object.
-    pub(super) fn holds(&self, id: u32) -> bool {
-        self.held.contains_key(&id)
+    /// Whether it still holds the files of an object, as far as so many addresses are worth them.
+    pub(super) fn holds(&self, id: u32, addresses: usize) -> bool {
+        let held = self.held.get(&id);
+        held.is_some_and(|held| !held.is_bare || addresses < held.worth)
     }
 
     /// Bytes that were copied of what it holds.
     pub(super) fn copied(&self) -> u64 {
-        self.held.values().sum()
+        self.held.values().map(|held| held.copied).sum()
     }
 
     /// Whether it has ended since it was asked last, or says what nobody asked for.
@@ -131,17 +148,35 @@ impl Client {
         self.line.has_news()
     }
 
-    /// Asks for names. With the source of the object, and the bytes that were copied for it, unless it is held. The answer is for the first
-    /// addresses, at least for one.
+    /// Asks for names. With the files of the object, unless they are held. The answer is for the first addresses, at least for one.
     pub(super) fn ask(
         &mut self,
         id: u32,
-        source: Option<(Source, u64)>,
+        handover: Option<Handover>,
         addresses: &[u64],
     ) -> Result<Response, Failure> {
+        let now = Instant::now();
+        if let Some(held) = self.held.get_mut(&id)
+            && (held.is_bare || addresses.len() >= held.worth / HOLDING)
+        {
+            held.asked = now;
+        }
         let mut files = Vec::new();
-        let source = source.map(|(source, copied)| {
-            self.held.insert(id, copied);
+        let source = handover.map(|handover| {
+            let Handover {
+                source,
+                copied,
+                worth,
+                is_bare,
+                remark: _,
+            } = handover;
+            let held = Held {
+                copied,
+                worth,
+                is_bare,
+                asked: now,
+            };
+            self.held.insert(id, held);
             if matches!(source, Source::Kernel { .. }) {
                 self.kernel = Some(id);
             }
@@ -188,10 +223,17 @@ impl Client {
         }
     }
 
-    /// Has it let all files go, and return their memory.
-    pub(super) fn release(&mut self) -> Result<(), Failure> {
-        self.held.retain(|id, _| self.kernel == Some(*id));
-        self.send(&Question::Release, &[])
+    /// Has it let the files go that it was not asked for as long as `unused`, and return their memory.
+    pub(super) fn release(&mut self, unused: Duration) -> Result<(), Failure> {
+        let kernel = self.kernel;
+        let gone = self
+            .held
+            .extract_if(|id, held| kernel != Some(*id) && held.asked.elapsed() >= unused);
+        let gone: Vec<u32> = gone.map(|(id, _)| id).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.send(&Question::Release(gone), &[])
     }
 
     /// Ends it.

@@ -82,6 +82,8 @@ pub(super) struct Image {
     pub(super) supplement: Option<(String, Vec<u8>)>,
     /// Unpacked bytes of the sections that names are made from.
     pub(super) weight: u64,
+    /// Of that, debug information.
+    pub(super) debug_weight: u64,
 }
 
 #[derive(Debug)]
@@ -122,6 +124,9 @@ impl Image {
             }
             if PARSED.contains(&name) {
                 image.weight = image.weight.saturating_add(range.uncompressed_size);
+                if name.starts_with(b".debug") {
+                    image.debug_weight = image.debug_weight.saturating_add(range.uncompressed_size);
+                }
             }
             match name {
                 b".debug_info" => image.has_dwarf = true,

@@ -38,8 +38,8 @@ pub(super) enum Question {
         /// Addresses.
         addresses: Vec<u64>,
     },
-    /// Let all files go. Has no answer.
-    Release,
+    /// Let the files of these objects go. Has no answer.
+    Release(Vec<u32>),
     /// Try what must not be possible.
     Try,
 }
@@ -311,7 +311,7 @@ pub fn check_answer(bytes: &[u8], id: u32, addresses: &[u64]) -> Result<Option<R
 pub fn check_question(bytes: &[u8], files: usize) -> Result<usize, Malformed> {
     Ok(match Question::decode(bytes, files)? {
         Question::Name { addresses, .. } => addresses.len(),
-        Question::Release | Question::Try => 0,
+        Question::Release(_) | Question::Try => 0,
     })
 }
 

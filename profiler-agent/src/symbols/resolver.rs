@@ -147,8 +147,8 @@ impl Resolver {
         }
     }
 
-    /// Names addresses of the object `id`. Its `source` is needed the first time, and when it was [let go](Self::take_let_go); that of the
-    /// kernel replaces the one before. Never panics and never fails: what could not be named is empty, and [`Response::error`] says why
+    /// Names addresses of the object `id`. Its `source` is needed the first time, and when it was [let go](Self::take_let_go); it replaces
+    /// the one before. Never panics and never fails: what could not be named is empty, and [`Response::error`] says why
     /// when it is the object as a whole.
     ///
     /// Without addresses it prepares the object, so that the first real question finds it warm.
@@ -206,16 +206,17 @@ impl Resolver {
         std::mem::take(&mut self.let_go)
     }
 
-    /// Lets all files go and returns their memory to the system. The kernel's table and what is known about
-    /// harmful files stays.
-    pub fn release(&mut self) {
+    /// Lets the files of some objects go and returns their memory to the system. What is known about harmful files stays.
+    pub fn release(&mut self, ids: &[u32]) {
         let before = self.objects.len();
-        self.objects.retain(|_, held| match &held.state {
-            State::Ready(ready) => ready.broken.is_some(),
-            State::Refused(_) => true,
-        });
+        for id in ids {
+            if self.objects.get(id).is_some_and(|held| !held.is_harmful())
+                && let Some(held) = self.objects.remove(id)
+            {
+                self.evict(&held);
+            }
+        }
         if self.objects.len() < before {
-            self.blazesym = blazesym();
             self.texts = Texts::default();
             memory::trim();
         }
@@ -223,8 +224,16 @@ impl Resolver {
 
     fn elf(&mut self, id: u32, source: Option<Files>, addresses: &[u64]) -> (Vec<Answer>, Option<String>) {
         self.clock += 1;
-        let held = self.objects.remove(&id);
-        let Some(mut held) = held.or_else(|| source.map(Held::open)) else {
+        let held = match (self.objects.remove(&id), source) {
+            (Some(held), source) if source.is_none() || held.is_harmful() => Some(held),
+            (held, source) => {
+                if let Some(held) = &held {
+                    self.evict(held);
+                }
+                source.map(Held::open)
+            }
+        };
+        let Some(mut held) = held else {
             return (Vec::new(), Some("its files are not here".into()));
         };
         held.used = self.clock;
@@ -280,14 +289,19 @@ impl Resolver {
                 break;
             };
             self.let_go.push(id);
-            for file in held.files() {
-                // Only an unknown path could fail, and then there is nothing to evict.
-                drop(self.blazesym.evict(&evict::Elf::new(path_of(&file)).into()));
-            }
+            self.evict(&held);
             evicted = true;
         }
         if evicted {
             memory::trim();
+        }
+    }
+
+    /// Has blazesym forget a file, before another gets its descriptor's number.
+    fn evict(&mut self, held: &Held) {
+        for file in held.files() {
+            // Only an unknown path could fail, and then there is nothing to evict.
+            drop(self.blazesym.evict(&evict::Elf::new(path_of(&file)).into()));
         }
     }
 }
@@ -322,7 +336,15 @@ impl Held {
         let (state, weight) = match Image::read(&file) {
             Ok(image) => {
                 let debug = debug.and_then(|debug| Some((Image::read(&debug).ok()?, debug)));
-                let mut weight = image.weight + debug.as_ref().map_or(0, |(facts, _)| facts.weight);
+                let images = || {
+                    [Some(&image), debug.as_ref().map(|(image, _)| image)]
+                        .into_iter()
+                        .flatten()
+                };
+                let symbols_only = !inlines && images().any(|image| image.has_symbols);
+                let mut weight = images()
+                    .map(|image| image.weight - if symbols_only { image.debug_weight } else { 0 })
+                    .fold(0, u64::saturating_add);
                 let mut ready = Ready::new(image, &file, debug, inlines);
                 if supplement.is_some() || package.is_some() {
                     ready.gather(supplement.as_deref(), package.as_deref());
@@ -341,6 +363,14 @@ impl Held {
             state,
             weight,
             used: 0,
+        }
+    }
+
+    /// Whether a parser has failed over it: then that is remembered.
+    fn is_harmful(&self) -> bool {
+        match &self.state {
+            State::Ready(ready) => ready.broken.is_some(),
+            State::Refused(_) => true,
         }
     }
 

@@ -79,7 +79,7 @@ fn run() -> io::Result<()> {
                 let let_go = resolver.take_let_go();
                 send(&line, &Answer::Names(Names::new(&response, let_go)))?;
             }
-            Question::Release => resolver.release(),
+            Question::Release(ids) => resolver.release(&ids),
             Question::Try => send(&line, &Answer::Tried(try_all()))?,
         }
     }

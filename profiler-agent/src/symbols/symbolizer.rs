@@ -19,7 +19,7 @@ use super::{
     client::Client,
     confine::Confinement,
     demangle::NAME_LIMIT,
-    handover::{Handover, Manner, hand_over, is_trusted},
+    handover::{Handover, Manner, Wish, hand_over, is_trusted},
     message::MOST_ADDRESSES,
     spawn::Ended,
 };
@@ -31,7 +31,8 @@ pub const QUEUE: usize = 64;
 /// The running program, whatever has become of its file: it serves as its own child.
 pub const SELF: &str = "/proc/self/exe";
 
-/// The child lets its files go after it was not asked for this long.
+/// The child lets files go after it was not asked for this long; where it is asked for ever, those that it was not asked for at the last
+/// two occasions.
 const RELEASE: Duration = Duration::from_secs(2);
 
 /// And it ends after this long; the next request starts one anew.
@@ -132,17 +133,19 @@ impl std::error::Error for NotTaken {}
 
 impl Symbolizer {
     /// Starts the thread; the child is started at the first request. `program` is one that calls [`serve`](super::serve): [`SELF`] in the
-    /// agent. `inlines` says whether inlined functions and lines are wanted.
+    /// agent. `inlines` says whether inlined functions and lines are wanted; `every` how often names are asked for where that goes on for
+    /// ever: then files are held from one time to the next, and debug information is read where so much is asked for that it is worth it.
     ///
     /// # Errors
     /// When the system has no thread to give.
-    pub fn start(program: &Path, inlines: bool) -> std::io::Result<Self> {
+    pub fn start(program: &Path, inlines: bool, every: Option<Duration>) -> std::io::Result<Self> {
         let (requests, inbox) = sync_channel(QUEUE);
         let (outbox, responses) = sync_channel(QUEUE);
         let cost = Arc::new(Mutex::new(Cost::default()));
         let worker = Worker {
             program: program.to_owned(),
             inlines,
+            every,
             client: None,
             faults: HashMap::new(),
             failures: 0,
@@ -227,6 +230,8 @@ struct Worker {
     program: PathBuf,
     /// Whether inlined functions are wanted.
     inlines: bool,
+    /// How often they are, if for ever.
+    every: Option<Duration>,
     client: Option<Client>,
     /// How often a child has failed over an object, and why.
     faults: HashMap<u32, (u32, String)>,
@@ -316,7 +321,9 @@ impl Worker {
                 Err(RecvTimeoutError::Timeout) => {}
                 received => return received,
             }
-            if client.release().is_err() {
+            // A little more than twice as long, for they are not asked for to the millisecond.
+            let unused = self.every.map_or(Duration::ZERO, |every| every * 5 / 2);
+            if client.release(unused).is_err() {
                 self.end_child();
             } else {
                 match inbox.recv_timeout(IDLE) {
@@ -367,9 +374,9 @@ impl Worker {
             let rest = addresses.get(response.symbols.len()..).unwrap_or_default();
             let part = rest.get(..MOST_ADDRESSES).unwrap_or(rest);
             let client = self.child()?;
-            let mut files = None;
+            let mut handover = None;
             let reopens = client.confinement().reopens_files();
-            if !client.holds(id) {
+            if !client.holds(id, part.len()) {
                 let manner = match self.faults.get(&id) {
                     Some((_, reason)) => {
                         response.error = Some(format!("debug information not used: {reason}"));
@@ -378,16 +385,15 @@ impl Worker {
                     None if reopens => Manner::Usual,
                     None => Manner::Copies,
                 };
-                let handover = hand_over(object, manner, self.inlines);
-                let Handover {
-                    source,
-                    copied,
-                    remark,
-                } = handover.map_err(Trouble::Nameless)?;
-                add(&mut response.error, remark);
-                files = Some((source, copied));
+                let wish = Wish {
+                    inlines: self.inlines,
+                    addresses: self.every.map(|_| addresses.len()),
+                };
+                let files = hand_over(object, manner, wish).map_err(Trouble::Nameless)?;
+                add(&mut response.error, files.remark.clone());
+                handover = Some(files);
             }
-            let answer = self.question(id, files, part)?;
+            let answer = self.question(id, handover, part)?;
             response.symbols.extend(answer.symbols);
             add(&mut response.error, answer.error);
             if response.symbols.len() >= addresses.len() {
@@ -414,13 +420,15 @@ impl Worker {
         if unknown.is_empty() || !is_due {
             return Ok(());
         }
-        let Handover { source, copied, .. } =
-            hand_over(&Object::Kernel, Manner::Usual, false).map_err(Trouble::Nameless)?;
-        let mut files = Some((source, copied));
+        let wish = Wish {
+            inlines: false,
+            addresses: None,
+        };
+        let mut handover = Some(hand_over(&Object::Kernel, Manner::Usual, wish).map_err(Trouble::Nameless)?);
         let mut found = Vec::new();
         for part in unknown.chunks(MOST_ADDRESSES) {
             self.child()?;
-            found.extend(self.question(id, files.take(), part)?.symbols);
+            found.extend(self.question(id, handover.take(), part)?.symbols);
         }
         found.retain(|symbols| !symbols.functions.is_empty());
         if found.len() < unknown.len()
@@ -441,20 +449,22 @@ impl Worker {
     fn question(
         &mut self,
         id: u32,
-        files: Option<(Source, u64)>,
+        handover: Option<Handover>,
         addresses: &[u64],
     ) -> Result<Response, Trouble> {
-        let kernel = matches!(files, Some((Source::Kernel { .. }, _)));
-        let copied = files.as_ref().map_or(0, |(_, copied)| *copied);
+        let kernel = handover
+            .as_ref()
+            .is_some_and(|handover| matches!(handover.source, Source::Kernel { .. }));
+        let copied = handover.as_ref().map_or(0, |handover| handover.copied);
         let Some(client) = &mut self.client else {
             return Err(Trouble::Nameless("there is no symbolizer".into()));
         };
         let room = if copied > 0 && client.copied().saturating_add(copied) > MOST_COPIED {
-            client.release()
+            client.release(Duration::ZERO)
         } else {
             Ok(())
         };
-        match room.and_then(|()| client.ask(id, files, addresses)) {
+        match room.and_then(|()| client.ask(id, handover, addresses)) {
             Ok(response) => {
                 self.failures = 0;
                 if kernel {

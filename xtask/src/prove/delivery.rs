@@ -13,36 +13,17 @@ const SOAK: &str = "600";
 
 pub(super) fn run(workspace: &Workspace) -> Result<()> {
     collector::build(workspace)?;
-    let mut cargo = command::cargo();
+    let mut cargo = command::of_agent(workspace.root(), "test", "delivery");
     cargo
-        .args([
-            "test",
-            "--locked",
-            "--package",
-            "profiler-agent",
-            "--test",
-            "delivery",
-        ])
         .args(["--", "--nocapture", "--test-threads", "1"])
         .env("PROFILER_OUTAGE_SECONDS", OUTAGE)
         .env("PROFILER_TEST_STRICT", "1")
-        .env("PROFILER_TEST_COLLECTOR", collector::program(workspace))
-        .current_dir(workspace.root());
+        .env("PROFILER_TEST_COLLECTOR", collector::program(workspace));
     command::run(&mut cargo)
 }
 
 pub(super) fn soak(workspace: &Workspace) -> Result<()> {
-    let mut cargo = command::cargo();
-    cargo
-        .args([
-            "bench",
-            "--locked",
-            "--package",
-            "profiler-agent",
-            "--bench",
-            "soak",
-        ])
-        .env("PROFILER_SOAK_SECONDS", SOAK)
-        .current_dir(workspace.root());
+    let mut cargo = command::of_agent(workspace.root(), "bench", "soak");
+    cargo.env("PROFILER_SOAK_SECONDS", SOAK);
     command::run(&mut cargo)
 }

@@ -9,19 +9,10 @@ use crate::workspace::Workspace;
 const SECONDS: &str = "60";
 
 pub(super) fn run(workspace: &Workspace) -> Result<()> {
-    let mut cargo = command::cargo();
+    let mut cargo = command::of_agent(workspace.root(), "test", "hostile");
     cargo
-        .args([
-            "test",
-            "--locked",
-            "--package",
-            "profiler-agent",
-            "--test",
-            "hostile",
-        ])
         .args(["--", "--nocapture", "--test-threads", "1"])
         .env("PROFILER_HOSTILE_SECONDS", SECONDS)
-        .env("PROFILER_TEST_STRICT", "1")
-        .current_dir(workspace.root());
+        .env("PROFILER_TEST_STRICT", "1");
     command::run(&mut cargo)
 }

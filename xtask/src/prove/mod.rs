@@ -62,21 +62,51 @@ pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Resu
     if !command::is_root()? {
         bail!("profiling and changing users need root; run `sudo -E cargo xtask prove`");
     }
-    if proof == Proof::Names {
-        return prove_names(workspace);
-    }
-    // These make their own programs.
     match proof {
-        Proof::Hostile => return hostile::run(workspace),
-        Proof::Delivery => return delivery::run(workspace),
-        Proof::Soak => return delivery::soak(workspace),
-        Proof::Traffic => return traffic::run(workspace),
+        Proof::Completeness => {
+            let chosen = install(workspace, names, |_| true)?;
+            let figures = each(&chosen, |program| completeness::measure(workspace, program))?;
+            let short: Vec<&str> = figures
+                .iter()
+                .filter_map(completeness::Figure::name_if_short)
+                .collect();
+            conclude(
+                workspace,
+                names,
+                "completeness",
+                &completeness::table(&figures),
+                &short,
+            )
+        }
+        Proof::Equality => {
+            // Processes have to live while three look at them.
+            let chosen = install(workspace, names, |program| !matches!(program.run, Run::Again(_)))?;
+            setup::install_packages(&[("linux-perf", ""), ("gdb", "")])?;
+            let figures = each(&chosen, |program| equality::measure(workspace, program))?;
+            let short: Vec<&str> = figures
+                .iter()
+                .filter_map(equality::Figure::name_if_unequal)
+                .collect();
+            conclude(workspace, names, "equality", &equality::table(&figures), &short)
+        }
+        Proof::Names => prove_names(workspace),
+        Proof::Hostile => hostile::run(workspace),
         Proof::Questions => {
             run::build(workspace)?;
-            return questions::run(workspace);
+            questions::run(workspace)
         }
-        Proof::Completeness | Proof::Equality | Proof::Names => {}
+        Proof::Delivery => delivery::run(workspace),
+        Proof::Traffic => traffic::run(workspace),
+        Proof::Soak => delivery::soak(workspace),
     }
+}
+
+/// The programs called `names`, or all of them, as far as they are `fit`; with their packages installed, and the agent built.
+fn install(
+    workspace: &Workspace,
+    names: &[String],
+    fit: impl Fn(&Program) -> bool,
+) -> Result<Vec<&'static Program>> {
     if let Some(name) = names
         .iter()
         .find(|name| !PROGRAMS.iter().any(|p| p.name == **name))
@@ -90,42 +120,20 @@ pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Resu
     let chosen: Vec<&'static Program> = PROGRAMS
         .iter()
         .filter(|program| names.is_empty() || names.iter().any(|name| name == program.name))
-        // Processes have to live while three look at them.
-        .filter(|program| proof != Proof::Equality || !matches!(program.run, Run::Again(_)))
+        .filter(|program| fit(program))
         .collect();
     let packages: BTreeSet<&str> = chosen.iter().flat_map(|p| p.packages).copied().collect();
     let packages: Vec<(&str, &str)> = packages.into_iter().map(|package| (package, "")).collect();
     setup::install_packages(&packages)?;
     run::build(workspace)?;
+    Ok(chosen)
+}
 
-    let (name, table, short) = match proof {
-        Proof::Completeness => {
-            let figures = each(&chosen, |program| completeness::measure(workspace, program))?;
-            let short = figures
-                .iter()
-                .filter_map(completeness::Figure::name_if_short)
-                .collect();
-            ("completeness", completeness::table(&figures), short)
-        }
-        Proof::Equality => {
-            setup::install_packages(&[("linux-perf", ""), ("gdb", "")])?;
-            let figures = each(&chosen, |program| equality::measure(workspace, program))?;
-            let short: Vec<&str> = figures
-                .iter()
-                .filter_map(equality::Figure::name_if_unequal)
-                .collect();
-            ("equality", equality::table(&figures), short)
-        }
-        Proof::Names => return prove_names(workspace),
-        Proof::Hostile => return hostile::run(workspace),
-        Proof::Questions => return questions::run(workspace),
-        Proof::Delivery => return delivery::run(workspace),
-        Proof::Soak => return delivery::soak(workspace),
-        Proof::Traffic => return traffic::run(workspace),
-    };
+/// Tells the figures, writes them down when all programs were asked for, and fails when some fall short.
+fn conclude(workspace: &Workspace, names: &[String], name: &str, table: &str, short: &[&str]) -> Result<()> {
     println!("{table}");
     if names.is_empty() {
-        write(workspace, DOCUMENT, name, &table)?;
+        write(workspace, DOCUMENT, name, table)?;
     }
     if !short.is_empty() {
         bail!("below the bar, or too few stacks: {}", short.join(", "));

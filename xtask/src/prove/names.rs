@@ -226,16 +226,15 @@ pub(super) fn measure(workspace: &Workspace) -> Result<Vec<Figure>> {
     }
     let path = folder.join("list");
     fs::write(&path, list)?;
-    let mut test = command::cargo();
-    test.args(["test", "-p", "profiler-agent", "--test", "symbols", "--"])
-        .args([
-            "names_are_those_of_binutils",
-            "--ignored",
-            "--exact",
-            "--nocapture",
-        ])
-        .current_dir(workspace.root())
-        .env("PROFILER_PROVE_NAMES", &path);
+    let mut test = command::of_agent(workspace.root(), "test", "symbols");
+    test.args([
+        "--",
+        "names_are_those_of_binutils",
+        "--ignored",
+        "--exact",
+        "--nocapture",
+    ])
+    .env("PROFILER_PROVE_NAMES", &path);
     command::run(&mut test)?;
     let left = fs::read_to_string(folder.join("left"))?;
     fs::remove_file(left.trim()).context("cannot remove the debug file that was put into /usr/lib/debug")?;

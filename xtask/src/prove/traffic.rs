@@ -10,19 +10,10 @@ const SECONDS: &str = "1800";
 
 pub(super) fn run(workspace: &Workspace) -> Result<()> {
     run::build(workspace)?;
-    let mut cargo = command::cargo();
+    let mut cargo = command::of_agent(workspace.root(), "bench", "host");
     cargo
-        .args([
-            "bench",
-            "--locked",
-            "--package",
-            "profiler-agent",
-            "--bench",
-            "host",
-        ])
         .args(["--", "traffic"])
         .env("PROFILER_HOST_SECONDS", SECONDS)
-        .env("PROFILER_BENCH_AGENT", workspace.agent())
-        .current_dir(workspace.root());
+        .env("PROFILER_BENCH_AGENT", workspace.agent());
     command::run(&mut cargo)
 }
