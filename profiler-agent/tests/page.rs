@@ -472,6 +472,11 @@ fn speedscope_takes_our_files() {
     .collect();
     let script = source("test/speedscope.js");
     let arguments = [script.as_os_str(), modules.as_os_str()];
-    let said = run(&node, arguments.into_iter().chain(files.iter().map(|file| file.as_os_str())));
+    let said = run(
+        &node,
+        arguments
+            .into_iter()
+            .chain(files.iter().map(|file| file.as_os_str())),
+    );
     assert_eq!(said.matches(": fine").count(), files.len(), "{said}");
 }
