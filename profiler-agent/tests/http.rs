@@ -17,6 +17,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::TcpStream,
     os::unix::net::UnixStream,
+    path::Path,
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -26,7 +27,7 @@ use rustix::process::Signal;
 use support::{
     agent::{Agent, address},
     profiles,
-    workload::{Workload, alone, compiled, root, wait_for, wait_within},
+    workload::{Workload, alone, compiled, root, text, wait_for, wait_within},
 };
 
 /// One answer.
@@ -128,7 +129,7 @@ impl Phase {
 fn cpu_time(pid: u32) -> (f64, f64) {
     loop {
         let before = SystemTime::now();
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let stat = text(Path::new(&format!("/proc/{pid}/stat")));
         let now = SystemTime::now();
         // Else the two are of different times.
         if now.duration_since(before).unwrap() < Duration::from_millis(2) {

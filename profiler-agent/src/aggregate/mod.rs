@@ -170,7 +170,7 @@ impl Aggregator {
             limits,
             clock,
             locations: Locations::default(),
-            jits: Jits::new(),
+            jits: Jits::default(),
             stacks: Slab::new(),
             stack_ids: HashMap::new(),
             cache: HashMap::new(),

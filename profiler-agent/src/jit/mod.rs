@@ -81,9 +81,9 @@ struct Jit {
     told: bool,
 }
 
-impl Jits {
+impl Default for Jits {
     /// Knows nothing yet.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self {
             jits: HashMap::new(),
             bytes: 0,
@@ -91,7 +91,9 @@ impl Jits {
             told_full: false,
         }
     }
+}
 
+impl Jits {
     /// The function of a process at an address without a file, at a time of `CLOCK_MONOTONIC`, and whether it is there
     /// still: until the [generation](Self::generation) changes, the answer is the same for all later times. The first such address of a
     /// process has its files searched.
