@@ -924,6 +924,12 @@ mod tests {
                 .iter()
                 .map(|sample| sample.timestamps.len() as u64);
             assert_eq!(profile.sample_count(), times.sum::<u64>());
+            // Pictures are made of the same samples, whether a block is added up for all who ask or not.
+            let span = history.folded(&query);
+            assert_eq!(
+                (span.total(), &span.capture),
+                (profile.sample_count(), &profile.capture)
+            );
             profile.sample_count()
         };
         assert_eq!(count(Query::default()), 2400);
