@@ -28,7 +28,7 @@ mod publish;
 mod sections;
 pub mod table;
 mod tables;
-mod walk;
+pub mod walk;
 
 use std::sync::Arc;
 

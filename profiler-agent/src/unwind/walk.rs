@@ -10,7 +10,7 @@ use profiler_common::{
 
 /// What leads up from an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub enum Way {
     /// The rule of a table.
     Table(Rule),
     /// The frame pointer, as a table says.
@@ -25,7 +25,7 @@ pub(super) enum Way {
 
 /// How a walk came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Walked {
+pub enum Walked {
     /// It ended.
     To(Outcome),
     /// It ended where no code is.
@@ -38,7 +38,7 @@ pub(super) enum Walked {
 const OTHER_STACK: u64 = 1 << 20;
 
 /// Walks on from `state`, adding to `frames`, which holds what was found before. `way` tells the way up from an address.
-pub(super) fn walk(
+pub fn walk(
     state: &Unfinished,
     stack: &[u8],
     frames: &mut Vec<u64>,

@@ -6,9 +6,12 @@
 //! callers   file and offset of each call, from the innermost to the outermost
 //! ```
 //!
-//! All three sample, so not every chain is seen by all. What the others saw and the agent did not is looked at pair by pair: a chain whose every
+//! perf's samples are unwound once more, from the same registers and the same copy of the stack, by the agent's tables and steps: there each chain
+//! has to be the same.
+//!
+//! All three sample, so not every chain is seen by all. What gdb saw and the agent did not is looked at pair by pair: a chain whose every
 //! frame has, somewhere in the agent's chains, the very caller that it has here is made of proven steps. Where the agent never saw the frame at all
-//! it says nothing of its callers.
+//! it says nothing of its callers. So it is for perf's, which show that the agent's walk in the kernel meets the same callers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
@@ -80,6 +83,7 @@ type Chain = Vec<Spot>;
 pub(crate) struct Figure {
     program: &'static Program,
     ours: usize,
+    same: Same,
     perf: Compared,
     gdb: Compared,
 }
@@ -89,7 +93,9 @@ impl Figure {
     pub(crate) fn name_if_unequal(&self) -> Option<&'static str> {
         let other: u64 = self.perf.other.values().chain(self.gdb.other.values()).sum();
         let compared = self.perf.compared() + self.gdb.compared();
-        (compared < 50 || other * 20 > compared).then_some(self.program.name)
+        let same = &self.same;
+        let differ = same.shorter + same.other.values().sum::<u64>();
+        (compared < 50 || other * 20 > compared || differ * 200 > same.all()).then_some(self.program.name)
     }
 }
 
@@ -138,20 +144,23 @@ pub(crate) fn measure(workspace: &Workspace, program: &'static Program) -> Resul
         ours.add(functions.with_leaf(chain));
     }
     let served = matches!(program.run, Run::Served { .. });
-    let mut perf = Compared::default();
-    for (pid, chain) in perfs(&data)? {
+    let again = unwound_again(workspace, &data, &place.folder().join("chains"))?;
+    let (mut same, mut perf) = (Same::default(), Compared::default());
+    for (sample, chain) in perfs(&data)? {
         // Of what is executed later, perf believes that it has the mappings of before. Servers only fork.
-        if served || targets.contains(&pid) {
-            perf.add(&ours, &functions.with_leaf(chain));
+        if served || targets.contains(&sample.pid) {
+            let is_equal = same.add(again.get(&sample).map(Vec::as_slice), &chain);
+            perf.add(&ours, &functions.with_leaf(chain), is_equal);
         }
     }
     let mut gdb = Compared::default();
     for chain in stops {
-        gdb.add(&ours, &functions.with_leaf(chain));
+        gdb.add(&ours, &functions.with_leaf(chain), false);
     }
     Ok(Figure {
         program,
         ours: ours.chains.len(),
+        same,
         perf,
         gdb,
     })
@@ -198,14 +207,15 @@ struct Compared {
     by_pairs: u64,
     /// It saw more callers: the other one gave up.
     cut_short: u64,
-    /// It never saw the frames whose callers it did not see: there is nothing to compare.
+    /// It never saw the frames whose callers it did not see, or from the same sample it finds this chain: there is nothing to compare.
     not_met: u64,
     /// The first pair that it did not see, of a frame that it saw.
     other: BTreeMap<String, u64>,
 }
 
 impl Compared {
-    fn add(&mut self, ours: &Ours, chain: &[Spot]) {
+    /// `is_proven` says that the agent finds this chain from the same sample.
+    fn add(&mut self, ours: &Ours, chain: &[Spot], is_proven: bool) {
         if ours.chains.contains(chain) {
             self.equal += 1;
         } else if ours.beginnings.contains(chain) {
@@ -224,12 +234,12 @@ impl Compared {
             });
             let all_seen = strange.clone().next().is_none();
             match strange.find(|(callee, _)| ours.callees.contains(callee)) {
-                Some((callee, caller)) => {
+                Some((callee, caller)) if !is_proven => {
                     let pair = format!("{} < {}", callee.text(), caller.text());
                     *self.other.entry(pair).or_default() += 1;
                 }
                 None if all_seen => self.by_pairs += 1,
-                None => self.not_met += 1,
+                Some(_) | None => self.not_met += 1,
             }
         }
     }
@@ -247,6 +257,59 @@ impl Compared {
             + self.not_met
             + self.other.values().sum::<u64>()
     }
+}
+
+/// perf's samples as perf and as the agent unwinds them.
+#[derive(Debug, Default)]
+struct Same {
+    /// Both find the same frames.
+    equal: u64,
+    /// perf gives up earlier.
+    longer: u64,
+    /// The agent does.
+    shorter: u64,
+    /// They differ; the innermost frame that has another caller, with perf's and the agent's.
+    other: BTreeMap<String, u64>,
+}
+
+impl Same {
+    /// Says whether they are equal.
+    fn add(&mut self, ours: Option<&[Spot]>, perfs: &[Spot]) -> bool {
+        let ours = ours.unwrap_or_default();
+        if ours == perfs {
+            self.equal += 1;
+            return true;
+        }
+        if ours.starts_with(perfs) {
+            self.longer += 1;
+        } else if perfs.starts_with(ours) {
+            self.shorter += 1;
+        } else {
+            let same = ours
+                .iter()
+                .zip(perfs)
+                .take_while(|(one, other)| one == other)
+                .count();
+            let text = |chain: &[Spot], at: usize| chain.get(at).map_or_else(String::new, Spot::text);
+            let callee = same.checked_sub(1).map_or_else(String::new, |at| text(ours, at));
+            let words = format!("{callee} < {}, not {}", text(perfs, same), text(ours, same));
+            *self.other.entry(words).or_default() += 1;
+        }
+        false
+    }
+
+    fn all(&self) -> u64 {
+        self.equal + self.longer + self.shorter + self.other.values().sum::<u64>()
+    }
+}
+
+/// What tells perf's samples apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Sampled {
+    pid: u32,
+    tid: u32,
+    /// As perf writes it, in seconds.
+    time: String,
 }
 
 /// Where functions begin, for innermost frames.
@@ -350,17 +413,50 @@ fn hexadecimal(text: &str) -> Option<u64> {
     u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
 
-/// perf's chains: `PID`, then a line `OFFSET (FILE)` a frame.
-fn perfs(data: &Path) -> Result<Vec<(u32, Chain)>> {
+/// perf's chains.
+fn perfs(data: &Path) -> Result<Vec<(Sampled, Chain)>> {
     let mut script = Command::new("timeout");
     script
-        .args(["240", "perf", "script", "--no-inline", "-F", "pid,ip,dso", "-i"])
+        .args([
+            "240",
+            "perf",
+            "script",
+            "--no-inline",
+            "--ns",
+            "--max-stack",
+            "1024",
+        ])
+        .args(["-F", "pid,tid,time,ip,dso", "-i"])
         .arg(data);
-    let text = command::output(&mut script)?;
+    Ok(chains(&command::output(&mut script)?))
+}
+
+/// The same samples by the agent's unwinder.
+fn unwound_again(workspace: &Workspace, data: &Path, output: &Path) -> Result<HashMap<Sampled, Chain>> {
+    let mut test = command::of_agent(workspace.root(), "test", "perf");
+    test.args(["--", "--ignored"])
+        .env("PROFILER_PROVE_PERF", data)
+        .env("PROFILER_PROVE_CHAINS", output);
+    command::run_quiet(&mut test)?;
+    let text = fs::read_to_string(output).with_context(|| format!("cannot read {}", output.display()))?;
+    Ok(chains(&text).into_iter().collect())
+}
+
+/// Blocks of `PID/TID TIME:`, then a line `OFFSET (FILE)` a frame.
+fn chains(text: &str) -> Vec<(Sampled, Chain)> {
     let mut chains = Vec::new();
     for block in text.split("\n\n") {
         let mut lines = block.trim_start_matches('\n').lines();
-        let Some(pid) = lines.next().and_then(|line| line.trim().parse().ok()) else {
+        let sampled = lines.next().and_then(|line| {
+            let (threads, time) = line.trim().split_once(' ')?;
+            let (pid, tid) = threads.split_once('/')?;
+            Some(Sampled {
+                pid: pid.parse().ok()?,
+                tid: tid.parse().ok()?,
+                time: time.trim().split_once(':')?.0.to_owned(),
+            })
+        });
+        let Some(sampled) = sampled else {
             continue;
         };
         let frames = lines.filter_map(|line| {
@@ -375,10 +471,10 @@ fn perfs(data: &Path) -> Result<Vec<(u32, Chain)>> {
             chain.pop();
         }
         if !chain.is_empty() {
-            chains.push((pid, chain));
+            chains.push((sampled, chain));
         }
     }
-    Ok(chains)
+    chains
 }
 
 /// One stop by gdb: `#1  0x000000000065007f in Py_RunMain ()`; the innermost frame and inlined ones may come without address.
@@ -506,13 +602,29 @@ fn running_thread(load: u32) -> Option<u32> {
 
 /// The table for people.
 pub(crate) fn table(figures: &[Figure]) -> String {
-    let mut text = "| program | chains of the agent | perf: stacks | equal | same callers | by pairs | cut short | not met | other | gdb: stops | equal | same callers | by pairs | cut short | not met | other | others, by the first pair |\n\
-                    |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n".to_owned();
+    let mut text = "| program | samples of perf | equal | perf gives up first | the agent gives up first | different | the first that differ |\n\
+                    |---|---:|---:|---:|---:|---:|---|\n"
+        .to_owned();
+    for Figure { program, same, .. } in figures {
+        let other: u64 = same.other.values().sum();
+        text += &format!(
+            "| {} | {} | {} | {} | {} | {other} | {} |\n",
+            program.name,
+            same.all(),
+            same.equal,
+            same.longer,
+            same.shorter,
+            first(same.other.iter()),
+        );
+    }
+    text += "\n| program | chains of the agent | perf: stacks | equal | same callers | by pairs | cut short | not met | other | gdb: stops | equal | same callers | by pairs | cut short | not met | other | others, by the first pair |\n\
+                    |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n";
     for Figure {
         program,
         ours,
         perf,
         gdb,
+        ..
     } in figures
     {
         text += &format!("| {} | {ours} |", program.name);
@@ -528,14 +640,18 @@ pub(crate) fn table(figures: &[Figure]) -> String {
                 compared.not_met
             );
         }
-        let mut other: Vec<(&String, &u64)> = perf.other.iter().chain(&gdb.other).collect();
-        other.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
-        let other: Vec<String> = other
-            .into_iter()
-            .take(3)
-            .map(|(pair, count)| format!("{count} `{pair}`"))
-            .collect();
-        text += &format!(" {} |\n", other.join(", "));
+        text += &format!(" {} |\n", first(perf.other.iter().chain(&gdb.other)));
     }
     text
+}
+
+/// The most frequent three.
+fn first<'a>(other: impl Iterator<Item = (&'a String, &'a u64)>) -> String {
+    let mut other: Vec<_> = other.collect();
+    other.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+    let other = other
+        .into_iter()
+        .take(3)
+        .map(|(pair, count)| format!("{count} `{pair}`"));
+    other.collect::<Vec<_>>().join(", ")
 }
