@@ -66,12 +66,13 @@ impl Tables {
 
     /// Row of a string.
     pub fn string(&mut self, text: &str) -> StringId {
-        if let Some(row) = self.strings.find(&self.profile.strings, text) {
-            return StringId(row);
+        match self.strings.find(&self.profile.strings, text) {
+            Ok(row) => StringId(row),
+            Err(hash) => {
+                self.count(size_of::<Box<str>>() + text.len(), true);
+                StringId(self.strings.put(&mut self.profile.strings, hash, text.into()))
+            }
         }
-        let (row, is_new) = self.strings.intern(&mut self.profile.strings, text.into());
-        self.count(size_of::<Box<str>>() + text.len(), is_new);
-        StringId(row)
     }
 
     /// Row of a process.
@@ -120,39 +121,38 @@ impl Tables {
     }
 }
 
-/// Finds the rows of a table by what is in them, of which no second copy is kept: by their numbers.
+/// Finds the rows of a table by what is in them, of which no second copy is kept: by their hashes, each with the number of its row.
 #[derive(Debug, Default)]
 struct Rows {
-    numbers: HashTable<u32>,
+    numbers: HashTable<(u64, u32)>,
     hasher: DefaultHashBuilder,
 }
 
 impl Rows {
-    /// Row of a value, if it is in the table.
-    fn find<K: Hash + Eq + ?Sized, T: Borrow<K>>(&self, table: &[T], key: &K) -> Option<u32> {
-        let is_same = |row: &u32| {
-            table
-                .get(*row as usize)
-                .is_some_and(|known| known.borrow() == key)
+    /// Row of a value, if it is in the table; else what it is to be put there with.
+    fn find<K: Hash + Eq + ?Sized, T: Borrow<K>>(&self, table: &[T], key: &K) -> Result<u32, u64> {
+        let hash = self.hasher.hash_one(key);
+        let is_same = |&(known, row): &(u64, u32)| {
+            known == hash && table.get(row as usize).is_some_and(|known| known.borrow() == key)
         };
-        self.numbers.find(self.hasher.hash_one(key), is_same).copied()
+        let found = self.numbers.find(hash, is_same);
+        found.map(|&(_, row)| row).ok_or(hash)
+    }
+
+    /// Puts a value into the table, which is not there.
+    fn put<T>(&mut self, table: &mut Vec<T>, hash: u64, value: T) -> u32 {
+        let row = u32::try_from(table.len()).unwrap_or(u32::MAX);
+        table.push(value);
+        self.numbers.insert_unique(hash, (hash, row), |&(hash, _)| hash);
+        row
     }
 
     /// Row of a value, put into the table if it is not there, and whether it was put there.
     fn intern<T: Hash + Eq>(&mut self, table: &mut Vec<T>, value: T) -> (u32, bool) {
-        if let Some(row) = self.find(table, &value) {
-            return (row, false);
+        match self.find(table, &value) {
+            Ok(row) => (row, false),
+            Err(hash) => (self.put(table, hash, value), true),
         }
-        let row = u32::try_from(table.len()).unwrap_or(u32::MAX);
-        let hash = self.hasher.hash_one(&value);
-        table.push(value);
-        let hash_of = |row: &u32| {
-            table
-                .get(*row as usize)
-                .map_or(0, |known| self.hasher.hash_one(known))
-        };
-        self.numbers.insert_unique(hash, row, hash_of);
-        (row, true)
     }
 }
 
