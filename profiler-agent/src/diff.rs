@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, fmt};
 use crate::{
     export::text::{Thousands, fit},
     profile::Profile,
-    render::{subtitle, title},
+    render::{Amount, subtitle, title},
     report::Percent,
     tally::{Share, Tally},
 };
@@ -77,9 +77,9 @@ impl fmt::Display for Difference<'_> {
         for (name, profile) in [("before", before), ("after", after)] {
             let samples = Thousands(profile.sample_count());
             let counted = profile.kind().counted();
-            let line = format!("{name:<7} {samples} {counted} of {}", title(profile));
+            let line = format!("{name:<7} {samples} {counted} of {}", title(&profile.capture));
             writeln!(f, "{}", fit(&line, columns))?;
-            let line = format!("        {}", subtitle(profile));
+            let line = format!("        {}", subtitle(&profile.capture, Amount::of(profile)));
             writeln!(f, "{}", fit(&line, columns))?;
         }
         let is_sampled = before.kind().is_sampled() && after.kind().is_sampled();

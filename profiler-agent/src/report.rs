@@ -8,7 +8,7 @@ use crate::{
         text::{Thousands, fit},
     },
     profile::{Kind, Profile},
-    render::{incomplete, subtitle, title},
+    render::{Amount, incomplete, subtitle, title},
     tally::{Step, Tally},
 };
 
@@ -55,8 +55,12 @@ impl fmt::Display for Report<'_> {
             columns,
         } = *self;
         let tally = Tally::new(profile);
-        writeln!(f, "{}", fit(&title(profile), columns))?;
-        writeln!(f, "{}", fit(&subtitle(profile), columns))?;
+        writeln!(f, "{}", fit(&title(&profile.capture), columns))?;
+        writeln!(
+            f,
+            "{}",
+            fit(&subtitle(&profile.capture, Amount::of(profile)), columns)
+        )?;
         let capture = &profile.capture;
         if profile.kind() == Kind::Cpu && capture.duration > 0 {
             let weight = profile

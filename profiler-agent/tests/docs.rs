@@ -88,12 +88,21 @@ fn anchor(heading: &str) -> String {
 
 #[test]
 fn every_flag_of_the_agent_is_in_its_help() {
-    let help = Command::new(env!("CARGO_BIN_EXE_profiler-agent"))
-        .arg("--help")
-        .output()
-        .unwrap();
-    let help = String::from_utf8(help.stdout).unwrap();
-    let known: BTreeSet<&str> = words(&help).filter(|word| word.starts_with('-')).collect();
+    let help = |verb: Option<&str>| {
+        let agent = Command::new(env!("CARGO_BIN_EXE_profiler-agent"))
+            .args(verb)
+            .arg("--help")
+            .output()
+            .unwrap();
+        String::from_utf8(agent.stdout).unwrap()
+    };
+    let flags_of = |help: &str| -> BTreeSet<String> {
+        let flags = words(help).filter(|word| word.starts_with('-'));
+        flags.map(str::to_owned).collect()
+    };
+    let whole = flags_of(&help(None));
+    let verbs = ["top", "render", "diff", "report", "doctor"];
+    let of_verbs = verbs.map(|verb| (verb, flags_of(&help(Some(verb)))));
     let mut flags = 0;
     for name in DOCUMENTS {
         for line in read(name).lines() {
@@ -104,6 +113,10 @@ fn every_flag_of_the_agent_is_in_its_help() {
             // What follows is another program's, what stands in `$()` too.
             let command = command.split([';', '`', '#', '|']).next().unwrap();
             let command = command.split(" -- ").next().unwrap();
+            // A verb has flags of its own.
+            let verb = command.split_whitespace().next();
+            let own = of_verbs.iter().find(|(name, _)| Some(*name) == verb);
+            let known = own.map_or(&whole, |(_, flags)| flags);
             let (before, within) = command.split_once("$(").unwrap_or((command, ""));
             let after = within.split_once(')').map_or("", |(_, after)| after);
             for word in [before, after].into_iter().flat_map(str::split_whitespace) {

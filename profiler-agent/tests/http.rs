@@ -17,15 +17,17 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::TcpStream,
     os::unix::net::UnixStream,
+    path::Path,
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use profiler_agent::diff::Change;
 use rustix::process::Signal;
 use support::{
     agent::{Agent, address},
     profiles,
-    workload::{Workload, alone, compiled, root, wait_for},
+    workload::{Workload, alone, compiled, root, text, wait_for, wait_within},
 };
 
 /// One answer.
@@ -83,42 +85,161 @@ fn seconds(time: SystemTime) -> f64 {
     time.duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
+/// Part of a phase of the program, and what it did in it.
+struct Phase {
+    own: &'static str,
+    /// Unix time.
+    since: f64,
+    until: f64,
+    cpu_seconds: f64,
+    folded: Answer,
+}
+
+impl Phase {
+    fn total(&self) -> u64 {
+        let counts = self
+            .folded
+            .text()
+            .lines()
+            .filter_map(|line| line.rsplit_once(' '));
+        counts.map(|(_, count)| count.parse::<u64>().unwrap()).sum()
+    }
+
+    /// Functions of the program itself; the first name is that of its process.
+    fn functions(&self) -> BTreeSet<&str> {
+        let lines = self.folded.text().lines();
+        let stacks = lines.filter_map(|line| line.rsplit_once(' '));
+        stacks
+            .flat_map(|(stack, _)| stack.split(';').skip(1))
+            .filter(|name| !name.ends_with("_[k]"))
+            .collect()
+    }
+
+    /// Functions of which another phase has another share than chance would give it.
+    fn changed<'a>(&'a self, other: &'a Self) -> BTreeSet<&'a str> {
+        let all: BTreeSet<&str> = self.functions().union(&other.functions()).copied().collect();
+        let of = |phase: &Self, name: &str| (phase.folded.samples(name), phase.total());
+        all.into_iter()
+            .filter(|name| !Change::of(of(self, name), of(other, name), true).is_chance())
+            .collect()
+    }
+}
+
+/// The time, and the CPU time that a process has had by then.
+fn cpu_time(pid: u32) -> (f64, f64) {
+    loop {
+        let before = SystemTime::now();
+        let stat = text(Path::new(&format!("/proc/{pid}/stat")));
+        let now = SystemTime::now();
+        // Else the two are of different times.
+        if now.duration_since(before).unwrap() < Duration::from_millis(2) {
+            // The third field and all that follow.
+            let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+            let ticks: u32 = [11, 12]
+                .into_iter()
+                .map(|place| fields[place].parse::<u32>().unwrap())
+                .sum();
+            return (
+                seconds(now),
+                f64::from(ticks) / rustix::param::clock_ticks_per_second() as f64,
+            );
+        }
+    }
+}
+
+fn sleep_until(time: f64) {
+    thread::sleep(Duration::try_from_secs_f64(time - seconds(SystemTime::now())).unwrap_or_default());
+}
+
 #[test]
 fn the_past_is_shown_as_it_was() {
-    const PHASE: f64 = 3.0;
+    const PHASE: f64 = 10.0;
     let test = "the_past_is_shown_as_it_was";
     let Some(_alone) = alone(test) else { return };
-    let program = Workload::start(&compiled("cycle"), ["3000"]);
+    let program = Workload::start(&compiled("cycle"), ["10000"]);
     let agent = Agent::new();
     let running = agent.start(["--serve", "127.0.0.1:0", "-F", "199"]);
     let address = address(&running);
     let pid = program.pid();
     // On a busy host the first slices may be finished before their names are there.
-    wait_for("names of all phases", || {
+    wait_within(Duration::from_secs(90), "names of all phases", || {
         let answer = get(&address, &format!("/profile.folded?pid={pid}"));
         let names = ["phase_a", "phase_b", "phase_c"];
+        thread::sleep(Duration::from_millis(500));
         answer.status == 200 && names.iter().all(|name| answer.samples(name) > 0)
     });
     // A whole cycle from here on, and some more for the last slice.
     let begin = (seconds(SystemTime::now()) / PHASE).ceil() as u64;
-    thread::sleep(Duration::from_secs_f64(5.0 * PHASE + 4.0));
-    for phase in begin..begin + 4 {
-        let start = phase as f64 * PHASE;
-        // A phase ends when its loop does.
-        let (since, until) = (start + 0.2, start + PHASE - 0.1);
-        let answer = get(
-            &address,
-            &format!("/profile.folded?pid={pid}&since={since}&until={until}"),
-        );
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        let own = ["phase_a", "phase_b", "phase_a", "phase_c"][phase as usize % 4];
+    let parts: Vec<_> = (begin..begin + 4)
+        .map(|phase| {
+            // A phase ends when its loop does.
+            let start = phase as f64 * PHASE;
+            sleep_until(start + 0.2);
+            let from = cpu_time(pid);
+            sleep_until(start + PHASE - 0.4);
+            let own = ["phase_a", "phase_b", "phase_a", "phase_c"][phase as usize % 4];
+            (phase, own, from, cpu_time(pid))
+        })
+        .collect();
+    thread::sleep(Duration::from_secs(9));
+    let mut phases: BTreeMap<u64, Phase> = BTreeMap::new();
+    for (phase, own, (since, before), (until, after)) in parts {
+        let path = format!("/profile.folded?pid={pid}&since={since}&until={until}");
+        let folded = get(&address, &path);
+        assert_eq!(folded.status, 200, "{}", folded.text());
         for name in ["phase_a", "phase_b", "phase_c"] {
-            let samples = answer.samples(name);
+            let samples = folded.samples(name);
             assert_eq!(samples > 0, name == own, "phase {own}: {samples} of {name}");
         }
-        let covered = &answer.headers["profile-from"];
-        assert!(covered.starts_with("20"), "{covered}");
+        // Slices end when they do; what is covered is what was asked for.
+        for (header, time) in [("profile-from", since), ("profile-until", until)] {
+            let covered = humantime::parse_rfc3339(&folded.headers[header]).unwrap();
+            assert!(
+                (seconds(covered) - time).abs() < 1.001,
+                "{covered:?} and not {time}"
+            );
+        }
+        phases.insert(
+            phase % 4,
+            Phase {
+                own,
+                since,
+                until,
+                cpu_seconds: after - before,
+                folded,
+            },
+        );
     }
+    // A phase has the share of all samples that it has of the CPU time, within three standard deviations of what chance does to it, and what
+    // the kernel's clock of 10 ms does not tell.
+    let samples: u64 = phases.values().map(Phase::total).sum();
+    let cpu_seconds: f64 = phases.values().map(|phase| phase.cpu_seconds).sum();
+    for phase in phases.values() {
+        let share = phase.cpu_seconds / cpu_seconds;
+        let expected = share * samples as f64;
+        let most = 3.0 * (expected * (1.0 - share)).sqrt() + 0.02 * 199.0;
+        let difference = phase.total() as f64 - expected;
+        println!(
+            "{}: {difference:+.1} of {expected:.1} samples, {most:.1} at most",
+            phase.own
+        );
+        assert!(
+            difference.abs() <= most,
+            "{} samples of {}, expected {expected}",
+            phase.total(),
+            phase.own
+        );
+    }
+    // What has changed from one phase to another one is what they do, and nothing has where they do the same.
+    assert_eq!(
+        phases[&1].changed(&phases[&3]),
+        BTreeSet::from(["phase_b", "phase_c"])
+    );
+    assert_eq!(
+        phases[&0].changed(&phases[&1]),
+        BTreeSet::from(["phase_a", "phase_b"])
+    );
+    assert_eq!(phases[&0].changed(&phases[&2]), BTreeSet::new());
     // By CPU, by thread, filtered, turned around.
     let by_cpu = get(&address, &format!("/profile.folded?pid={pid}&by=cpu"));
     assert!(
@@ -139,20 +260,10 @@ fn the_past_is_shown_as_it_was() {
     let shares: serde_json::Value = serde_json::from_slice(&shares.body).unwrap();
     assert_eq!(shares["processes"][0]["name"], "cycle");
     assert!(shares["processes"][0]["cpu_seconds"].as_f64().unwrap() > 0.1);
-    // What has changed: from the phase of b to that of c.
-    let span = |phase: u64| {
-        format!(
-            "{}..{}",
-            phase as f64 * PHASE + 0.2,
-            (phase + 1) as f64 * PHASE - 0.1
-        )
-    };
-    let phases: Vec<u64> = (begin..begin + 4).collect();
-    let of = |kind: u64| *phases.iter().find(|phase| **phase % 4 == kind).unwrap();
-    let difference = get(
-        &address,
-        &format!("/diff.svg?pid={pid}&a={}&b={}", span(of(1)), span(of(3))),
-    );
+    // The same as a picture: from the phase of b to that of c.
+    let span = |phase: u64| format!("{}..{}", phases[&phase].since, phases[&phase].until);
+    let path = format!("/diff.svg?pid={pid}&a={}&b={}", span(1), span(3));
+    let difference = get(&address, &path);
     assert_eq!(difference.status, 200, "{}", difference.text());
     // The picture is that of b.
     assert!(difference.text().contains("phase_c") && !difference.text().contains("phase_a"));

@@ -22,7 +22,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use profiler_agent::{
-    export::{folded::Options, text::is_plain},
+    export::{folded::Options, speedscope, text::is_plain},
     profile::{
         Capture, Function, FunctionId, Kind, Line, Location, LocationId, Profile, Sample, Stack, StackId,
     },
@@ -440,4 +440,43 @@ fn in_a_browser() {
     drop((program, running));
     println!("{said}");
     assert!(said.matches(": fine").count() >= 15, "{said}");
+}
+
+/// What speedscope says of its files, in its own words.
+#[test]
+fn speedscope_takes_our_files() {
+    const NAME: &str = "speedscope_takes_our_files";
+    let Some(node) = node(NAME) else {
+        return;
+    };
+    let Some(modules) = tools::find("PROFILER_TEST_PAGE_TOOLS", None) else {
+        tools::skip(NAME, "speedscope's schema (`cargo xtask setup` installs it)");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut counted = profiles::server();
+    counted.capture.frequency = 0;
+    let files: Vec<PathBuf> = [
+        ("server", profiles::server()),
+        ("hostile", profiles::hostile()),
+        ("counted", counted),
+    ]
+    .into_iter()
+    .map(|(name, profile)| {
+        let path = folder.path().join(format!("{name}.json"));
+        let mut bytes = Vec::new();
+        speedscope::write(&profile, &mut bytes).unwrap();
+        fs::write(&path, bytes).unwrap();
+        path
+    })
+    .collect();
+    let script = source("test/speedscope.js");
+    let arguments = [script.as_os_str(), modules.as_os_str()];
+    let said = run(
+        &node,
+        arguments
+            .into_iter()
+            .chain(files.iter().map(|file| file.as_os_str())),
+    );
+    assert_eq!(said.matches(": fine").count(), files.len(), "{said}");
 }

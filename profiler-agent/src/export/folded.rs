@@ -20,12 +20,14 @@
 //! Lines are sorted by their frames' names, root first, and no two have the same stack.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     io::{self, Write},
+    ops::Range,
+    sync::OnceLock,
 };
 
 use super::text::is_plain;
-use crate::profile::{FrameKind, Kind, Location, Profile, StringId};
+use crate::profile::{FrameKind, Kind, Location, ProcessId, Profile, StackId, StringId};
 
 /// What goes into the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,20 +93,53 @@ impl LabelKind {
 
 /// The folded stacks of a profile, merged and sorted; made once, written as often as wanted.
 ///
-/// Costs 4 bytes per frame of a distinct stack and one string per distinct name.
+/// Costs 4 bytes per frame of a distinct stack, 16 per stack and one string per distinct name.
 #[derive(Debug)]
 pub struct Folded {
+    kind: Kind,
     /// Every label once, sorted.
     labels: Vec<(String, LabelKind)>,
     /// Indices into `labels` of all lines, each root first.
     frames: Vec<u32>,
-    /// Range in `frames` and number of events of each line, sorted.
-    lines: Vec<(std::ops::Range<usize>, u64)>,
+    /// Where each line begins in `frames`, sorted by what is there; and where the last one ends.
+    begins: Vec<usize>,
+    /// Events of all lines before each; and of all.
+    sums: Vec<u64>,
+    /// Of stacks that are not whole.
+    incomplete: u64,
+    /// The lines in another order; made when somebody asks for it.
+    from_leaves: OnceLock<FromLeaves>,
+}
+
+/// Lines sorted by their frames' names, leaf first.
+#[derive(Debug)]
+struct FromLeaves {
+    lines: Vec<u32>,
+    sums: Vec<u64>,
+}
+
+/// Which frame of a line is its first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    FromRoots,
+    FromLeaves,
 }
 
 impl Folded {
     /// Folds a profile. Cannot fail: a row that refers to nothing reads as an empty one.
     pub fn new(profile: &Profile, options: &Options) -> Self {
+        let samples = profile.samples.iter();
+        let samples = samples.filter(|sample| sample.kind == options.kind);
+        let counts = samples.map(|sample| (sample.process, sample.stack, sample.count));
+        Self::of(profile, options.kind, counts)
+    }
+
+    /// Folds so many events of processes and stacks of a profile, whatever samples it has itself.
+    pub(crate) fn of(
+        profile: &Profile,
+        kind: Kind,
+        counts: impl Iterator<Item = (ProcessId, StackId, u64)>,
+    ) -> Self {
         let mut interner = Labels::default();
         // Names are looked at once per row of a table, never once per sample.
         let processes: Vec<Option<u32>> = profile
@@ -131,65 +166,155 @@ impl Folded {
         let (labels, ranks) = interner.rank(profile);
         let rank = |id: u32| ranks.get(id as usize).copied().unwrap_or_default();
 
-        let mut counts: BTreeMap<(Option<u32>, u32), u64> = BTreeMap::new();
-        for sample in profile
-            .samples
-            .iter()
-            .filter(|sample| sample.kind == options.kind)
-        {
-            let process = processes.get(sample.process.index()).copied();
-            let process = process.unwrap_or(Some(nameless)).map(rank);
-            let count = counts.entry((process, sample.stack.0)).or_default();
-            *count = count.saturating_add(sample.count);
-        }
+        let mut incomplete = 0_u64;
+        let mut rows: Vec<(Option<u32>, StackId, u64)> = counts
+            .map(|(process, stack, count)| {
+                let process = processes.get(process.index()).copied();
+                (process.unwrap_or(Some(nameless)).map(rank), stack, count)
+            })
+            .collect();
+        rows.sort_unstable();
+        rows.dedup_by(|later, kept| {
+            let equal = (later.0, later.1) == (kept.0, kept.1);
+            if equal {
+                kept.2 = kept.2.saturating_add(later.2);
+            }
+            equal
+        });
 
-        let mut frames = Vec::new();
-        let mut lines = Vec::with_capacity(counts.len());
-        for ((process, stack), count) in counts {
-            let start = frames.len();
-            frames.extend(process);
-            let stack = profile.stacks.get(stack as usize);
+        let mut all: Vec<u32> = Vec::new();
+        let mut lines: Vec<(Range<usize>, u64)> = Vec::with_capacity(rows.len());
+        for (process, stack, count) in rows {
+            let start = all.len();
+            all.extend(process);
+            let stack = profile.stacks.get(stack.index());
+            if stack.is_some_and(|stack| !stack.outcome.is_complete()) {
+                incomplete = incomplete.saturating_add(count);
+            }
             for location in stack.iter().flat_map(|stack| stack.frames.iter().rev()) {
                 let location = locations.get(location.index());
-                frames.extend(
+                all.extend(
                     location
                         .iter()
                         .flat_map(|ids| ids.iter().rev())
                         .map(|&id| rank(id)),
                 );
             }
-            if frames.len() == start {
+            if all.len() == start {
                 // A line of nothing would be none.
-                frames.push(rank(nameless));
+                all.push(rank(nameless));
             }
-            lines.push((start..frames.len(), count));
+            lines.push((start..all.len(), count));
         }
-        // Different addresses of one function are one line.
-        lines.sort_by(|(a, _), (b, _)| frames.get(a.clone()).cmp(&frames.get(b.clone())));
-        lines.dedup_by(|(later, more), (kept, count)| {
-            let equal = frames.get(later.clone()) == frames.get(kept.clone());
-            if equal {
-                *count = count.saturating_add(*more);
+        let of = |range: &Range<usize>| all.get(range.clone()).unwrap_or_default();
+        lines.sort_unstable_by(|(a, _), (b, _)| of(a).cmp(of(b)));
+        let (mut frames, mut begins, mut sums) = (Vec::with_capacity(all.len()), vec![0], vec![0]);
+        let (mut last, mut sum): (&[u32], u64) = (&[], 0);
+        for (range, count) in &lines {
+            let line = of(range);
+            // Different addresses of one function are one line; none is empty.
+            if line == last {
+                begins.pop();
+                sums.pop();
+            } else {
+                frames.extend_from_slice(line);
             }
-            equal
-        });
+            (last, sum) = (line, sum.saturating_add(*count));
+            begins.push(frames.len());
+            sums.push(sum);
+        }
+        frames.shrink_to_fit();
         Self {
+            kind,
             labels,
             frames,
-            lines,
+            begins,
+            sums,
+            incomplete,
+            from_leaves: OnceLock::new(),
         }
     }
 
+    /// What is counted.
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Events of all lines.
+    pub fn total(&self) -> u64 {
+        self.sums.last().copied().unwrap_or_default()
+    }
+
+    /// Events of stacks that are not whole.
+    pub const fn incomplete(&self) -> u64 {
+        self.incomplete
+    }
+
+    /// Bytes of it, about.
+    pub fn bytes(&self) -> usize {
+        let lines = self.begins.len();
+        let from_leaves = self
+            .from_leaves
+            .get()
+            .map_or(0, |_| size_of::<u32>() + size_of::<u64>());
+        self.frames.len() * size_of::<u32>() + lines * (2 * size_of::<u64>() + from_leaves)
+    }
+
     /// Every distinct label with what it stands for, as it appears in the lines, sorted.
-    pub fn labels(&self) -> impl Iterator<Item = (&str, LabelKind)> {
+    pub fn labels(&self) -> impl ExactSizeIterator<Item = (&str, LabelKind)> {
         self.labels.iter().map(|(label, kind)| (label.as_str(), *kind))
     }
 
     /// Every line: places of its frames among [`Self::labels`], root first, and its number of events.
     pub fn lines(&self) -> impl Iterator<Item = (&[u32], u64)> {
-        self.lines
-            .iter()
-            .map(|(range, count)| (self.frames.get(range.clone()).unwrap_or_default(), *count))
+        let counts = self.sums.array_windows().map(|[before, sum]| sum - before);
+        (0..self.len()).map(|line| self.line(line)).zip(counts)
+    }
+
+    fn line(&self, line: usize) -> &[u32] {
+        let begin = self.begins.get(line).copied().unwrap_or_default();
+        let end = self.begins.get(line + 1).copied().unwrap_or(begin);
+        self.frames.get(begin..end).unwrap_or_default()
+    }
+
+    /// The frame of a line at a depth, where lines are in an order and their first frames are what it says.
+    pub(super) fn frame(&self, line: usize, depth: usize, order: Order) -> Option<u32> {
+        match order {
+            Order::FromRoots => self.line(line).get(depth).copied(),
+            Order::FromLeaves => {
+                let line = self.turned().lines.get(line).copied();
+                self.line(line.unwrap_or(u32::MAX) as usize)
+                    .iter()
+                    .nth_back(depth)
+                    .copied()
+            }
+        }
+    }
+
+    /// Events of neighbours in an order.
+    pub(super) fn count(&self, lines: &Range<usize>, order: Order) -> u64 {
+        let sums = match order {
+            Order::FromRoots => &self.sums,
+            Order::FromLeaves => &self.turned().sums,
+        };
+        let sum = |line: usize| sums.get(line).copied().unwrap_or_default();
+        sum(lines.end).saturating_sub(sum(lines.start))
+    }
+
+    fn turned(&self) -> &FromLeaves {
+        self.from_leaves.get_or_init(|| {
+            let mut lines: Vec<u32> = (0..u32::try_from(self.len()).unwrap_or(u32::MAX)).collect();
+            let leaf_first = |line: u32| self.line(line as usize).iter().rev();
+            lines.sort_unstable_by(|&a, &b| leaf_first(a).cmp(leaf_first(b)));
+            let mut sum = 0_u64;
+            let mut sums = vec![0];
+            sums.extend(lines.iter().map(|&line| {
+                let line = line as usize;
+                sum = sum.saturating_add(self.count(&(line..line + 1), Order::FromRoots));
+                sum
+            }));
+            FromLeaves { lines, sums }
+        })
     }
 
     /// The label at a place among [`Self::labels`].
@@ -200,13 +325,13 @@ impl Folded {
     }
 
     /// Number of lines.
-    pub fn len(&self) -> usize {
-        self.lines.len()
+    pub const fn len(&self) -> usize {
+        self.begins.len() - 1
     }
 
     /// Whether there is no line: no sample was of the asked kind.
-    pub fn is_empty(&self) -> bool {
-        self.lines.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Writes the lines, each with its newline. Writes in small pieces: give it a buffered writer.
@@ -214,14 +339,12 @@ impl Folded {
     /// # Errors
     /// Those of the writer.
     pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        for (range, count) in &self.lines {
-            let frames = self.frames.get(range.clone()).unwrap_or_default();
+        for (frames, count) in self.lines() {
             for (place, &frame) in frames.iter().enumerate() {
                 if place > 0 {
                     out.write_all(b";")?;
                 }
-                let label = self.labels.get(frame as usize).map_or("", |(label, _)| label);
-                out.write_all(label.as_bytes())?;
+                out.write_all(self.label(frame).0.as_bytes())?;
             }
             writeln!(out, " {count}")?;
         }

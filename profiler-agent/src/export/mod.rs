@@ -44,7 +44,9 @@
 
 pub mod file;
 pub mod folded;
+pub mod merged;
 pub mod otlp;
 pub mod pprof;
+pub mod span;
 pub mod speedscope;
 pub mod text;

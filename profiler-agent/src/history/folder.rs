@@ -4,7 +4,7 @@
 //! body is what OTLP says of a slice, and what it cannot say.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     io::{self, Read as _},
     path::PathBuf,
     time::Duration,
@@ -46,8 +46,12 @@ struct Slice {
 pub struct Folder {
     spool: Spool<Disk>,
     age: Duration,
-    /// Segments with the end of their slices, oldest first.
-    ends: VecDeque<(Id, u64)>,
+    /// Segments with the end of their slices, of those that were written or read since it was opened.
+    ends: BTreeMap<Id, u64>,
+    /// Segments of the runs before that nobody has read yet, oldest first.
+    unread: Vec<Id>,
+    /// Segments that could not be read.
+    unreadable: u64,
 }
 
 /// Why a slice was not kept.
@@ -73,27 +77,36 @@ impl Folder {
         };
         let (spool, _) = Spool::open(&options)?;
         Ok(Self {
+            unread: spool.ids(),
             spool,
             age: limits.age,
-            ends: VecDeque::new(),
+            ends: BTreeMap::new(),
+            unreadable: 0,
         })
     }
 
-    /// Every slice that is there, oldest first; those that cannot be read are taken away, and counted.
-    pub fn load(&mut self, mut take: impl FnMut(&Profile)) -> u64 {
-        let mut unreadable = 0;
-        for id in self.spool.ids() {
-            let slice = self.spool.read(id).ok().as_ref().and_then(unpack);
-            let Some(profile) = slice else {
-                unreadable += 1;
-                self.spool.remove(id);
+    /// The youngest slice of the runs before that was not read yet; `None` when there is no more. One that cannot be read is taken away, and
+    /// counted.
+    pub fn earlier(&mut self) -> Option<Profile> {
+        while let Some(id) = self.unread.pop() {
+            // What has made way meanwhile is not damaged.
+            if self.spool.size(id) == 0 {
                 continue;
-            };
-            let end = profile.capture.start.saturating_add(profile.capture.duration);
-            self.ends.push_back((id, end));
-            take(&profile);
+            }
+            if let Some(profile) = self.spool.read(id).ok().as_ref().and_then(unpack) {
+                let end = profile.capture.start.saturating_add(profile.capture.duration);
+                self.ends.insert(id, end);
+                return Some(profile);
+            }
+            self.unreadable += 1;
+            self.spool.remove(id);
         }
-        unreadable
+        None
+    }
+
+    /// Segments that could not be read so far.
+    pub const fn unreadable(&self) -> u64 {
+        self.unreadable
     }
 
     /// Keeps a slice.
@@ -104,14 +117,17 @@ impl Folder {
         let parcel = pack(profile)?;
         let end = profile.capture.start.saturating_add(profile.capture.duration);
         let oldest = end.saturating_sub(nanos(self.age));
-        while let Some(&(id, end)) = self.ends.front()
-            && end < oldest
-        {
-            self.ends.pop_front();
-            self.spool.remove(id);
+        // What is older than one that is too old is so too, known or not.
+        let mut ends = self.ends.iter().rev();
+        if let Some((&last, _)) = ends.find(|(_, end)| **end < oldest) {
+            for id in self.spool.ids().into_iter().take_while(|id| *id <= last) {
+                self.spool.remove(id);
+            }
+            self.ends = self.ends.split_off(&last);
+            self.ends.remove(&last);
         }
         let (id, _) = self.spool.push(&parcel, None).map_err(|(error, _)| error)?;
-        self.ends.push_back((id, end));
+        self.ends.insert(id, end);
         Ok(())
     }
 }
@@ -187,7 +203,7 @@ fn unpacked(body: &[u8]) -> io::Result<Vec<u8>> {
 #[expect(clippy::disallowed_methods, reason = "reads the test's own files")]
 mod tests {
     use super::*;
-    use crate::history::{History, Query, tests::slice};
+    use crate::history::{History, Past, Query, tests::slice};
 
     #[test]
     fn what_was_kept_is_there_again() {
@@ -203,7 +219,12 @@ mod tests {
         }
         drop(kept);
         let mut after = History::new(limits);
-        assert_eq!(open().load(|slice| after.push(slice)), 0);
+        let (mut folder, mut past) = (open(), Past::new(limits));
+        while let Some(slice) = folder.earlier() {
+            assert!(past.push(&slice).is_none());
+        }
+        assert!(after.put_before(past.finish().unwrap()));
+        assert_eq!(folder.unreadable(), 0);
         assert_eq!(before.span(), after.span());
         assert_eq!(before.samples(), after.samples());
         let all = Query::default();
@@ -235,9 +256,16 @@ mod tests {
         let mut bytes = std::fs::read(segments.get(1).unwrap()).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         std::fs::write(segments.get(1).unwrap(), bytes).unwrap();
-        let mut number = 0;
-        assert_eq!(open().load(|_| number += 1), 1);
-        assert_eq!(number, 2);
+        let mut folder = open();
+        let starts: Vec<u64> = std::iter::from_fn(|| folder.earlier())
+            .map(|slice| slice.capture.start)
+            .collect();
+        assert_eq!(folder.unreadable(), 1);
+        // The youngest first.
+        assert_eq!(
+            starts,
+            [slice(3, 0..0).capture.start, slice(1, 0..0).capture.start]
+        );
     }
 
     #[test]

@@ -13,13 +13,15 @@ use serde::Serialize;
 use super::Shared;
 use super::question::{By, Question, nanos};
 use crate::{
-    export::{file::Format, folded, text::Rfc3339},
+    export::{file::Format, folded, span::Span, text::Rfc3339},
     history::{History, Query},
     profile::{
-        FrameKind, Function, Language, Line, Location, LocationId, Profile, Stack, StackId, StringId,
+        Capture, FrameKind, Function, Language, Line, Location, LocationId, Profile, Stack, StackId,
+        StringId,
         tables::{Tables, Translation},
     },
     render::{difference, html, svg, svg::SvgError},
+    telemetry::Loss,
 };
 
 const JSON: &str = "application/json";
@@ -79,13 +81,26 @@ impl Answer {
 }
 
 /// What an answer is made of.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct About {
     /// Nanoseconds since the Unix epoch.
     pub(super) start: u64,
     pub(super) end: u64,
     pub(super) samples: u64,
-    pub(super) lost: u64,
+    /// By reason.
+    pub(super) lost: BTreeMap<Loss, u64>,
+}
+
+impl About {
+    /// When it was, and what was lost.
+    fn of(capture: &Capture) -> Self {
+        Self {
+            start: capture.start,
+            end: capture.start.saturating_add(capture.duration),
+            samples: 0,
+            lost: capture.lost.clone(),
+        }
+    }
 }
 
 /// An answer that is being written, up to its longest.
@@ -137,16 +152,13 @@ pub(super) fn make(shared: &Shared, question: &Question, drawn: Drawn) -> Answer
 
 /// A profile in a format.
 fn profile(history: &History, question: &Question, drawn: Drawn) -> Answer {
-    let query = Query {
-        as_a_whole: question.by.is_none() && matches!(drawn, Drawn::Profile(Format::Svg | Format::Folded)),
-        ..question.query.clone()
-    };
-    let mut profile = history.profile(&query);
+    if let (Drawn::Profile(format @ (Format::Svg | Format::Folded)), None) = (drawn, question.by) {
+        return picture(history, question, format);
+    }
+    let mut profile = history.profile(&question.query);
     let about = About {
-        start: profile.capture.start,
-        end: profile.capture.start.saturating_add(profile.capture.duration),
         samples: profile.sample_count(),
-        lost: profile.capture.lost_total(),
+        ..About::of(&profile.capture)
     };
     if about.samples == 0 {
         return Answer::Nothing(nothing(history, question));
@@ -154,13 +166,13 @@ fn profile(history: &History, question: &Question, drawn: Drawn) -> Answer {
     if let Some(by) = question.by {
         profile = rooted(&profile, by);
     }
-    name_target(&mut profile, &question.query);
+    name_target(&mut profile.capture, history, &question.query);
     let mut body = Body::default();
     let options = folded::Options::default();
     let (content_type, written) = match drawn {
         Drawn::Profile(Format::Svg) => (
             content_type(Format::Svg),
-            svg::draw(&profile, &options, question.look, &mut body),
+            svg::draw(&Span::of(&profile, &options), question.look, &mut body),
         ),
         Drawn::Profile(format) => (content_type(format), format.write(&profile, &mut body)),
         Drawn::Columns | Drawn::Difference | Drawn::Processes | Drawn::Timeline => (
@@ -171,6 +183,26 @@ fn profile(history: &History, question: &Question, drawn: Drawn) -> Answer {
     body.answer(content_type, about, written)
 }
 
+/// What needs to know no more than how many samples a stack has.
+fn picture(history: &History, question: &Question, format: Format) -> Answer {
+    let mut span = history.folded(&question.query);
+    let about = About {
+        samples: span.total(),
+        ..About::of(&span.capture)
+    };
+    if about.samples == 0 {
+        return Answer::Nothing(nothing(history, question));
+    }
+    name_target(&mut span.capture, history, &question.query);
+    let mut body = Body::default();
+    let written = if format == Format::Svg {
+        svg::draw(&span, question.look, &mut body)
+    } else {
+        span.merged().write(&mut body).map_err(SvgError::from)
+    };
+    body.answer(content_type(format), about, written)
+}
+
 /// What has changed from one range to another.
 fn difference(history: &History, question: &Question) -> Answer {
     let Some((before, after)) = &question.compared else {
@@ -179,27 +211,32 @@ fn difference(history: &History, question: &Question) -> Answer {
         );
     };
     let [before, after] = [before, after].map(|range| {
-        let mut profile = history.profile(&Query {
+        let query = Query {
             range: Some(range.clone()),
-            as_a_whole: true,
             ..question.query.clone()
-        });
-        name_target(&mut profile, &question.query);
-        profile
+        };
+        let mut span = history.folded(&query);
+        name_target(&mut span.capture, history, &query);
+        span
     });
+    let [first, last] = [&before, &after].map(|span| About::of(&span.capture));
+    let mut lost = first.lost;
+    for (reason, count) in last.lost {
+        *lost.entry(reason).or_default() += count;
+    }
     let about = About {
-        start: before.capture.start.min(after.capture.start),
-        end: after.capture.start.saturating_add(after.capture.duration),
-        samples: before.sample_count() + after.sample_count(),
-        lost: before.capture.lost_total() + after.capture.lost_total(),
+        start: first.start.min(last.start),
+        end: last.end,
+        samples: before.total().saturating_add(after.total()),
+        lost,
     };
-    for (profile, name) in [(&before, "a"), (&after, "b")] {
-        if profile.sample_count() == 0 {
+    for (span, name) in [(&before, "a"), (&after, "b")] {
+        if span.total() == 0 {
             return Answer::Nothing(format!("{name}: {}", nothing(history, question)));
         }
     }
     let mut body = Body::default();
-    let written = difference::write(&before, &after, &mut body);
+    let written = difference::draw(&before, &after, &mut body);
     body.answer(content_type(Format::Svg), about, written)
 }
 
@@ -409,20 +446,17 @@ fn word_location(to: &mut Tables, word: &str) -> LocationId {
 }
 
 /// The title of a picture of a part of the host names the part.
-fn name_target(profile: &mut Profile, query: &Query) {
+fn name_target(capture: &mut Capture, history: &History, query: &Query) {
     let names: Vec<String> = match (query.pids.as_slice(), &query.process_name) {
         ([], None) => return,
         ([], Some(name)) => vec![name.clone()],
-        (pids, _) => {
-            let processes = profile.processes.iter();
-            let asked = processes.filter(|process| pids.contains(&process.pid));
-            asked
-                .map(|process| format!("{} ({})", profile.string(process.name), process.pid))
-                .collect()
+        _ => {
+            let asked = history.processes(query).into_iter();
+            asked.map(|(pid, name)| format!("{name} ({pid})")).collect()
         }
     };
-    profile.capture.target = names.join(", ");
-    profile.capture.command.clear();
+    capture.target = names.join(", ");
+    capture.command.clear();
 }
 
 /// Whether a range that begins now and is over by then is in the history.

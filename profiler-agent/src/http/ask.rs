@@ -1,14 +1,15 @@
 //! The other side: asks a running agent.
 
-use std::{io, time::Duration};
+use std::{collections::BTreeMap, io, time::Duration};
 
-use reqwest::Url;
+use reqwest::{Url, header::HeaderMap};
 
-use super::Address;
+use super::{Address, LOST};
 use crate::{
     export::otlp::tls,
     profile::Profile,
     read::{self, Problem},
+    telemetry::Loss,
 };
 
 /// How long the agent may take: it answers two at a time.
@@ -97,6 +98,11 @@ impl Asked {
     /// # Errors
     /// [`AskError`].
     pub fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Result<Vec<u8>, AskError> {
+        Ok(self.ask(path, parameters)?.1)
+    }
+
+    /// An answer: its headers and its bytes.
+    fn ask(&self, path: &str, parameters: &[(&str, &str)]) -> Result<(HeaderMap, Vec<u8>), AskError> {
         let failed = |reason: String| AskError::Transport {
             address: self.address.clone(),
             reason,
@@ -120,6 +126,7 @@ impl Asked {
             };
             let mut answer = request.send().await.map_err(transport)?;
             let status = answer.status();
+            let headers = std::mem::take(answer.headers_mut());
             let mut body = Vec::new();
             while let Some(piece) = answer.chunk().await.map_err(transport)? {
                 if piece.len() > limit.saturating_sub(body.len()) {
@@ -128,7 +135,7 @@ impl Asked {
                 body.extend_from_slice(&piece);
             }
             if status.is_success() {
-                return Ok(body);
+                return Ok((headers, body));
             }
             Err(AskError::Refused {
                 address: self.address.clone(),
@@ -143,10 +150,63 @@ impl Asked {
     /// # Errors
     /// [`AskError`].
     pub fn profile(&self, parameters: &[(&str, &str)]) -> Result<Profile, AskError> {
-        let bytes = self.get("/profile.otlp", parameters)?;
-        read::bytes(&bytes, &read::Options::default()).map_err(|problem| AskError::Answer {
-            address: self.address.clone(),
-            problem,
-        })
+        let (headers, bytes) = self.ask("/profile.otlp", parameters)?;
+        let mut profile =
+            read::bytes(&bytes, &read::Options::default()).map_err(|problem| AskError::Answer {
+                address: self.address.clone(),
+                problem,
+            })?;
+        let lost = headers.get(LOST).and_then(|lost| lost.to_str().ok());
+        profile.capture.lost = lost.map(losses).unwrap_or_default();
+        Ok(profile)
+    }
+}
+
+/// Reads what was lost by reason; what this version has no word for is left out.
+fn losses(text: &str) -> BTreeMap<Loss, u64> {
+    let losses = text.split(", ").filter_map(|loss| {
+        let (name, count) = loss.split_once('=')?;
+        let reason = Loss::ALL.into_iter().find(|reason| reason.name() == name)?;
+        Some((reason, count.parse().ok()?))
+    });
+    losses.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Options, Server};
+    use super::*;
+    use crate::{history::Limits, profile::Capture, telemetry::Telemetry};
+
+    #[test]
+    fn what_was_lost_is_told_with_the_profile() {
+        let options = Options {
+            address: "127.0.0.1:0".parse().unwrap(),
+            token: None,
+            limits: Limits::default(),
+            folder: None,
+        };
+        let server = Server::start(options, &Telemetry::default().into()).unwrap();
+        let mut slice = read::bytes(b"program;main 7\n", &read::Options::default()).unwrap();
+        slice.capture = Capture {
+            target: "whole host".into(),
+            start: 1_000_000_000,
+            duration: 1_000_000_000,
+            frequency: 99,
+            lost: BTreeMap::from([(Loss::RingFull, 3), (Loss::TornRecord, 1)]),
+            ..Capture::default()
+        };
+        server.entrance().hand_over(slice.clone());
+        let asked = Asked::new(server.address().clone(), None).unwrap();
+        let profile = loop {
+            match asked.profile(&[]) {
+                Ok(profile) => break profile,
+                // It is not taken in yet.
+                Err(AskError::Refused { is_nothing: true, .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        };
+        assert_eq!(profile.sample_count(), 7);
+        assert_eq!(profile.capture.lost, slice.capture.lost);
     }
 }

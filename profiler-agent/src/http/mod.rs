@@ -24,8 +24,8 @@ use std::{
     str::FromStr,
     sync::{
         Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
     },
     thread,
     time::{Duration, Instant, SystemTime},
@@ -52,7 +52,7 @@ use self::{
 };
 use crate::{
     export::{file::Format, text::Rfc3339},
-    history::{History, Limits, folder::Folder},
+    history::{History, Limits, Past, folder::Folder},
     profile::Profile,
     render::html,
     spool::FolderError,
@@ -74,6 +74,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// The description of all of this for programs.
 const OPENAPI: &str = include_str!("openapi.json");
+/// The header that says what was lost by reason, which OTLP has no word for: `ring_full=3, torn_record=1`.
+const LOST: &str = "profile-lost-by-reason";
 const HTML: &str = "text/html; charset=utf-8";
 /// The page, and what it may do.
 static PAGE: LazyLock<(Bytes, HeaderValue)> = LazyLock::new(|| {
@@ -182,6 +184,8 @@ struct Shared {
     history: RwLock<History>,
     telemetry: Arc<Telemetry>,
     skipped: AtomicU64,
+    /// Whether all there is of the runs before is in the history.
+    is_past_read: AtomicBool,
     /// When the last slice came, by number.
     news: watch::Sender<Instant>,
     token: Option<[u8; 32]>,
@@ -257,6 +261,7 @@ impl Server {
             history: RwLock::new(History::new(limits)),
             telemetry: Arc::clone(telemetry),
             skipped: AtomicU64::new(0),
+            is_past_read: AtomicBool::new(folder.is_none()),
             news: watch::channel(Instant::now()).0,
             token: token.map(|token| Sha256::digest(token).into()),
             local: address.is_local(),
@@ -315,26 +320,29 @@ impl Server {
     }
 }
 
-/// Takes slices in until nobody can send any: first those of the runs before.
+/// Takes slices in until nobody can send any; while none waits, reads those of the runs before, the youngest first.
 fn keep(shared: &Shared, slices: &Receiver<Profile>, mut folder: Option<Folder>) {
     let history = || shared.history.write().unwrap_or_else(PoisonError::into_inner);
-    if let Some(folder) = &mut folder {
-        // Nobody is to see a part of it.
-        let mut past = History::new(history().limits());
-        let unreadable = folder.load(|slice| past.push(slice));
-        *history() = past;
-        shared.news.send_replace(Instant::now());
-        if unreadable > 0 {
-            tracing::warn!(
-                unreadable,
-                "slices of the history on the disk are damaged; they are left out"
-            );
-        }
-    }
+    let mut past = folder.is_some().then(|| Past::new(shared.history().limits()));
     let mut is_told = false;
-    while let Ok(slice) = slices.recv() {
+    loop {
+        let slice = match (&past, slices.try_recv()) {
+            (_, Ok(slice)) => slice,
+            (Some(_), Err(TryRecvError::Empty)) => {
+                if let Some(folder) = &mut folder {
+                    read_past(shared, folder, &mut past);
+                }
+                continue;
+            }
+            _ => match slices.recv() {
+                Ok(slice) => slice,
+                Err(_) => return,
+            },
+        };
         history().push(&slice);
         shared.news.send_replace(Instant::now());
+        let prepare = shared.history().preparation();
+        prepare();
         let kept = folder.as_mut().map_or(Ok(()), |folder| folder.keep(&slice));
         match kept {
             Ok(()) => is_told = false,
@@ -344,6 +352,31 @@ fn keep(shared: &Shared, slices: &Receiver<Profile>, mut folder: Option<Folder>)
                 }
                 is_told = true;
             }
+        }
+    }
+}
+
+/// Reads one slice of the past; there is no past to read any more when all of it is there, or the history is full.
+fn read_past(shared: &Shared, folder: &mut Folder, past: &mut Option<Past>) {
+    let history = || shared.history.write().unwrap_or_else(PoisonError::into_inner);
+    let (block, is_last) = match folder.earlier() {
+        Some(slice) => (past.as_mut().and_then(|past| past.push(&slice)), false),
+        None => (past.take().and_then(Past::finish), true),
+    };
+    let mut is_full = false;
+    if let Some(block) = block {
+        is_full = !history().put_before(block);
+        shared.news.send_replace(Instant::now());
+    }
+    if is_last || is_full {
+        *past = None;
+        shared.is_past_read.store(true, Ordering::Relaxed);
+        let unreadable = folder.unreadable();
+        if unreadable > 0 {
+            tracing::warn!(
+                unreadable,
+                "slices of the history on the disk are damaged; they are left out"
+            );
         }
     }
 }
@@ -521,6 +554,10 @@ async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Respons
             _ => plain(StatusCode::OK, "sampling\n".into()),
         },
         Place::Ready => match shared.history().span() {
+            Some(_) if !shared.is_past_read.load(Ordering::Relaxed) => plain(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the time before the start is still being read from the disk\n".into(),
+            ),
             Some(_) => plain(StatusCode::OK, "ready\n".into()),
             None => plain(StatusCode::SERVICE_UNAVAILABLE, "no slice yet\n".into()),
         },
@@ -607,11 +644,17 @@ fn into_response(answer: &Answer) -> Response {
             let mut response = Response::new(Body::from(body.clone()));
             set(&mut response, header::CONTENT_TYPE, content_type);
             let headers = response.headers_mut();
+            let lost = about.lost.values().copied().fold(0, u64::saturating_add);
+            let reasons = about.lost.iter();
+            let reasons: Vec<String> = reasons
+                .map(|(reason, count)| format!("{}={count}", reason.name()))
+                .collect();
             for (name, value) in [
                 ("profile-from", Rfc3339(about.start).to_string()),
                 ("profile-until", Rfc3339(about.end).to_string()),
                 ("profile-samples", about.samples.to_string()),
-                ("profile-lost", about.lost.to_string()),
+                ("profile-lost", lost.to_string()),
+                (LOST, reasons.join(", ")),
             ] {
                 if let Ok(value) = HeaderValue::from_str(&value) {
                     headers.insert(name, value);

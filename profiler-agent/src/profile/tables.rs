@@ -1,8 +1,11 @@
 //! Tables of a profile under construction: no row twice. What they are made of are rows of files, or of other profiles.
 
-use std::hash::Hash;
+use std::{
+    borrow::Borrow,
+    hash::{BuildHasher as _, Hash},
+};
 
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::{
     Capture, Function, FunctionId, Line, Location, LocationId, Mapping, MappingId, Process, ProcessId,
@@ -13,37 +16,34 @@ use super::{
 #[derive(Debug)]
 pub struct Tables {
     profile: Profile,
-    strings: HashMap<Box<str>, u32>,
-    processes: HashMap<Process, u32>,
-    mappings: HashMap<Mapping, u32>,
-    functions: HashMap<Function, u32>,
-    locations: HashMap<Location, u32>,
-    stacks: HashMap<Stack, u32>,
+    strings: Rows,
+    processes: Rows,
+    mappings: Rows,
+    functions: Rows,
+    locations: Rows,
+    stacks: Rows,
     bytes: usize,
 }
 
 impl Tables {
     /// Empty ones of a profile that was taken so; its samples are for the caller to add.
     pub fn new(capture: Capture) -> Self {
-        Self {
+        let mut tables = Self {
             profile: Profile {
                 capture,
-                strings: vec!["".into()],
-                processes: Vec::new(),
-                mappings: Vec::new(),
-                functions: Vec::new(),
-                locations: Vec::new(),
-                stacks: Vec::new(),
-                samples: Vec::new(),
+                ..Profile::default()
             },
-            strings: HashMap::from_iter([("".into(), 0)]),
-            processes: HashMap::new(),
-            mappings: HashMap::new(),
-            functions: HashMap::new(),
-            locations: HashMap::new(),
-            stacks: HashMap::new(),
+            strings: Rows::default(),
+            processes: Rows::default(),
+            mappings: Rows::default(),
+            functions: Rows::default(),
+            locations: Rows::default(),
+            stacks: Rows::default(),
             bytes: 0,
-        }
+        };
+        // Row 0 is the empty one.
+        tables.string("");
+        tables
     }
 
     /// The profile; nothing can be added any more.
@@ -59,23 +59,25 @@ impl Tables {
         &self.profile
     }
 
-    /// Bytes of the rows, about: without those that find them, which take as many again.
+    /// Bytes of the rows, about: without the few that find them.
     pub const fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Row of a string.
     pub fn string(&mut self, text: &str) -> StringId {
-        if let Some(&row) = self.strings.get(text) {
-            return StringId(row);
+        match self.strings.find(&self.profile.strings, text) {
+            Ok(row) => StringId(row),
+            Err(hash) => {
+                self.count(size_of::<Box<str>>() + text.len(), true);
+                StringId(self.strings.put(&mut self.profile.strings, hash, text.into()))
+            }
         }
-        self.bytes += size_of::<Box<str>>() + text.len();
-        StringId(intern(&mut self.profile.strings, &mut self.strings, text.into()).0)
     }
 
     /// Row of a process.
     pub fn process(&mut self, process: Process) -> ProcessId {
-        let (row, is_new) = intern(&mut self.profile.processes, &mut self.processes, process);
+        let (row, is_new) = self.processes.intern(&mut self.profile.processes, process);
         self.count(size_of::<Process>(), is_new);
         ProcessId(row)
     }
@@ -83,7 +85,7 @@ impl Tables {
     /// Row of a mapping.
     pub fn mapping(&mut self, mapping: Mapping) -> MappingId {
         let bytes = size_of::<Mapping>() + mapping.build_id.len();
-        let (row, is_new) = intern(&mut self.profile.mappings, &mut self.mappings, mapping);
+        let (row, is_new) = self.mappings.intern(&mut self.profile.mappings, mapping);
         self.count(bytes, is_new);
         MappingId(row)
     }
@@ -91,25 +93,24 @@ impl Tables {
     /// Row of a location.
     pub fn location(&mut self, location: Location) -> LocationId {
         let bytes = size_of::<Location>() + location.lines.len() * size_of::<Line>();
-        let (row, is_new) = intern(&mut self.profile.locations, &mut self.locations, location);
+        let (row, is_new) = self.locations.intern(&mut self.profile.locations, location);
         self.count(bytes, is_new);
         LocationId(row)
     }
 
     /// Row of a function.
     pub fn function(&mut self, function: Function) -> FunctionId {
-        let (row, is_new) = intern(&mut self.profile.functions, &mut self.functions, function);
+        let (row, is_new) = self.functions.intern(&mut self.profile.functions, function);
         self.count(size_of::<Function>(), is_new);
         FunctionId(row)
     }
 
     /// Row of a stack.
     pub fn stack(&mut self, stack: Stack) -> StackId {
-        if let Some(&row) = self.stacks.get(&stack) {
-            return StackId(row);
-        }
-        self.bytes += size_of::<Stack>() + stack.frames.len() * size_of::<LocationId>();
-        StackId(intern(&mut self.profile.stacks, &mut self.stacks, stack).0)
+        let bytes = size_of::<Stack>() + stack.frames.len() * size_of::<LocationId>();
+        let (row, is_new) = self.stacks.intern(&mut self.profile.stacks, stack);
+        self.count(bytes, is_new);
+        StackId(row)
     }
 
     /// Notes the bytes of a row, if it was not there before.
@@ -120,14 +121,39 @@ impl Tables {
     }
 }
 
-/// Row of a value in a table, put there if it is not, and whether it was put there.
-fn intern<T: Clone + Eq + Hash>(table: &mut Vec<T>, rows: &mut HashMap<T, u32>, row: T) -> (u32, bool) {
-    let next = u32::try_from(table.len()).unwrap_or(u32::MAX);
-    let place = *rows.entry(row).or_insert_with_key(|row| {
-        table.push(row.clone());
-        next
-    });
-    (place, place == next)
+/// Finds the rows of a table by what is in them, of which no second copy is kept: by their hashes, each with the number of its row.
+#[derive(Debug, Default)]
+struct Rows {
+    numbers: HashTable<(u64, u32)>,
+    hasher: DefaultHashBuilder,
+}
+
+impl Rows {
+    /// Row of a value, if it is in the table; else what it is to be put there with.
+    fn find<K: Hash + Eq + ?Sized, T: Borrow<K>>(&self, table: &[T], key: &K) -> Result<u32, u64> {
+        let hash = self.hasher.hash_one(key);
+        let is_same = |&(known, row): &(u64, u32)| {
+            known == hash && table.get(row as usize).is_some_and(|known| known.borrow() == key)
+        };
+        let found = self.numbers.find(hash, is_same);
+        found.map(|&(_, row)| row).ok_or(hash)
+    }
+
+    /// Puts a value into the table, which is not there.
+    fn put<T>(&mut self, table: &mut Vec<T>, hash: u64, value: T) -> u32 {
+        let row = u32::try_from(table.len()).unwrap_or(u32::MAX);
+        table.push(value);
+        self.numbers.insert_unique(hash, (hash, row), |&(hash, _)| hash);
+        row
+    }
+
+    /// Row of a value, put into the table if it is not there, and whether it was put there.
+    fn intern<T: Hash + Eq>(&mut self, table: &mut Vec<T>, value: T) -> (u32, bool) {
+        match self.find(table, &value) {
+            Ok(row) => (row, false),
+            Err(hash) => (self.put(table, hash, value), true),
+        }
+    }
 }
 
 /// Brings rows of one profile into tables; each once, and only those that are asked for.

@@ -118,8 +118,8 @@ pub(super) fn write(profile: &Profile, options: &Options, out: &mut impl Write) 
     let document = Document {
         version: VERSION,
         agent: env!("CARGO_PKG_VERSION"),
-        title: super::title(profile),
-        subtitle: super::subtitle(profile),
+        title: super::title(&profile.capture),
+        subtitle: super::subtitle(&profile.capture, super::Amount::of(profile)),
         start: capture.start / 1_000_000,
         duration: capture.duration.div_ceil(1_000_000),
         period: capture.period(),

@@ -2,20 +2,22 @@
 //!
 //! What the second does not have at all has no width; a picture with the two given the other way round shows it.
 
-use std::io;
+use std::{fmt::Write as _, io};
 
-use inferno::{
-    differential,
-    flamegraph::{
-        self,
-        color::{BackgroundColor, Color, StrokeColor},
-    },
+use inferno::flamegraph::{
+    self,
+    color::{BackgroundColor, Color, StrokeColor},
 };
 
-use super::{svg::SvgError, title};
+use super::{
+    svg::{MOST_FRAMES, NARROWEST, SvgError, lines},
+    title,
+};
 use crate::{
     export::{
-        folded::{Folded, Options},
+        folded::Options,
+        merged::Merged,
+        span::Span,
         text::{Rfc3339, Thousands, plain},
     },
     profile::Profile,
@@ -26,26 +28,35 @@ use crate::{
 /// # Errors
 /// [`SvgError::NoSamples`] when one of them has no samples, and the errors of the writer.
 pub fn write(before: &Profile, after: &Profile, out: &mut impl io::Write) -> Result<(), SvgError> {
-    let folded = [before, after].map(|profile| Folded::new(profile, &Options::of(profile)));
-    if folded.iter().any(Folded::is_empty) {
+    let span = |profile| Span::of(profile, &Options::of(profile));
+    draw(&span(before), &span(after), out)
+}
+
+/// The same of two spans of time.
+///
+/// # Errors
+/// As [`write()`].
+pub fn draw(before: &Span, after: &Span, out: &mut impl io::Write) -> Result<(), SvgError> {
+    let totals = [before.total(), after.total()];
+    if totals.contains(&0) {
         return Err(SvgError::NoSamples);
     }
-    let mut texts = [Vec::new(), Vec::new()];
-    for (folded, text) in folded.iter().zip(&mut texts) {
-        folded.write(text)?;
-    }
-    let [first, second] = &texts;
-    let options = differential::Options {
-        normalize: true,
-        ..differential::Options::default()
-    };
-    let mut lines = Vec::new();
-    differential::from_readers(options, first.as_slice(), second.as_slice(), &mut lines)?;
-    // Made of strings, so this cannot fail.
-    let lines = String::from_utf8(lines).map_err(io::Error::other)?;
+    let merged = Merged::compared(&before.parts, &after.parts);
+    let frames = merged.widest(false, MOST_FRAMES, NARROWEST);
+    let lines = lines(&merged, &frames, |text, [one, other]| {
+        // As many as there would be of as many samples as the other one has.
+        let scaled =
+            (u128::from(one) * u128::from(totals[1]) + u128::from(totals[0] / 2)) / u128::from(totals[0]);
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{scaled} {other}");
+    });
 
     let mut inferno = flamegraph::Options::default();
-    inferno.title = format!("{} → {}: more is red, less is blue", short(before), short(after));
+    inferno.title = format!(
+        "{} → {}: more is red, less is blue",
+        plain(&title(&before.capture), 40),
+        plain(&title(&after.capture), 40)
+    );
     inferno.subtitle = Some(format!("before: {} | after: {}", when(before), when(after)));
     inferno.notes = format!("made by profiler-agent {}", env!("CARGO_PKG_VERSION"));
     after.kind().counted().clone_into(&mut inferno.count_name);
@@ -59,19 +70,10 @@ pub fn write(before: &Profile, after: &Profile, out: &mut impl io::Write) -> Res
 }
 
 /// When and how much, in as many words as fit half a line.
-fn when(profile: &Profile) -> String {
-    let samples = format!(
-        "{} {}",
-        Thousands(profile.sample_count()),
-        profile.kind().counted()
-    );
-    match profile.capture.start {
+fn when(span: &Span) -> String {
+    let samples = format!("{} {}", Thousands(span.total()), span.kind().counted());
+    match span.capture.start {
         0 => samples,
         start => format!("{} · {samples}", Rfc3339(start)),
     }
-}
-
-/// What was profiled, in half a line.
-fn short(profile: &Profile) -> String {
-    plain(&title(profile), 40)
 }

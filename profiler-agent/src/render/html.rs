@@ -77,7 +77,11 @@ pub fn write_difference(before: &Profile, after: &Profile, out: &mut impl Write)
     };
     let (first, second) = (length(before), length(after));
     let mut to = Tables::new(Capture {
-        target: format!("{} → {}", super::title(before), super::title(after)),
+        target: format!(
+            "{} → {}",
+            super::title(&before.capture),
+            super::title(&after.capture)
+        ),
         command: String::new(),
         start: 0,
         duration: (first + second) * 1_000_000,

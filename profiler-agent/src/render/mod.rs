@@ -1,7 +1,10 @@
 //! Pictures for people. The only module that knows inferno.
 
 use crate::{
-    export::text::{Rfc3339, Thousands, plain},
+    export::{
+        span::Span,
+        text::{Rfc3339, Thousands, plain},
+    },
     profile::{Capture, Kind, Profile},
 };
 
@@ -16,9 +19,37 @@ const TITLE_LIMIT: usize = 90;
 /// Characters of a host name that leave room for the rest of its line.
 const HOST_LIMIT: usize = 40;
 
+/// How much was measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Amount {
+    kind: Kind,
+    samples: u64,
+    /// Samples whose stack is not whole.
+    incomplete: u64,
+}
+
+impl Amount {
+    /// That of a profile.
+    pub(crate) fn of(profile: &Profile) -> Self {
+        Self {
+            kind: profile.kind(),
+            samples: profile.sample_count(),
+            incomplete: incomplete(profile),
+        }
+    }
+
+    fn of_span(span: &Span) -> Self {
+        Self {
+            kind: span.kind(),
+            samples: span.total(),
+            incomplete: span.incomplete(),
+        }
+    }
+}
+
 /// What was profiled, with its command line as far as there is room.
-pub(crate) fn title(profile: &Profile) -> String {
-    let Capture { target, command, .. } = &profile.capture;
+pub(crate) fn title(capture: &Capture) -> String {
+    let Capture { target, command, .. } = capture;
     match (target.trim().is_empty(), command.trim().is_empty()) {
         (true, true) => "flamegraph".to_owned(),
         (true, false) => plain(command, TITLE_LIMIT),
@@ -28,8 +59,12 @@ pub(crate) fn title(profile: &Profile) -> String {
 }
 
 /// When, where, how, how much, and how much not, as far as it is known.
-pub(crate) fn subtitle(profile: &Profile) -> String {
-    let capture = &profile.capture;
+pub(crate) fn subtitle(capture: &Capture, amount: Amount) -> String {
+    let Amount {
+        kind,
+        samples,
+        incomplete,
+    } = amount;
     let mut parts = Vec::new();
     let tenths = capture.duration / 100_000_000;
     let length = format!("{}.{} s", tenths / 10, tenths % 10);
@@ -53,17 +88,11 @@ pub(crate) fn subtitle(profile: &Profile) -> String {
         (rate, "") => parts.push(format!("{rate} Hz")),
         (rate, clock) => parts.push(format!("{rate} Hz {clock}")),
     }
-    let kind = profile.kind();
-    parts.push(format!(
-        "{} {}",
-        Thousands(profile.sample_count()),
-        kind.counted()
-    ));
+    parts.push(format!("{} {}", Thousands(samples), kind.counted()));
     // Files of others do not tell of losses.
     if kind == Kind::Cpu || capture.lost_total() > 0 {
         parts.push(format!("{} lost", Thousands(capture.lost_total())));
     }
-    let incomplete = incomplete(profile);
     if incomplete > 0 {
         parts.push(format!("{} incomplete", Thousands(incomplete)));
     }

@@ -6,12 +6,10 @@
 //! The same profile gives the same bytes: colours come from names, never from chance.
 
 use std::{
-    borrow::Cow,
     collections::BTreeSet,
     fmt::Write as _,
     hash::{DefaultHasher, Hash, Hasher},
     io,
-    ops::Range,
 };
 
 use inferno::flamegraph::{
@@ -19,19 +17,23 @@ use inferno::flamegraph::{
     color::{BackgroundColor, Color, PaletteMap, StrokeColor},
 };
 
-use super::{subtitle, title};
+use super::{Amount, subtitle, title};
 use crate::{
-    export::folded::{Folded, LabelKind, Options},
-    profile::Profile,
+    export::{
+        folded::{LabelKind, Options},
+        merged::{Frame, Merged},
+        span::Span,
+    },
+    profile::{Capture, Profile},
 };
 
 /// Pixels that the legend adds at the bottom.
 const LEGEND_HEIGHT: usize = 22;
 
-/// From so many stacks on, those that cannot be seen are left out before the picture is drawn.
-const MANY: usize = 20_000;
+/// Most frames of a picture: what else there is would make it slow to load, and be too narrow to be read.
+pub(super) const MOST_FRAMES: usize = 10_000;
 /// Frames below this part of the whole are narrower than the tenth of a pixel that is still drawn, of 1,200.
-const NARROWEST: u64 = 24_000;
+pub(super) const NARROWEST: u64 = 10_000;
 
 /// Why there is no picture.
 #[derive(Debug, thiserror::Error)]
@@ -45,12 +47,12 @@ pub enum SvgError {
 }
 
 /// Draws a flamegraph, root at the bottom, widths in samples. Frames narrower than a tenth of a pixel are left
-/// out. Writes in small pieces: give it a buffered writer.
+/// out, and of very many the narrowest. Writes in small pieces: give it a buffered writer.
 ///
 /// # Errors
 /// [`SvgError::NoSamples`] for a profile without samples of the asked kind, and the errors of the writer.
 pub fn write(profile: &Profile, options: &Options, out: &mut impl io::Write) -> Result<(), SvgError> {
-    draw(profile, options, Look::default(), out)
+    draw(&Span::of(profile, options), Look::default(), out)
 }
 
 /// How a picture is drawn.
@@ -62,46 +64,34 @@ pub struct Look {
     pub reverse: bool,
 }
 
-/// The same with another look.
+/// The same of a span of time, with another look.
 ///
 /// # Errors
 /// As [`write()`].
-pub fn draw(
-    profile: &Profile,
-    options: &Options,
-    look: Look,
-    out: &mut impl io::Write,
-) -> Result<(), SvgError> {
-    let folded = Folded::new(profile, options);
-    if folded.is_empty() {
+pub fn draw(span: &Span, look: Look, out: &mut impl io::Write) -> Result<(), SvgError> {
+    if span.total() == 0 {
         return Err(SvgError::NoSamples);
     }
-    let is_large = folded.len() > MANY;
-    let lines = if is_large {
-        visible(&folded, look.reverse)
-    } else {
-        let mut lines = Vec::new();
-        folded.write(&mut lines)?;
-        // Made of strings, so this cannot fail.
-        String::from_utf8(lines).map_err(io::Error::other)?
-    };
-
+    let merged = span.merged();
+    let frames = merged.widest(look.reverse, MOST_FRAMES, NARROWEST);
+    let drawn: BTreeSet<u32> = frames.iter().map(|frame| frame.label).collect();
+    let labels = drawn.into_iter().map(|label| merged.label(label));
+    let labels: Vec<(&str, LabelKind)> = labels.collect();
     let mut palette = PaletteMap::default();
     palette.insert("", shade(LabelKind::Process, ""));
-    for (label, kind) in folded.labels() {
+    for &(label, kind) in &labels {
         palette.insert(label, shade(kind, label));
     }
     let mut inferno = flamegraph::Options::default();
-    inferno.title = title(profile);
-    inferno.subtitle = Some(subtitle(profile));
-    inferno.notes = notes(profile);
-    options.kind.counted().clone_into(&mut inferno.count_name);
+    inferno.title = title(&span.capture);
+    inferno.subtitle = Some(subtitle(&span.capture, Amount::of_span(span)));
+    inferno.notes = notes(&span.capture);
+    span.kind().counted().clone_into(&mut inferno.count_name);
     "verdana, dejavu sans, sans-serif".clone_into(&mut inferno.font_type);
     inferno.bgcolors = Some(BackgroundColor::Flat(Color::new(255, 255, 255)));
     inferno.stroke_color = StrokeColor::None;
     // Every label has its colour already; this is for what inferno might add.
     inferno.deterministic = true;
-    inferno.reverse_stack_order = look.reverse && !is_large;
     if look.icicle {
         inferno.direction = flamegraph::Direction::Inverted;
     }
@@ -109,63 +99,36 @@ pub fn draw(
     // `no_sort` stays off: inferno refuses lines that are not in the order of their bytes, and ours are in the
     // order of their frames.
     let mut picture = Vec::new();
+    let lines = lines(&merged, &frames, |text, [own, _]| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{own}");
+    });
     flamegraph::from_lines(&mut inferno, lines.lines(), &mut picture)?;
     let picture = String::from_utf8(picture).map_err(io::Error::other)?;
-    let kinds: BTreeSet<LabelKind> = folded.labels().map(|(_, kind)| kind).collect();
+    let kinds: BTreeSet<LabelKind> = labels.into_iter().map(|(_, kind)| kind).collect();
     out.write_all(with_legend(&picture, &kinds).as_bytes())?;
     Ok(())
 }
 
-/// The lines of what can be seen: where a frame is too narrow to be drawn, its samples are those of its caller, so that
-/// widths stay what they are. Of 100,000 stacks some thousands are left.
-fn visible(folded: &Folded, reverse: bool) -> String {
-    let mut lines: Vec<(Cow<'_, [u32]>, u64)> = folded
-        .lines()
-        .map(|(frames, count)| (Cow::Borrowed(frames), count))
-        .collect();
-    if reverse {
-        for (frames, _) in &mut lines {
-            frames.to_mut().reverse();
-        }
-        lines.sort_unstable();
-    }
-    let total = lines
-        .iter()
-        .fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
-    let narrow = total / NARROWEST;
+/// Frames as folded stacks, a line for each that has events of its own; what is behind the stack is written by `count`.
+pub(super) fn lines(merged: &Merged<'_>, frames: &[Frame], count: impl Fn(&mut String, [u64; 2])) -> String {
     let mut text = String::new();
-    // Lines that begin alike are neighbours.
-    let mut groups = vec![(0..lines.len(), 0_usize)];
-    while let Some((range, depth)) = groups.pop() {
-        let mut own = 0_u64;
-        let mut child: Option<(u32, Range<usize>, u64)> = None;
-        let mut close = |child: Option<(u32, Range<usize>, u64)>, own: &mut u64| match child {
-            // Lines need a first frame.
-            Some((_, range, count)) if count > narrow || depth == 0 => groups.push((range, depth + 1)),
-            Some((.., count)) => *own = own.saturating_add(count),
-            None => {}
-        };
-        for (place, (frames, count)) in lines.iter().enumerate().take(range.end).skip(range.start) {
-            match (frames.get(depth), &mut child) {
-                (None, _) => own = own.saturating_add(*count),
-                (Some(frame), Some((last, range, sum))) if last == frame => {
-                    range.end = place + 1;
-                    *sum = sum.saturating_add(*count);
-                }
-                (Some(&frame), _) => close(child.replace((frame, place..place + 1, *count)), &mut own),
-            }
+    let mut path = Vec::new();
+    for frame in frames.iter().filter(|frame| frame.own != [0, 0]) {
+        path.clear();
+        path.push(frame);
+        while let Some(caller) = path.last().and_then(|frame| frames.get(frame.caller?)) {
+            path.push(caller);
         }
-        close(child, &mut own);
-        if let (1.., Some((frames, _))) = (own, lines.get(range.start)) {
-            for (place, &frame) in frames.iter().take(depth).enumerate() {
-                if place > 0 {
-                    text.push(';');
-                }
-                text.push_str(folded.label(frame).0);
+        for (place, frame) in path.iter().rev().enumerate() {
+            if place > 0 {
+                text.push(';');
             }
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, " {own}");
+            text.push_str(merged.label(frame.label).0);
         }
+        text.push(' ');
+        count(&mut text, frame.own);
+        text.push('\n');
     }
     text
 }
@@ -238,9 +201,9 @@ const fn kind_name(kind: LabelKind) -> &'static str {
 }
 
 /// A comment in the file: what made it, and the losses by reason.
-fn notes(profile: &Profile) -> String {
+fn notes(capture: &Capture) -> String {
     let mut text = format!("made by profiler-agent {}", env!("CARGO_PKG_VERSION"));
-    for (reason, count) in &profile.capture.lost {
+    for (reason, count) in &capture.lost {
         let _ = write!(text, "; lost {}: {count}", reason.name());
     }
     text
@@ -284,14 +247,18 @@ mod tests {
     fn what_cannot_be_seen_is_counted_for_its_caller() {
         let text = "a;b;c 100000\na;b;d 1\na;e;f 2\na;e;g 1\nz;c 1\n";
         let profile = crate::read::bytes(text.as_bytes(), &crate::read::Options::default()).unwrap();
-        let folded = Folded::new(&profile, &Options::of(&profile));
-        let lines = |reverse| {
-            let text = visible(&folded, reverse);
+        let span = Span::of(&profile, &Options::of(&profile));
+        let of = |from_leaves, most| {
+            let merged = span.merged();
+            let frames = merged.widest(from_leaves, most, NARROWEST);
+            let text = lines(&merged, &frames, |text, [own, _]| text.push_str(&own.to_string()));
             let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
             lines.sort();
             lines
         };
-        assert_eq!(lines(false), ["a 3", "a;b 1", "a;b;c 100000", "z 1"]);
-        assert_eq!(lines(true), ["c 1", "c;b;a 100000", "d 1", "f 2", "g 1"]);
+        assert_eq!(of(false, 100), ["a 3", "a;b 1", "a;b;c 100000", "z 1"]);
+        assert_eq!(of(true, 100), ["c 1", "c;b;a 100000", "d 1", "f 2", "g 1"]);
+        // First frames, whatever is asked for, and the widest others.
+        assert_eq!(of(false, 2), ["a 3", "a;b 100001", "z 1"]);
     }
 }

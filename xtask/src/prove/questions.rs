@@ -1,7 +1,7 @@
 //! `prove questions`: fifty clients ask a running agent for flamegraphs of 100,000 distinct stacks, for a minute.
 //!
 //! ```text
-//! branches ─▶ agent at 4,999 Hz ─▶ history on the disk ─▶ agent at 99 Hz ◀─ 50 clients, one question each every 200 ms
+//! branches ─▶ agent of it at 4,999 Hz ─▶ history on the disk ─▶ agent at 99 Hz ◀─ 50 clients, one question each every 200 ms
 //! ```
 
 use std::io::{Read as _, Write as _};
@@ -46,11 +46,12 @@ pub(super) fn run(workspace: &Workspace) -> Result<()> {
         .arg(&program)
         .arg(workspace.join("profiler-agent/workloads/branches.c"));
     command::run(&mut compiler)?;
-    let _load = Group::start(Command::new(&program).arg("900"))?;
+    let load = Group::start(Command::new(&program).arg("900"))?;
     let history = folder.path().join("history");
 
     let stacks = {
-        let _sampler = start(&agent, &history, 4_999)?;
+        // Of this program alone, or the history would be full of what else is busy here.
+        let _sampler = start(&agent, &history, 4_999, Some(load.0.id()))?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             sleep(Duration::from_secs(5));
@@ -64,7 +65,7 @@ pub(super) fn run(workspace: &Workspace) -> Result<()> {
         }
     };
 
-    let running = start(&agent, &history, 99)?;
+    let running = start(&agent, &history, 99, None)?;
     wait_until_ready()?;
     let kept = stacks_in(&text("/profile.folded?comm=branches")?);
     let before = Figures::now()?;
@@ -136,7 +137,7 @@ fn push<T>(list: &Mutex<Vec<T>>, value: T) {
     }
 }
 
-fn start(agent: &Path, history: &Path, frequency: u32) -> Result<Agent> {
+fn start(agent: &Path, history: &Path, frequency: u32, pid: Option<u32>) -> Result<Agent> {
     let mut command = Command::new(agent);
     command
         .args([
@@ -151,6 +152,9 @@ fn start(agent: &Path, history: &Path, frequency: u32) -> Result<Agent> {
         .arg("--history-folder")
         .arg(history)
         .stdin(Stdio::null());
+    if let Some(pid) = pid {
+        command.args(["-p", &pid.to_string()]);
+    }
     let child = command
         .spawn()
         .context("cannot start the agent; `cargo build --release` makes it")?;
