@@ -20,6 +20,7 @@ const CHECKS: &[Check] = &[
     ("clippy", clippy),
     ("clippy of the kernel side", clippy_ebpf),
     ("licences, duplicates and origins", deny),
+    ("lock file of the fuzz targets", lock_of_fuzzing),
     ("documentation", documentation),
     ("the page", page::lint),
     ("lints in every crate", lints_everywhere),
@@ -101,6 +102,16 @@ fn deny(workspace: &Workspace) -> Result<()> {
         command::run(deny.args(["licenses", "bans", "sources"]).current_dir(&folder))?;
     }
     Ok(())
+}
+
+/// The fuzz targets have a lock file of their own, which does not follow when the agent gets another crate.
+fn lock_of_fuzzing(workspace: &Workspace) -> Result<()> {
+    let mut cargo = command::cargo();
+    cargo
+        .args(["metadata", "--locked", "--format-version=1"])
+        .current_dir(workspace.join("fuzz"));
+    command::run_quiet(&mut cargo)
+        .context("`cargo update --workspace` in fuzz/ brings its lock file up to date")
 }
 
 fn documentation(workspace: &Workspace) -> Result<()> {
