@@ -140,11 +140,16 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// Whether the first line of a text is one of a sample.
+/// Whether the first line of a text is one of a sample. A name in folded stacks may read like one, but then a count follows it, and no frame.
 pub(super) fn is_perf_script(text: &[u8]) -> bool {
-    let mut lines = text.split(|&byte| byte == b'\n');
-    let line = lines.find(|line| !line.is_empty() && !line.starts_with(b"#"));
-    line.is_some_and(|line| Header::parse(&String::from_utf8_lossy(line)).is_some())
+    let mut lines = text.split(|&byte| byte == b'\n').map(String::from_utf8_lossy);
+    let first = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
+    let is_frame = |line: &str| Frame::parse(line).is_some();
+    first.is_some_and(|line| {
+        Header::parse(&line).is_some_and(|Header { rest, .. }| {
+            rest.trim().is_empty() || is_frame(rest) || lines.next().is_some_and(|next| is_frame(&next))
+        })
+    })
 }
 
 /// The sample that is being read.
