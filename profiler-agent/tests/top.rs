@@ -210,8 +210,9 @@ fn through_a_pipe_it_is_one_table() {
             "flamegraph",
             "-p",
             &pid,
+            // A slice has two seconds, and is there some time after its end: the last two may be in none.
             "--last",
-            "2s",
+            "6s",
         ];
         let picture = Agent::new().run(arguments);
         picture.expect(0, &[]);
