@@ -50,7 +50,7 @@ pub(crate) struct Options {
     /// Which one; all by default, as many at a time as there are processors
     #[arg(value_parser = TARGETS.to_vec())]
     target: Option<String>,
-    /// How long, each; 0 runs what is kept, and looks for nothing new
+    /// How long, each
     #[arg(default_value_t = SECONDS)]
     seconds: u32,
     /// Afterwards keep the fewest inputs that reach all code that was reached
@@ -58,18 +58,17 @@ pub(crate) struct Options {
     keep: bool,
 }
 
-/// How long by default.
+/// How long in `ci`, and by default.
 const SECONDS: u32 = 60;
 
 /// Inputs that are kept are no longer than this: those of real files would fill the repository.
 const LONGEST_KEPT: &str = "-max_len=4096";
 
-/// All of them with the inputs that are kept, as `ci` does: what a change must pass should depend on the change, not on what chance finds
-/// that day.
+/// All of them, as `ci` does.
 pub(crate) fn all(workspace: &Workspace) -> Result<()> {
     let options = Options {
         target: None,
-        seconds: 0,
+        seconds: SECONDS,
         keep: false,
     };
     run(workspace, &options)
@@ -158,10 +157,7 @@ impl Fuzz {
         }
         let mut fuzzer = Command::new(self.programs.join(name));
         fuzzer
-            .arg(match seconds {
-                0 => "-runs=0".to_owned(),
-                _ => format!("-max_total_time={seconds}"),
-            })
+            .arg(format!("-max_total_time={seconds}"))
             // Slower than that, or larger, is a finding too: what hostile input may cost is bounded.
             .args([
                 "-timeout=10",

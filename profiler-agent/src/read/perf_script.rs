@@ -14,6 +14,7 @@ use profiler_common::Outcome;
 use super::{
     Problem,
     builder::{Builder, frame_kind, mapping_kind},
+    folded,
 };
 use crate::profile::{
     Capture, FrameKind, Function, Kind, Language, Line, Location, LocationId, MappingKind, Process, Sample,
@@ -140,16 +141,15 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// Whether the first line of a text is one of a sample. A name in folded stacks may read like one, but then a count follows it, and no frame.
+/// Whether the first line of a text is one of a sample. A name in folded stacks may read like one, but a count follows it: then it is one only if
+/// a frame does too.
 pub(super) fn is_perf_script(text: &[u8]) -> bool {
-    let mut lines = text.split(|&byte| byte == b'\n').map(String::from_utf8_lossy);
-    let first = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
-    let is_frame = |line: &str| Frame::parse(line).is_some();
-    first.is_some_and(|line| {
-        Header::parse(&line).is_some_and(|Header { rest, .. }| {
-            rest.trim().is_empty() || is_frame(rest) || lines.next().is_some_and(|next| is_frame(&next))
-        })
-    })
+    let mut lines = text.split(|&byte| byte == b'\n');
+    let first = lines.find(|line| !line.is_empty() && !line.starts_with(b"#"));
+    let has_frame =
+        |line: Option<&[u8]>| line.is_some_and(|line| Frame::parse(&String::from_utf8_lossy(line)).is_some());
+    first.is_some_and(|line| Header::parse(&String::from_utf8_lossy(line)).is_some())
+        && (!folded::is_folded(text) || has_frame(lines.next()))
 }
 
 /// The sample that is being read.
