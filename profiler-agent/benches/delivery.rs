@@ -4,7 +4,6 @@
 //! `data/compile.otlp.gz` is a real capture of three programs: two that are 31 calls deep, one of them in the kernel most of the time, and a shell
 //! that has gcc and g++ compile in turn; as many samples as two busy CPUs make in 10 s at 99 Hz, taken on a host that was shared.
 #![allow(clippy::print_stdout, reason = "a benchmark reports there")]
-#![allow(unsafe_code, reason = "a counting allocator is one")]
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,
@@ -18,11 +17,9 @@
 mod support;
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener},
     process::ExitCode,
-    sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::Instant,
 };
@@ -38,7 +35,11 @@ use profiler_agent::{
     read, resource,
     spool::{self, Spool},
 };
-use support::{Bars, figure, median};
+use support::{
+    Bars,
+    allocations::{self, Counting},
+    figure, median,
+};
 
 /// Bytes of a sample that the OpenTelemetry eBPF profiler sends, gzipped, without any names, of two busy CPUs at 99 Hz: half of it.
 const BAR_WITHOUT_NAMES: f64 = 15.0;
@@ -50,37 +51,6 @@ const BAR_ALLOCATIONS: f64 = 1.1;
 /// How much longer it may take to encode many requests than one; they are 1.4 x the bytes.
 const BAR_SPLIT: f64 = 1.5;
 const PASSES: usize = 31;
-
-/// Allocations so far.
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as promised to us.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as promised to us.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as promised to us.
-        unsafe { System.realloc(place, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        // SAFETY: as promised to us.
-        unsafe { System.dealloc(place, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -271,9 +241,9 @@ fn growing(profile: &Profile, bars: &mut Bars) {
         ..options(Names::Readable, Times::Rounded)
     };
     let count = |profile: &Profile| {
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let before = allocations::calls();
         let _request = whole(profile, &usual);
-        ALLOCATIONS.load(Ordering::Relaxed) - before
+        allocations::calls() - before
     };
     let (one, again, ten) = (count(profile), count(profile), count(&larger(profile, 10)));
     assert_eq!(one, again, "the same batch takes as many allocations");

@@ -34,7 +34,7 @@ use aya::{
 };
 use profiler_agent::procfs;
 use support::{
-    Bars, Running, figure, median,
+    Bars, Running, figure, median, otel_profiler,
     sampled::Sampled,
     target::{self, Frames, Work},
 };
@@ -140,23 +140,12 @@ struct Other {
 
 /// One round of it.
 fn other(profiler: &Path, port: u16, target: &Running) -> Other {
-    // It insists on tracefs, which not every machine has mounted; the mount is gone with it.
+    let receiver = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let _profiler = Running::start_now(
-        Command::new("unshare")
-            .args([
-                "--mount",
-                "sh",
-                "-c",
-                "mount -t tracefs nodev /sys/kernel/tracing; exec \"$@\"",
-                "sh",
-            ])
-            .arg(profiler)
-            .args(["-collection-agent", &format!("127.0.0.1:{port}"), "-disable-tls"])
-            .args(["-samples-per-second", &FREQUENCY.to_string(), "-pin-cpu-ids", "0"])
+        otel_profiler(profiler, receiver, FREQUENCY)
+            .args(["-pin-cpu-ids", "0"])
             // It takes its counters back to 0 whenever it reads them.
-            .args(["-monitor-interval", "1h"])
-            .stderr(Stdio::null())
-            .stdout(Stdio::null()),
+            .args(["-monitor-interval", "1h"]),
     );
     wait("the OpenTelemetry eBPF profiler", || cost().is_some());
     target.awake(|| measure(target.pid()))

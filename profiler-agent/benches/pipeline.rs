@@ -21,11 +21,9 @@
 mod support;
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
     collections::BTreeMap,
     path::Path,
     process::{Command, ExitCode},
-    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -40,7 +38,9 @@ use profiler_agent::{
 };
 use rustix::time::{ClockId, clock_gettime};
 use support::{
-    Bars, Running, figure, median,
+    Bars, Running,
+    allocations::{self, Counting},
+    figure, median,
     ring::{Memory, Random, Stack, executable, pass, record},
 };
 
@@ -51,26 +51,6 @@ const FRAMES: usize = 33;
 const SAMPLES: usize = 20_000;
 const PASSES: usize = 31;
 const BAR: f64 = 2.0;
-
-/// Bytes in use, of all that was allocated.
-struct Counting;
-
-static IN_USE: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        IN_USE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: as promised to us.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as promised to us.
-        unsafe { System.dealloc(place, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -112,7 +92,7 @@ fn main() -> ExitCode {
         .collect();
     println!("a sample with a new stack: {} us", figure(median(&new) * 1e6));
 
-    let before = IN_USE.load(Ordering::Relaxed);
+    let before = allocations::in_use();
     let mut aggregator = Aggregator::new(Limits::default(), Clock::now());
     pass(
         &mut merger,
@@ -121,7 +101,7 @@ fn main() -> ExitCode {
         &mut aggregator,
         &mut processes,
     );
-    let after = IN_USE.load(Ordering::Relaxed);
+    let after = allocations::in_use();
     println!(
         "memory of a distinct stack without names: {} bytes, of which {} are its addresses",
         (after - before) / STACKS,
@@ -164,11 +144,11 @@ fn main() -> ExitCode {
 
 /// What a profile of the stacks costs, and each of its outputs.
 fn outputs(aggregator: &mut Aggregator, clock: &Clock, fill: &mut dyn FnMut() -> Aggregator) {
-    let before = IN_USE.load(Ordering::Relaxed);
+    let before = allocations::in_use();
     name(aggregator);
     println!(
         "memory of its names: {} bytes a stack",
-        (IN_USE.load(Ordering::Relaxed) - before) / STACKS
+        (allocations::in_use() - before) / STACKS
     );
     let mut figures: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();

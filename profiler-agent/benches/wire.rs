@@ -37,7 +37,7 @@ use opentelemetry_proto::tonic::collector::profiles::v1development::{
     profiles_service_server::{ProfilesService, ProfilesServiceServer},
 };
 use prost::Message as _;
-use support::{Bars, Running, figure, gcc};
+use support::{Bars, Running, figure, gcc, otel_profiler};
 use tonic::{Request, Response, Status, codec::CompressionEncoding, transport::server::TcpIncoming};
 
 const FREQUENCY: u32 = 99;
@@ -254,7 +254,7 @@ fn main() -> ExitCode {
         };
         let address = proxy(receiver, Arc::clone(&counts));
         let running = match sender.agent {
-            None => start_other(&profiler, address),
+            None => Running::start(&mut otel_profiler(&profiler, address, FREQUENCY)),
             Some(arguments) => start_agent(&agent, arguments, address),
         };
         (running, counts)
@@ -397,25 +397,6 @@ fn start_agent(agent: &Path, arguments: &[&str], receiver: SocketAddr) -> Runnin
             ])
             .args(["--serve", "off"])
             .args(arguments)
-            .stderr(Stdio::null())
-            .stdout(Stdio::null()),
-    )
-}
-
-fn start_other(profiler: &Path, receiver: SocketAddr) -> Running {
-    // It insists on tracefs, which not every machine has mounted; the mount is gone with it.
-    Running::start(
-        Command::new("unshare")
-            .args([
-                "--mount",
-                "sh",
-                "-c",
-                "mount -t tracefs nodev /sys/kernel/tracing; exec \"$@\"",
-                "sh",
-            ])
-            .arg(profiler)
-            .args(["-collection-agent", &receiver.to_string(), "-disable-tls"])
-            .args(["-samples-per-second", &FREQUENCY.to_string()])
             .stderr(Stdio::null())
             .stdout(Stdio::null()),
     )

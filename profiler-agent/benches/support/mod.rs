@@ -1,12 +1,14 @@
 //! What the benchmarks share: bars, medians, and programs to measure on.
 #![allow(dead_code, reason = "each benchmark uses what it needs")]
 
+pub(crate) mod allocations;
 pub(crate) mod footprint;
 pub(crate) mod ring;
 pub(crate) mod sampled;
 pub(crate) mod target;
 
 use std::{
+    net::SocketAddr,
     path::Path,
     process::{Child, ChildStdin, Command, ExitCode, Stdio},
     time::Duration,
@@ -59,6 +61,21 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+/// The OpenTelemetry eBPF profiler, ready to be started, that sends to a receiver.
+pub(crate) fn otel_profiler(program: &Path, receiver: SocketAddr, frequency: u32) -> Command {
+    let mut command = Command::new("unshare");
+    command
+        // It insists on tracefs, which not every machine has mounted; the mount is gone with it.
+        .args(["--mount", "sh", "-c"])
+        .args(["mount -t tracefs nodev /sys/kernel/tracing; exec \"$@\"", "sh"])
+        .arg(program)
+        .args(["-collection-agent", &receiver.to_string(), "-disable-tls"])
+        .args(["-samples-per-second", &frequency.to_string()])
+        .stderr(Stdio::null())
+        .stdout(Stdio::null());
+    command
 }
 
 /// A program that runs until this is dropped.
