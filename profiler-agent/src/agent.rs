@@ -42,13 +42,19 @@ use crate::{
 
 /// How often the rings are looked at when none is half full.
 const TICK: Duration = Duration::from_millis(100);
+/// The same when the last look found next to nothing: on a host that sleeps, looking is most of what the agent does.
+const QUIET_TICK: Duration = Duration::from_millis(500);
+/// Fewer samples in a look are next to nothing: half a second of one busy CPU at 99 Hz brings fifty.
+const QUIET: u64 = 4;
 /// The same while a sample waits for the kernel side to learn of its code, or for an unwind table: until then each sample of that code
 /// brings a copy of its stack.
 const EAGER_TICK: Duration = Duration::from_millis(5);
 /// How long that goes on after the kernel side has said so: what it said so about can be read when it has settled.
 const EAGER_TIME: Duration = Duration::from_millis(20);
-/// How often the rest is seen to: CPUs, CPU time, progress.
+/// How often the rest is seen to while somebody waits for the end: CPUs, CPU time, progress.
 const SLOW_TICK: Duration = Duration::from_secs(1);
+/// And when it goes on for ever: at each second it would be a quarter of what the agent uses beside a host that sleeps.
+const ENDLESS_SLOW_TICK: Duration = Duration::from_secs(5);
 /// How often processes are looked for whose end was missed: 10 µs each.
 const LOOK_FOR_GONE: Duration = Duration::from_secs(60);
 /// How long the start of a capture waits for the unwind tables of its targets: samples that find none are as good, but for those of deep
@@ -203,7 +209,7 @@ pub struct Captured {
 }
 
 /// Captures until the duration is over, the targets have ended, or `stop` is requested. `progress` is called when sampling has begun, and
-/// then about once a second, with what is counted; `hand_out` with each slice but the last, which is in the answer. Sampling waits while they run.
+/// then about once a second (every five where the capture has no end), with what is counted; `hand_out` with each slice but the last, which is in the answer. Sampling waits while they run.
 ///
 /// # Errors
 ///
@@ -392,11 +398,20 @@ impl Run {
         hand_out: &mut impl FnMut(Profile),
     ) -> Result<(), CaptureError> {
         let system = |what| move |source| CaptureError::System { what, source };
-        let mut next_slow_tick = self.started + SLOW_TICK;
+        let slow_tick = match deadline {
+            None if self.slices.are_cut() => ENDLESS_SLOW_TICK,
+            _ => SLOW_TICK,
+        };
+        let mut next_slow_tick = self.started + slow_tick;
+        let mut is_quiet = false;
         loop {
             let now = Instant::now();
             let eager = self.unwinder.is_waited_for() || now < self.eager_until;
-            let tick = if eager { EAGER_TICK } else { TICK };
+            let tick = match (eager, is_quiet) {
+                (true, _) => EAGER_TICK,
+                (false, true) => QUIET_TICK,
+                (false, false) => TICK,
+            };
             let left = deadline.map_or(tick, |deadline| deadline.saturating_duration_since(now));
             if left.is_zero() {
                 return Ok(());
@@ -417,10 +432,13 @@ impl Run {
                 }
             }
             let settled = clock::monotonic().saturating_sub(merge::SETTLE);
+            let samples = self.aggregator.counts().samples;
             self.drain(settled);
             self.update_unwinder(false);
+            let found = self.aggregator.counts().samples - samples;
             self.take_names();
             self.cut_slices(settled, hand_out)?;
+            is_quiet = found < QUIET && !self.slices.wait_for_names();
             // The files stay open, so that nothing is lost by waiting; and each request may have them parsed anew, libc's debug
             // information alone in 20 ms: asking at every look made three quarters of the agent's CPU time.
             if self.aggregator.wants_names() {
@@ -437,7 +455,7 @@ impl Run {
                 return Ok(());
             }
             if now >= next_slow_tick {
-                next_slow_tick = now + SLOW_TICK;
+                next_slow_tick = now + slow_tick;
                 self.slow_tick()?;
                 let figures = self.figures()?;
                 let now = Progress {

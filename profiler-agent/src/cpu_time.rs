@@ -142,8 +142,9 @@ pub(crate) fn peak_memory(pid: u32) -> u64 {
     kilobytes.unwrap_or_default() * 1024
 }
 
-/// CPU time of the threads of a process that still run, to the nanosecond; /proc/PID/stat counts in steps of 10 ms.
-pub(crate) fn schedstat(pid: u32) -> Option<u64> {
+/// CPU time of the threads of a process that still run, to the nanosecond; /proc/PID/stat counts in steps of 10 ms. `None` once it has
+/// ended, or one of its threads meanwhile.
+pub fn schedstat(pid: u32) -> Option<u64> {
     std::fs::read_dir(format!("/proc/{pid}/task"))
         .ok()?
         .map(|task| {

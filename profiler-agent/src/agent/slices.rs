@@ -109,6 +109,16 @@ impl Slices {
         }
     }
 
+    /// Whether this goes on slice by slice.
+    pub(super) const fn are_cut(&self) -> bool {
+        self.interval.is_some()
+    }
+
+    /// Whether a closed slice is held back until its names are there.
+    pub(super) const fn wait_for_names(&self) -> bool {
+        self.closed.is_some()
+    }
+
     pub(super) const fn totals(&self) -> &Totals {
         &self.totals
     }
