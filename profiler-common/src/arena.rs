@@ -87,8 +87,18 @@ pub struct Mapping {
 /// In place of a table: there may be one, but the kernel side does not have it.
 pub const PENDING: u64 = u64::MAX;
 
-/// Byte offset in each segment of the number of the present epoch, which the agent advances.
-pub const EPOCH_AT: u32 = 0;
+/// What has changed since the kernel programs looked last: a word of each writer, so that the programs know by one line of memory whether the list that
+/// they used for the last sample holds for the next.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct News {
+    /// Number of the present epoch, which the agent advances.
+    pub epoch: u32,
+    /// How often the agent has pointed a process to another list, or to none.
+    pub lists: u32,
+    /// How often the programs themselves have taken a process out.
+    pub ended: u64,
+}
 
 /// Byte offset in a table of the epoch of its last use, which the kernel programs write: what to evict can be told from it.
 pub const USED_AT: u32 = 12;

@@ -166,17 +166,15 @@ impl SampleHeader {
 #[repr(u32)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Counter {
-    /// Samples written to a ring.
-    Written = 0,
     /// Samples refused by a full ring.
-    RingFull = 1,
+    RingFull = 0,
     /// Children that did not fit into the map of targets.
-    TargetsFull = 2,
+    TargetsFull = 1,
 }
 
 impl Counter {
     /// Every counter, in the order of its number.
-    pub const ALL: [Self; 3] = [Self::Written, Self::RingFull, Self::TargetsFull];
+    pub const ALL: [Self; 2] = [Self::RingFull, Self::TargetsFull];
 }
 
 /// Most processes whose mappings the kernel side knows at one time; the stacks of others are unwound in user space.

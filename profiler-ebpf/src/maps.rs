@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use profiler_common::{
     arch::{REGISTERS, Registers},
-    arena::{MAX_SEGMENTS, Mapping, MappingList, Pages, SEGMENT_LEN},
+    arena::{MAX_SEGMENTS, Mapping, MappingList, News, Pages, SEGMENT_LEN},
     record::{
         Counter, MAX_COPY, MAX_KERNEL_FRAMES, MAX_PROCESSES, MAX_TARGETS, MAX_USER_FRAMES, SampleHeader,
         UNFINISHED_LEN,
@@ -35,6 +35,10 @@ pub static TARGETS: HashMap<u32, u8> = HashMap::with_max_entries(MAX_TARGETS, 0)
 #[btf_map]
 pub static SEGMENTS: ArrayOfMaps<Array<[u8; SEGMENT_LEN], 1, SEGMENT_FLAGS>, MAX_SEGMENTS> =
     ArrayOfMaps::new();
+
+/// What has changed there, mapped into the agent as well.
+#[btf_map]
+pub static NEWS: Array<News, 1, SEGMENT_FLAGS> = Array::new();
 
 /// `BPF_F_MMAPABLE`.
 const SEGMENT_FLAGS: usize = 0x400;
@@ -76,13 +80,9 @@ pub struct Record {
     tail: [u8; TAIL],
 }
 
-/// See [`SCRATCH`].
+/// See [`SCRATCH`]. What each sample touches comes first and stands together: at 99 Hz each line of memory is a miss, and each page two.
 #[repr(C)]
 pub struct Scratch {
-    /// What goes out.
-    pub record: Record,
-    /// What was copied of the stack.
-    pub memory: UserMemory,
     /// Where the walk stands.
     pub registers: Registers,
     /// The [`Origin`] of that frame, by its bits.
@@ -91,24 +91,30 @@ pub struct Scratch {
     pub frames: u32,
     /// Number of frames at which the walk stops.
     pub limit: u32,
+    /// Whose mappings these are,
+    pub process: u32,
+    /// where they are, all zeros when the process is not known,
+    pub mappings: MappingList,
+    /// See [`profiler_common::arena::Segment::launder`].
+    pub laundry: u32,
+    /// and what there was to know when they were looked up; the epoch is that in which the walk began.
+    pub news: News,
     /// The mapping found last,
     pub mapping: Mapping,
     /// the pages of its table,
     pub pages: Pages,
-    /// and some before it.
-    pub recent: [Recent; RECENT],
-    /// Where the mappings of the process are; all zeros when it is not known.
-    pub mappings: MappingList,
+    /// and the entry of the row found last, if it has one.
+    pub entry: [u32; 2],
     /// Every register of the innermost frame, by DWARF number.
     pub leaf: [u64; REGISTERS],
-    /// What was found before.
+    /// What goes out.
+    pub record: Record,
+    /// Rules that were found before,
     pub trail: Trail,
-    /// The entry of the row found last, if it has one.
-    pub entry: [u32; 2],
-    /// The epoch in which the walk began.
-    pub epoch: u32,
-    /// See [`profiler_common::arena::Segment::launder`].
-    pub laundry: u32,
+    /// and mappings.
+    pub recent: [Recent; RECENT],
+    /// What was copied of the stack.
+    pub memory: UserMemory,
 }
 
 impl Scratch {

@@ -209,9 +209,7 @@ fn output(ctx: &PerfEventContext, scratch: &Scratch, rest: u64) {
             bytes,
         )
     };
-    count(if result == 0 {
-        Counter::Written
-    } else {
-        Counter::RingFull
-    });
+    if result != 0 {
+        count(Counter::RingFull);
+    }
 }

@@ -9,6 +9,7 @@ use profiler_common::record::Counter;
 use crate::{
     maps::{PROCESSES, TARGETS, count},
     patched::Patched,
+    tables,
     task::Task,
 };
 
@@ -47,7 +48,7 @@ pub fn follow(ctx: &RawTracePointContext) {
 #[inline(always)]
 pub fn replaced() {
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let _ = PROCESSES.remove(pid); // may not have been known
+    tables::forget(pid); // may not have been known
 }
 
 /// `sched_process_exit`: the current thread ends; with the last one its process is no target any more, before its pid
@@ -62,6 +63,6 @@ pub fn forget() {
     if Task::current().live_threads() == 0 {
         // Gone already is as good.
         let _ = TARGETS.remove(pid);
-        let _ = PROCESSES.remove(pid);
+        tables::forget(pid);
     }
 }

@@ -413,12 +413,16 @@ impl Sampler {
         let Some(Map::ArrayOfMaps(segments)) = self.programs.take_map("SEGMENTS") else {
             return Err(SamplingError::Incomplete("SEGMENTS"));
         };
+        let Some(Map::Array(news)) = self.programs.take_map("NEWS") else {
+            return Err(SamplingError::Incomplete("NEWS"));
+        };
         let processes = self
             .programs
             .take_map("PROCESSES")
             .ok_or(SamplingError::Incomplete("PROCESSES"))?;
         Ok(crate::unwind::Maps {
             segments,
+            news,
             processes: HashMap::try_from(processes)?,
         })
     }

@@ -8,13 +8,14 @@
 use std::{
     collections::BTreeMap,
     io,
+    mem::offset_of,
     os::fd::{AsFd as _, AsRawFd as _},
     ptr::NonNull,
     time::{Duration, Instant},
 };
 
 use aya::maps::{MapData, MapError};
-use profiler_common::arena::{self, EPOCH_AT, MAX_SEGMENTS, SEGMENT_LEN, USED_AT};
+use profiler_common::arena::{self, MAX_SEGMENTS, News, SEGMENT_LEN, USED_AT};
 
 use crate::sampling::bpf;
 
@@ -24,8 +25,11 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Blocks begin at multiples of this.
 const ALIGN: u32 = 8;
 
-/// Bytes at the start of each segment where no block begins: the epoch lies there, and place 0 of segment 0 means "none".
+/// Bytes at the start of each segment where no block begins: place 0 of segment 0 means "none".
 const RESERVED: u32 = 64;
+
+/// Bytes of the least that can be mapped.
+const PAGE: usize = 4096;
 
 /// Where a block is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,21 +51,32 @@ pub(super) struct Arena {
     /// Most segments.
     limit: usize,
     retired: Vec<(Instant, Block)>,
+    /// [`News`].
+    news: Shared,
     /// Counts the times that uses are told apart by.
     epoch: u32,
+    /// Counts the lists that were pointed to.
+    lists: u32,
 }
 
 /// One segment.
 #[derive(Debug)]
 pub(super) struct Segment {
-    memory: NonNull<u8>,
+    shared: Shared,
     /// Lengths of the free ranges by their offsets.
     free: BTreeMap<u32, u32>,
+}
+
+/// The only element of a BPF array, mapped here.
+#[derive(Debug)]
+struct Shared {
+    memory: NonNull<u8>,
+    len: usize,
     map: MapData,
 }
 
-// SAFETY: the memory belongs to this value alone on this side.
-unsafe impl Send for Segment {}
+// SAFETY: on this side the memory belongs to this value alone.
+unsafe impl Send for Shared {}
 
 /// Why a block could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -81,24 +96,36 @@ pub(super) enum ArenaError {
 }
 
 impl Arena {
-    /// Takes over the programs' array of segments; uses at most `bytes`, in whole segments, at least one.
-    pub(super) fn new(outer: MapData, bytes: usize) -> Self {
+    /// Takes over the programs' array of segments and their [`News`]; uses at most `bytes`, in whole segments, at least one.
+    ///
+    /// # Errors
+    ///
+    /// When the news cannot be mapped.
+    pub(super) fn new(outer: MapData, news: MapData, bytes: usize) -> io::Result<Self> {
         let limit = (bytes / SEGMENT_LEN).clamp(1, MAX_SEGMENTS);
-        Self {
+        let mut arena = Self {
             outer,
             segments: Vec::new(),
             limit,
             retired: Vec::new(),
-            epoch: 1,
-        }
+            news: Shared::map(news, PAGE)?,
+            epoch: 0,
+            lists: 0,
+        };
+        arena.advance_epoch();
+        Ok(arena)
     }
 
     /// Begins another epoch: tables that are used from now on can be told from those that were used before.
     pub(super) fn advance_epoch(&mut self) {
         self.epoch = self.epoch.wrapping_add(1);
-        for segment in &self.segments {
-            segment.write(EPOCH_AT, self.epoch);
-        }
+        self.news.write(offset_of!(News, epoch), self.epoch);
+    }
+
+    /// Tells the programs that a process points to another list now, or to none: from here on no walk begins with the old one.
+    pub(super) fn tell_of_list(&mut self) {
+        self.lists = self.lists.wrapping_add(1);
+        self.news.write(offset_of!(News, lists), self.lists);
     }
 
     /// How many epochs ago the kernel programs used a table last; 0 is in this one.
@@ -112,7 +139,9 @@ impl Arena {
     /// Notes that a table is used in this epoch, as the programs do.
     pub(super) fn mark_as_used(&self, table: Block) {
         if let Some(segment) = self.segments.get(table.segment as usize) {
-            segment.write(table.offset + USED_AT, self.epoch);
+            segment
+                .shared
+                .write((table.offset + USED_AT) as usize, self.epoch);
         }
     }
 
@@ -163,7 +192,7 @@ impl Arena {
         };
         let segment = self.segment(block.segment).ok_or(ArenaError::Full)?;
         // SAFETY: the block lies inside the segment.
-        let to = unsafe { segment.memory.as_ptr().add(block.offset as usize) };
+        let to = unsafe { segment.shared.memory.as_ptr().add(block.offset as usize) };
         // SAFETY: `to` has room for `len` bytes, at least as many as `bytes` has; nobody reads them yet.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
         Ok(block)
@@ -213,52 +242,55 @@ impl Arena {
         let len = u32::try_from(SEGMENT_LEN).unwrap_or(u32::MAX);
         let definition = aya_obj::Map::new_from_params(ARRAY, 4, len, 1, MMAPABLE);
         let map = MapData::create(definition, "segment", None)?;
-        let fd = map.fd().as_fd();
-        // SAFETY: a fresh mapping at an address the kernel chooses.
-        let memory = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                SEGMENT_LEN,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                fd.as_raw_fd(),
-                0,
-            )
-        };
-        if memory == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error().into());
-        }
-        let memory = NonNull::new(memory.cast()).ok_or_else(io::Error::last_os_error)?;
-        let segment = Segment {
-            memory,
-            free: BTreeMap::from([(RESERVED, len - RESERVED)]),
-            map,
-        };
+        let shared = Shared::map(map, SEGMENT_LEN)?;
         let number = u32::try_from(number).unwrap_or(u32::MAX);
-        bpf::set_descriptor(self.outer.fd().as_fd(), number, segment.map.fd().as_fd())?;
-        segment.write(EPOCH_AT, self.epoch);
-        self.segments.push(segment);
+        bpf::set_descriptor(self.outer.fd().as_fd(), number, shared.map.fd().as_fd())?;
+        self.segments.push(Segment {
+            shared,
+            free: BTreeMap::from([(RESERVED, len - RESERVED)]),
+        });
         Ok(())
     }
 }
 
-impl Segment {
+impl Shared {
+    /// Maps `len` bytes of a map.
+    fn map(map: MapData, len: usize) -> io::Result<Self> {
+        // SAFETY: a fresh mapping at an address the kernel chooses.
+        let memory = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.fd().as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        if memory == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let memory = NonNull::new(memory.cast()).ok_or_else(io::Error::last_os_error)?;
+        Ok(Self { memory, len, map })
+    }
+
     /// Writes a word that the programs may read, or write, at the same time.
-    fn write(&self, offset: u32, word: u32) {
+    fn write(&self, offset: usize, word: u32) {
         if let Some(at) = self.place(offset, size_of::<u32>()) {
-            // SAFETY: `place` has checked that the word lies inside the segment; it is shared memory, hence volatile.
+            // SAFETY: `place` has checked that the word lies inside; it is shared memory, hence volatile.
             unsafe { at.cast::<u32>().write_volatile(word) };
         }
     }
 
     /// Where `len` bytes at an offset are, if they are inside and aligned to their length.
-    fn place(&self, offset: u32, len: usize) -> Option<*mut u8> {
-        let offset = offset as usize;
-        // SAFETY: the sum lies inside the segment.
-        (offset.is_multiple_of(len) && offset <= SEGMENT_LEN - len)
+    fn place(&self, offset: usize, len: usize) -> Option<*mut u8> {
+        // SAFETY: the sum lies inside the memory.
+        (offset.is_multiple_of(len) && offset <= self.len - len)
             .then(|| unsafe { self.memory.as_ptr().add(offset) })
     }
+}
 
+impl Segment {
     /// The first free range that is long enough gives its start.
     fn take(&mut self, len: u32) -> Option<u32> {
         let (&offset, &free) = self.free.iter().find(|(_, free)| **free >= len)?;
@@ -286,21 +318,23 @@ impl Segment {
 
 impl arena::Segment for &Segment {
     fn u32(&self, offset: u32) -> u32 {
-        self.place(offset, size_of::<u32>())
+        self.shared
+            .place(offset as usize, size_of::<u32>())
             // SAFETY: `place` has checked it; the programs may write it, hence volatile.
             .map_or(0, |at| unsafe { at.cast::<u32>().read_volatile() })
     }
 
     fn u64(&self, offset: u32) -> u64 {
-        self.place(offset, size_of::<u64>())
+        self.shared
+            .place(offset as usize, size_of::<u64>())
             // SAFETY: as above.
             .map_or(0, |at| unsafe { at.cast::<u64>().read_volatile() })
     }
 }
 
-impl Drop for Segment {
+impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: the mapping made in `grow`, of which no reference is left.
-        unsafe { libc::munmap(self.memory.as_ptr().cast(), SEGMENT_LEN) };
+        // SAFETY: the mapping made in `map`, of which no reference is left.
+        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.len) };
     }
 }

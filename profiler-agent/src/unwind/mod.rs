@@ -54,6 +54,8 @@ pub use self::{builder::BuildError, publish::List};
 pub struct Maps {
     /// The array of segments.
     pub segments: MapData,
+    /// [`profiler_common::arena::News`].
+    pub news: MapData,
     /// Where each process's mappings are.
     pub processes: aya::maps::HashMap<MapData, u32, List>,
 }
@@ -77,11 +79,15 @@ impl Unwinder {
     ///
     /// # Errors
     ///
-    /// When the system has no thread to give.
+    /// When the system has no thread to give, or no memory to map.
     pub fn new(maps: Maps, bytes: usize) -> std::io::Result<Self> {
-        let Maps { segments, processes } = maps;
+        let Maps {
+            segments,
+            news,
+            processes,
+        } = maps;
         Ok(Self {
-            tables: Tables::new(segments, bytes)?,
+            tables: Tables::new(segments, news, bytes)?,
             publisher: Publisher::new(processes),
             park: Park::default(),
             frames: Vec::new(),

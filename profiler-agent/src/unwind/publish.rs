@@ -224,7 +224,9 @@ impl Publisher {
             settled: settled.into(),
             serial: self.serial.get(),
         };
-        if let Err(error) = self.lists.insert(pid, List(mappings), 0) {
+        let pointed = self.lists.insert(pid, List(mappings), 0);
+        tables.arena.tell_of_list();
+        if let Err(error) = pointed {
             tracing::debug!(pid, %error, "the kernel side knows no more processes");
             tables.arena.retire(block);
             self.forget(pid, tables);
@@ -249,6 +251,7 @@ impl Publisher {
     fn forget(&mut self, pid: u32, tables: &mut Tables) {
         if let Some(published) = self.published.remove(&pid) {
             let _ = self.lists.remove(&pid); // the kernel side has done so when the process ended
+            tables.arena.tell_of_list();
             tables.arena.retire(published.block);
         }
     }

@@ -87,11 +87,11 @@ impl Tables {
     ///
     /// # Errors
     ///
-    /// When the system has no thread to give.
-    pub(super) fn new(segments: MapData, bytes: usize) -> std::io::Result<Self> {
+    /// When the system has no thread to give, or no memory to map.
+    pub(super) fn new(segments: MapData, news: MapData, bytes: usize) -> std::io::Result<Self> {
         Ok(Self {
             builder: Builder::start()?,
-            arena: Arena::new(segments, bytes),
+            arena: Arena::new(segments, news, bytes)?,
             states: HashMap::new(),
             building: 0,
             unstored: VecDeque::new(),
@@ -346,7 +346,7 @@ mod tests {
         let maps = sampler.take_unwind_maps().unwrap();
         // Of the C library, whose tables have 0.12 MB.
         let room = 2 << 20;
-        let mut tables = Tables::new(maps.segments, room).unwrap();
+        let mut tables = Tables::new(maps.segments, maps.news, room).unwrap();
         let program = Arc::new(File::open("/lib/x86_64-linux-gnu/libc.so.6").unwrap());
         let want = |tables: &mut Tables, id| {
             tables.want(id, || {
