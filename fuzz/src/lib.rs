@@ -313,7 +313,7 @@ pub fn profile(bytes: &[u8]) {
 /// Bytes as the parameters of a question: what is read can be asked of a history, and what is wrong is told in a line.
 pub fn question(bytes: &[u8]) {
     let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
-    match http::Question::parse(&String::from_utf8_lossy(bytes), now) {
+    match http::Question::parse(&String::from_utf8_lossy(bytes), now, now) {
         Ok(question) => {
             if let Some(range) = &question.query.range {
                 assert!(!range.is_empty());

@@ -53,7 +53,8 @@ const EAGER_TICK: Duration = Duration::from_millis(5);
 const EAGER_TIME: Duration = Duration::from_millis(20);
 /// How often the rest is seen to while somebody waits for the end: CPUs, CPU time, progress.
 const SLOW_TICK: Duration = Duration::from_secs(1);
-/// And when it goes on for ever: at each second it would be a quarter of what the agent uses beside a host that sleeps.
+/// And at most when it goes on for ever, where it is as often as there is a slice: at each second it was a quarter of what the agent used beside a
+/// host that slept.
 const ENDLESS_SLOW_TICK: Duration = Duration::from_secs(5);
 /// How often processes are looked for whose end was missed: 10 µs each.
 const LOOK_FOR_GONE: Duration = Duration::from_secs(60);
@@ -208,8 +209,8 @@ pub struct Captured {
     pub command: Option<ExitStatus>,
 }
 
-/// Captures until the duration is over, the targets have ended, or `stop` is requested. `progress` is called when sampling has begun, and
-/// then about once a second (every five where the capture has no end), with what is counted; `hand_out` with each slice but the last, which is in the answer. Sampling waits while they run.
+/// Captures until the duration is over, the targets have ended, or `stop` is requested. `progress` is called when sampling has begun,
+/// then about once a second, or with each slice but every five seconds at least, and when it has ended, with what is counted; `hand_out` with each slice but the last, which is in the answer. Sampling waits while they run.
 ///
 /// # Errors
 ///
@@ -245,12 +246,7 @@ pub fn capture(
     Run::take_precedence();
     run.sampler.start()?;
     run.slices.begin(run.start_time);
-    let beginning = Progress {
-        elapsed: Duration::ZERO,
-        samples: 0,
-        lost: 0,
-    };
-    progress(beginning, run.figures()?);
+    run.tell(&mut progress)?;
     let command = waiting.map(Waiting::release).transpose()?;
 
     let deadline = options.duration.map(|duration| run.started + duration);
@@ -262,6 +258,7 @@ pub fn capture(
     run.wait_for_tables();
     run.wait_for_names();
     run.hand_out_closed(&mut hand_out);
+    run.tell(&mut progress)?;
 
     let status = command.map(Running::end).transpose();
     let status = status
@@ -398,8 +395,8 @@ impl Run {
         hand_out: &mut impl FnMut(Profile),
     ) -> Result<(), CaptureError> {
         let system = |what| move |source| CaptureError::System { what, source };
-        let slow_tick = match deadline {
-            None if self.slices.are_cut() => ENDLESS_SLOW_TICK,
+        let slow_tick = match (deadline, self.slices.interval()) {
+            (None, Some(interval)) => interval.min(ENDLESS_SLOW_TICK),
             _ => SLOW_TICK,
         };
         let mut next_slow_tick = self.started + slow_tick;
@@ -457,15 +454,21 @@ impl Run {
             if now >= next_slow_tick {
                 next_slow_tick = now + slow_tick;
                 self.slow_tick()?;
-                let figures = self.figures()?;
-                let now = Progress {
-                    elapsed: self.started.elapsed(),
-                    samples: figures.samples.samples,
-                    lost: figures.lost.get(&Loss::RingFull).copied().unwrap_or_default(),
-                };
-                progress(now, figures);
+                self.tell(progress)?;
             }
         }
+    }
+
+    /// Tells where the capture stands.
+    fn tell(&self, progress: &mut impl FnMut(Progress, Figures)) -> Result<(), CaptureError> {
+        let figures = self.figures()?;
+        let now = Progress {
+            elapsed: self.started.elapsed(),
+            samples: figures.samples.samples,
+            lost: figures.lost.get(&Loss::RingFull).copied().unwrap_or_default(),
+        };
+        progress(now, figures);
+        Ok(())
     }
 
     /// What is counted, as it stands.

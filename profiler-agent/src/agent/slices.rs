@@ -109,9 +109,9 @@ impl Slices {
         }
     }
 
-    /// Whether this goes on slice by slice.
-    pub(super) const fn are_cut(&self) -> bool {
-        self.interval.is_some()
+    /// Time between two cuts.
+    pub(super) const fn interval(&self) -> Option<Duration> {
+        self.interval
     }
 
     /// Whether a closed slice is held back until its names are there.

@@ -28,7 +28,7 @@ use std::{
         mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
     },
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use axum::{
@@ -198,6 +198,16 @@ struct Shared {
 impl Shared {
     fn history(&self) -> RwLockReadGuard<'_, History> {
         self.history.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The end of the newest slice, which is some seconds ago. Long ago it is another run's, and what is new is yet to come.
+    fn newest(&self, now: SystemTime) -> SystemTime {
+        let end = self.history().span().map_or(0, |span| span.end);
+        let end = UNIX_EPOCH + Duration::from_nanos(end);
+        match now.duration_since(end) {
+            Ok(age) if age < SILENCE => end,
+            _ => now,
+        }
     }
 
     /// What the history counts.
@@ -579,7 +589,7 @@ async fn past(
     now: SystemTime,
 ) -> Result<Arc<Answer>, Box<Response>> {
     let busy = |text: &str| Box::new(plain(StatusCode::SERVICE_UNAVAILABLE, format!("{text}\n")));
-    let parsed = Question::parse(uri.query().unwrap_or_default(), now);
+    let parsed = Question::parse(uri.query().unwrap_or_default(), now, shared.newest(now));
     let mut question =
         parsed.map_err(|wrong| Box::new(plain(StatusCode::BAD_REQUEST, format!("{wrong}\n"))))?;
     let waiting = shared.waiting.try_acquire();

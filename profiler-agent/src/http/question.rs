@@ -74,11 +74,11 @@ impl fmt::Display for Wrong {
 impl std::error::Error for Wrong {}
 
 impl Question {
-    /// Reads a query string, at a time.
+    /// Reads a query string, at a time; `newest` is the end of what there is to ask for, from which `last` counts back.
     ///
     /// # Errors
     /// [`Wrong`], which names the parameter and what it may be.
-    pub fn parse(text: &str, now: SystemTime) -> Result<Self, Wrong> {
+    pub fn parse(text: &str, now: SystemTime, newest: SystemTime) -> Result<Self, Wrong> {
         if text.len() > MOST_BYTES {
             return Err(Wrong(format!(
                 "the parameters are longer than {MOST_BYTES} bytes"
@@ -119,7 +119,7 @@ impl Question {
                 "last" => {
                     let ago =
                         humantime::parse_duration(&value).map_err(|_| wrong("write it like 30s or 5m"))?;
-                    last = Some(now.checked_sub(ago).unwrap_or(UNIX_EPOCH));
+                    last = Some(newest.checked_sub(ago).unwrap_or(UNIX_EPOCH));
                 }
                 "seconds" => {
                     let seconds = value.parse().ok().filter(|s| (1..=MOST_SECONDS).contains(s));
@@ -243,7 +243,7 @@ mod tests {
 
     fn parse(text: &str) -> Result<Question, String> {
         let now = UNIX_EPOCH + Duration::from_secs(1000);
-        Question::parse(text, now).map_err(|wrong| wrong.0)
+        Question::parse(text, now, now - Duration::from_secs(4)).map_err(|wrong| wrong.0)
     }
 
     #[test]
@@ -262,7 +262,7 @@ mod tests {
     fn times_are_absolute_or_ago() {
         let second = 1_000_000_000;
         for (text, range) in [
-            ("last=5m", 700 * second..u64::MAX),
+            ("last=5m", 696 * second..u64::MAX),
             ("since=10s&until=5s", 990 * second..995 * second),
             (
                 "since=12.5&until=1970-01-01T00:01:00Z",
