@@ -301,7 +301,12 @@ fn a_collector_gets_the_metrics_that_are_scraped_too() {
                 .last()
                 .is_some_and(|request| value(&points(request).0, "profiler_agent.ledger.exported", &[]) > 0.0)
         });
-        let text = scrape(&address);
+        // At the end all that was counted is exported; a scrape knows of the slices that were there when it was counted last.
+        let mut text = String::new();
+        wait_for("figures of a slice", || {
+            text = scrape(&address);
+            text.contains("profiler_agent_sampling_stacks")
+        });
         running.send(Signal::TERM);
         let run = running.finish();
         run.expect(0, &["takes metrics again", "delivery: "]);
