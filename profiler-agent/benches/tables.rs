@@ -6,7 +6,6 @@
 //! Then the whole way from the file, by a counting allocator: the most that was allocated at one time, sections and finished tables
 //! included, because the agent as a whole has a ceiling.
 #![allow(clippy::print_stdout, reason = "a benchmark reports there")]
-#![allow(unsafe_code, reason = "a counting allocator is one")]
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,
@@ -19,19 +18,21 @@
 mod support;
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
     fs::File,
     hint::black_box,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
-    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use gimli::{BaseAddresses, CieOrFde, EhFrame, LittleEndian, UnwindContext, UnwindSection as _};
 use hashbrown::HashMap;
 use profiler_agent::unwind::cfi::{self, FileSections, Sections, Tables};
 use rustix::time::{ClockId, clock_gettime};
-use support::{Bars, figure, median};
+use support::{
+    Bars,
+    allocations::{self, Counting},
+    figure, median,
+};
 
 const ROUNDS: usize = 15;
 /// Of the table of libLLVM, the largest library of many hosts.
@@ -41,38 +42,6 @@ const RATIO: f64 = 1.3;
 const PEAK_MEGABYTES: f64 = 24.0;
 /// What the agent cuts tables into.
 const PIECE: usize = 1 << 20;
-
-/// Bytes in use, of all that was allocated, and the most there were.
-struct Counting;
-
-static IN_USE: AtomicUsize = AtomicUsize::new(0);
-static MOST: AtomicUsize = AtomicUsize::new(0);
-
-fn took(bytes: usize) {
-    let in_use = IN_USE.fetch_add(bytes, Ordering::Relaxed) + bytes;
-    MOST.fetch_max(in_use, Ordering::Relaxed);
-}
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        took(layout.size());
-        // SAFETY: as promised to us.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        took(layout.size());
-        // SAFETY: as promised to us.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as promised to us.
-        unsafe { System.dealloc(place, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -109,12 +78,12 @@ fn main() -> ExitCode {
         let (functions, rows) = (made.functions, made.rows);
         drop(made);
 
-        let before = IN_USE.load(Ordering::Relaxed);
-        MOST.store(before, Ordering::Relaxed);
+        let before = allocations::in_use();
+        allocations::take_most();
         let read = FileSections::read(&file).unwrap();
         let tables = cfi::tables(&read.borrow(), 0..0, PIECE).unwrap();
         drop(black_box((read, tables)));
-        let peak = (MOST.load(Ordering::Relaxed) - before) as f64 / 1e6;
+        let peak = (allocations::take_most() - before) as f64 / 1e6;
         largest = largest.max(peak);
 
         println!(

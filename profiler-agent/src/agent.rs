@@ -209,8 +209,9 @@ pub struct Captured {
     pub command: Option<ExitStatus>,
 }
 
-/// Captures until the duration is over, the targets have ended, or `stop` is requested. `progress` is called when sampling has begun,
-/// then about once a second, or with each slice but every five seconds at least, and when it has ended, with what is counted; `hand_out` with each slice but the last, which is in the answer. Sampling waits while they run.
+/// Captures until the duration is over, the targets have ended, or `stop` is requested. `progress` is called with what is counted: when sampling has
+/// begun, then about once a second, or where it goes on for ever as often as there is a slice, but each five seconds at least, and when it has ended. `hand_out`
+/// is called with each slice but the last, which is in the answer. Sampling waits while they run.
 ///
 /// # Errors
 ///

@@ -210,9 +210,8 @@ fn through_a_pipe_it_is_one_table() {
             "flamegraph",
             "-p",
             &pid,
-            // A slice has two seconds, and is there some time after its end: the last two may be in none.
             "--last",
-            "6s",
+            "2s",
         ];
         let picture = Agent::new().run(arguments);
         picture.expect(0, &[]);

@@ -12,6 +12,7 @@ use std::{
 
 static CALLS: AtomicUsize = AtomicUsize::new(0);
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
 
 /// The system's, counted.
 pub(crate) struct Counting;
@@ -26,9 +27,15 @@ pub(crate) fn in_use() -> usize {
     IN_USE.load(Ordering::Relaxed)
 }
 
+/// The most bytes that were in use at one time since the last call.
+pub(crate) fn take_most() -> usize {
+    MOST.swap(in_use(), Ordering::Relaxed)
+}
+
 fn count(bytes: usize) {
     CALLS.fetch_add(1, Ordering::Relaxed);
-    IN_USE.fetch_add(bytes, Ordering::Relaxed);
+    let in_use = IN_USE.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    MOST.fetch_max(in_use, Ordering::Relaxed);
 }
 
 // SAFETY: every call goes to the system's allocator as it came.

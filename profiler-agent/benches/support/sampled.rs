@@ -131,7 +131,9 @@ impl Sampled {
         self.sampler.stop();
         let (cost, full) = counters(&self.sampler);
         self.take_in(u64::MAX, &mut seen);
+        // What was written was read, then.
         assert_eq!(full, full_before, "a ring was full");
+        assert_eq!(self.sampler.take_torn(), 0, "a ring held what is no record");
         Seen {
             runs: cost.runs - cost_before.runs,
             time: (cost.time - cost_before.time).as_nanos() as f64,
