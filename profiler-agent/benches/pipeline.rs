@@ -1,10 +1,15 @@
 //! What one sample costs in user space, from the bytes in the ring to the sum: parse, merge by time, aggregate.
 //!
 //! 1,000 distinct stacks of 33 frames, of 50 threads of 5 processes that really run, in the rings of 2 CPUs; every address lies in
-//! code that its process has mapped. The first pass finds all stacks new, the later ones find them in the cache, which is
-//! how it is in a capture after its first seconds. CPU time of this thread, median over the passes.
+//! code that its process has mapped. CPU time of this thread, median over the passes, of a sample that
 //!
-//! Then what 1,000 stacks are in memory, by a counting allocator, and what a profile and each of its outputs costs.
+//! - is only read;
+//! - has a known stack, which the cache of stacks finds: how it is in a capture after its first seconds;
+//! - has a new stack of known addresses, which the cache of locations finds;
+//! - has a new stack of new addresses, which nothing finds.
+//!
+//! Each says how many look-ups of either cache were answered by it. Then the first of them while another thread asks for flamegraphs; what
+//! 1,000 stacks are in memory, by a counting allocator; what a string costs; and what a profile and each of its outputs costs.
 #![allow(clippy::print_stdout, reason = "a benchmark reports there")]
 #![allow(unsafe_code, reason = "a counting allocator is one")]
 #![allow(
@@ -24,16 +29,18 @@ use std::{
     collections::BTreeMap,
     path::Path,
     process::{Command, ExitCode},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
 use profiler_agent::{
-    aggregate::{Aggregator, Limits},
+    aggregate::{Aggregator, Limits, LocationCounts},
     clock::Clock,
     export::{file::Format, otlp},
+    history::{self, History, Query},
     process::Processes,
-    profile::{Capture, Profile},
-    sampling::merge::Merger,
+    profile::{Capture, Profile, tables::Tables},
+    sampling::{merge::Merger, record::Record},
     symbols::Symbolizer,
 };
 use rustix::time::{ClockId, clock_gettime};
@@ -73,24 +80,24 @@ fn main() -> ExitCode {
     let mut merger = Merger::default();
     let clock = Clock::now();
 
-    // New stacks: the first STACKS samples are all different.
-    let new: Vec<f64> = (0..7)
+    let read: Vec<f64> = (0..PASSES)
         .map(|_| {
-            let mut aggregator = Aggregator::new(Limits::default(), Clock::now());
             let before = cpu_time();
-            pass(
-                &mut merger,
-                &mut rings,
-                STACKS as u64,
-                &mut aggregator,
-                &mut processes,
-            );
-            let counts = aggregator.counts();
-            assert_eq!((counts.samples, counts.cache_hits), (STACKS as u64, 0));
-            (cpu_time() - before) / STACKS as f64
+            let mut samples = 0;
+            merger.drain(&mut rings, u64::MAX, |event| {
+                assert!(matches!(event.record, Record::Sample(_)));
+                samples += 1;
+            });
+            for ring in &mut rings {
+                ring.tail = 0;
+            }
+            assert_eq!(samples, SAMPLES);
+            (cpu_time() - before) / SAMPLES as f64
         })
         .collect();
-    println!("a sample with a new stack: {} us", figure(median(&new) * 1e6));
+    println!("a sample that is only read: {} us", figure(median(&read) * 1e6));
+
+    new_stacks(&pids, &mut merger, &mut processes);
 
     let before = allocations::in_use();
     let mut aggregator = Aggregator::new(Limits::default(), Clock::now());
@@ -123,7 +130,12 @@ fn main() -> ExitCode {
         known.push(time / SAMPLES as f64);
     }
     let known = median(&known) * 1e6;
-    println!("a sample with a known stack: {} us", figure(known));
+    println!(
+        "a sample with a known stack: {} us; all of them found by the cache of stacks",
+        figure(known)
+    );
+    beside_questions(known, &mut merger, &mut rings, &mut processes);
+    strings();
 
     outputs(&mut aggregator, &clock, &mut || {
         let mut filled = Aggregator::new(Limits::default(), Clock::now());
@@ -140,6 +152,131 @@ fn main() -> ExitCode {
         "us",
     );
     bars.code()
+}
+
+/// Samples with stacks that the first cache does not know, of addresses that the second one knows or not.
+fn new_stacks(pids: &[u32], merger: &mut Merger, processes: &mut Processes) {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let [first, second] = [(); 2].map(|()| stacks(pids, &mut random));
+    let [mut first, mut second] = [first, second].map(|stacks| rings_of(&stacks));
+    let code: Vec<Vec<(u64, u64)>> = pids.iter().map(|&pid| executable(pid)).collect();
+    // Every address once: of one process, since processes share the locations of a file.
+    let mut fresh = code[0]
+        .iter()
+        .flat_map(|&(start, end)| (start..end).step_by(16))
+        .collect::<Vec<u64>>()
+        .into_iter();
+    let unknown: Vec<Stack> = (0..STACKS)
+        .map(|number| Stack {
+            pid: pids[0],
+            tid: 100_000 + number as u32 % 2,
+            frames: fresh.by_ref().take(FRAMES).collect(),
+        })
+        .collect();
+    assert!(unknown.iter().all(|stack| stack.frames.len() == FRAMES));
+    let mut unknown = rings_of(&unknown);
+
+    for (what, before, rings) in [
+        ("known addresses", Some(&mut first), &mut second),
+        ("new addresses", None, &mut unknown),
+    ] {
+        let mut before = before;
+        let mut found = LocationCounts::default();
+        let times: Vec<f64> = (0..7)
+            .map(|_| {
+                let mut aggregator = Aggregator::new(Limits::default(), Clock::now());
+                if let Some(before) = &mut before {
+                    pass(merger, before, u64::MAX, &mut aggregator, processes);
+                }
+                let (counts, locations) = (aggregator.counts(), aggregator.location_counts());
+                let start = cpu_time();
+                pass(merger, rings, u64::MAX, &mut aggregator, processes);
+                let time = cpu_time() - start;
+                let after = aggregator.counts();
+                assert_eq!(after.samples - counts.samples, STACKS as u64);
+                assert_eq!(after.cache_hits, counts.cache_hits, "every stack was new");
+                let LocationCounts {
+                    looked_up,
+                    known,
+                    over_budget: _,
+                } = aggregator.location_counts();
+                found.looked_up = looked_up - locations.looked_up;
+                found.known = known - locations.known;
+                time / STACKS as f64
+            })
+            .collect();
+        let share = found.known as f64 / found.looked_up as f64;
+        println!(
+            "a sample with a new stack of {what}: {} us; {:.1} % of {} addresses found by the cache of locations",
+            figure(median(&times) * 1e6),
+            100.0 * share,
+            found.looked_up
+        );
+        assert!(if before.is_some() {
+            share > 0.95
+        } else {
+            share == 0.0
+        });
+    }
+}
+
+/// The same samples with known stacks, while another thread asks for one flamegraph after the other.
+fn beside_questions(alone: f64, merger: &mut Merger, rings: &mut [Memory], processes: &mut Processes) {
+    let mut aggregator = Aggregator::new(Limits::default(), Clock::now());
+    pass(merger, rings, u64::MAX, &mut aggregator, processes);
+    let mut history = History::new(history::Limits::default());
+    history.push(&aggregator.take(capture(), &Clock::now()));
+    let (done, answers) = (AtomicBool::new(false), AtomicU64::new(0));
+    let beside = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                // What the capture and the questions share is the closed blocks; the open one is copied.
+                let _span = history.snapshot().folded(&Query::default());
+                answers.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let times: Vec<f64> = (0..PASSES)
+            .map(|_| {
+                let before = cpu_time();
+                pass(merger, rings, u64::MAX, &mut aggregator, processes);
+                (cpu_time() - before) / SAMPLES as f64
+            })
+            .collect();
+        done.store(true, Ordering::Relaxed);
+        median(&times) * 1e6
+    });
+    println!(
+        "the same while {} flamegraphs were asked for: {} us, {:.2} x",
+        answers.into_inner(),
+        figure(beside),
+        beside / alone
+    );
+}
+
+/// What a string costs that comes once, and again.
+fn strings() {
+    const STRINGS: usize = 100_000;
+    let names: Vec<String> = (0..STRINGS)
+        .map(|number| format!("<alloc::vec::Vec<T> as core::iter::Extend<{number:06}>>::extend"))
+        .collect();
+    let bytes: usize = names.iter().map(String::len).sum();
+    let before = allocations::in_use();
+    let mut tables = Tables::new(capture());
+    let [new, known] = [(); 2].map(|()| {
+        let start = cpu_time();
+        for name in &names {
+            tables.string(name);
+        }
+        (cpu_time() - start) / STRINGS as f64
+    });
+    assert_eq!(tables.profile().strings.len(), STRINGS + 1, "each is there once");
+    println!(
+        "a string of {} bytes: {} us the first time, {} us again, {} bytes of memory",
+        bytes / STRINGS,
+        figure(new * 1e6),
+        figure(known * 1e6),
+        (allocations::in_use() - before) / STRINGS
+    );
 }
 
 /// What a profile of the stacks costs, and each of its outputs.
@@ -251,8 +388,16 @@ fn stacks(pids: &[u32], random: &mut Random) -> Vec<Stack> {
         .collect()
 }
 
-/// Rings with the samples in order of time: first every stack once, then any. The time is the number of the sample, from 1.
+/// Rings with samples of these stacks: first every stack once, then any.
 fn rings(stacks: &[Stack], random: &mut Random) -> Vec<Memory> {
+    rings_of((0..SAMPLES).map(|number| match stacks.get(number) {
+        Some(stack) => stack,
+        None => &stacks[random.below(STACKS)],
+    }))
+}
+
+/// Rings with samples in order of time, which is the number of the sample, from 1.
+fn rings_of<'a>(stacks: impl IntoIterator<Item = &'a Stack>) -> Vec<Memory> {
     let mut rings: Vec<Memory> = (0..2)
         .map(|cpu| Memory {
             cpu,
@@ -260,13 +405,8 @@ fn rings(stacks: &[Stack], random: &mut Random) -> Vec<Memory> {
             tail: 0,
         })
         .collect();
-    for number in 0..SAMPLES {
-        let stack = if number < STACKS {
-            &stacks[number]
-        } else {
-            &stacks[random.below(STACKS)]
-        };
-        record(&mut rings[stack.tid as usize % 2].data, number as u64 + 1, stack);
+    for (stack, time) in stacks.into_iter().zip(1..) {
+        record(&mut rings[stack.tid as usize % 2].data, time, stack);
     }
     rings
 }

@@ -197,6 +197,8 @@ pub struct Captured {
     pub counts: Counts,
     /// CPU time of the targets by the kernel's accounting, nanoseconds.
     pub cpu_time: u64,
+    /// Whether that is all of it; see [`CpuTime::is_whole`].
+    pub cpu_time_is_whole: bool,
     /// Process records that a full ring refused; mappings were read again then.
     pub lost_events: u64,
     /// Children that did not fit into the set of targets.
@@ -624,6 +626,7 @@ impl Run {
         Ok(Captured {
             counts: self.aggregator.counts(),
             cpu_time: self.cpu_time.nanoseconds(&self.clock),
+            cpu_time_is_whole: self.cpu_time.is_whole(),
             // What the kernel calls lost are records of any kind; the samples among them were counted as such.
             lost_events: self.lost_records.saturating_sub(ring_full),
             unfollowed: self.sampler.counter(Counter::TargetsFull)?,

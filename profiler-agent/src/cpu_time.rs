@@ -19,6 +19,8 @@ pub struct CpuTime {
     processes: HashMap<(u32, u64), Seen>,
     /// Ticks of those that have ended.
     ended: u64,
+    /// Whether one of those was gone before it could be looked at once more, with what it used since.
+    missed_an_end: bool,
 }
 
 /// The CPU time of a process, in clock ticks.
@@ -30,6 +32,8 @@ struct Seen {
     last: u64,
     /// Whether its parent is counted too, and so inherits its time when it has waited for it.
     parent_counted: bool,
+    /// Whether it had ended by then and was not yet waited for, so that there is no more to come.
+    is_final: bool,
 }
 
 impl CpuTime {
@@ -41,6 +45,7 @@ impl CpuTime {
             host: (host, host),
             processes: HashMap::new(),
             ended: 0,
+            missed_an_end: false,
         };
         for &pid in targets.unwrap_or_default() {
             if let Some(stat) = procfs::Stat::of(pid) {
@@ -49,6 +54,7 @@ impl CpuTime {
                     start: ticks,
                     last: ticks,
                     parent_counted: false,
+                    is_final: false,
                 };
                 this.processes.insert((pid, stat.start), seen);
             }
@@ -70,20 +76,34 @@ impl CpuTime {
                     start: 0,
                     last: 0,
                     parent_counted: false,
+                    is_final: false,
                 });
                 seen.last = stat.cpu + stat.children_cpu;
+                seen.is_final = stat.state == b'Z';
                 seen.parent_counted = counted.contains(&stat.parent);
             }
         }
-        let Self { processes, ended, .. } = self;
+        let Self {
+            processes,
+            ended,
+            missed_an_end,
+            ..
+        } = self;
         processes.retain(|&(pid, start), seen| {
             let lives = procfs::Stat::of(pid).is_some_and(|stat| stat.start == start);
             // What was waited for is in its parent's time by now: it would count twice.
             if !lives && (seen.start > 0 || !seen.parent_counted) {
                 *ended += seen.last.saturating_sub(seen.start);
+                *missed_an_end |= !seen.is_final;
             }
             lives
         });
+    }
+
+    /// Whether [`Self::nanoseconds`] is all there was. It is not when a process was waited for between two looks by somebody who is
+    /// not counted: its shell, say, which has the rest in its own account.
+    pub fn is_whole(&self) -> bool {
+        !self.missed_an_end
     }
 
     /// Nanoseconds of CPU time up to the last [`Self::update`]: the names that are looked up after a capture are none of its time.
@@ -182,6 +202,28 @@ mod tests {
             assert!(cpu() < most, "{} ns of 2 s", time.nanoseconds(&clock));
         }
         assert!(OwnCost::now(&clock, symbols::Cost::default()).peak_memory > 1 << 20);
+    }
+
+    #[test]
+    fn an_end_that_was_not_seen_is_told() {
+        for seen in [true, false] {
+            let mut sleeper = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+            let mut time = CpuTime::start(Some(&[sleeper.id()]));
+            let mut processes = Processes::new(Some(&[sleeper.id()]));
+            processes.find(sleeper.id());
+            time.update(&processes);
+            assert!(time.is_whole());
+            sleeper.kill().unwrap();
+            while seen && procfs::Stat::of(sleeper.id()).unwrap().state != b'Z' {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            if seen {
+                time.update(&processes);
+            }
+            sleeper.wait().unwrap();
+            time.update(&processes);
+            assert_eq!(time.is_whole(), seen);
+        }
     }
 
     #[test]

@@ -72,6 +72,7 @@ impl fmt::Display for Summary<'_> {
             totals,
             counts,
             cpu_time,
+            cpu_time_is_whole,
             lost_events,
             unfollowed,
             cost,
@@ -83,9 +84,14 @@ impl fmt::Display for Summary<'_> {
         if let Some(status) = command {
             writeln!(f, "`{}` {}", one_line(&capture.target), target::describe(*status))?;
         }
+        let (least, whose, until) = if *cpu_time_is_whole {
+            ("", "its", "")
+        } else {
+            ("at least ", "the", " that it was seen to use before it was gone")
+        };
         writeln!(
             f,
-            "{} samples of {} in {seconds:.1} s at {} Hz by {}; expected {} for its {:.2} s of CPU time",
+            "{} samples of {} in {seconds:.1} s at {} Hz by {}; expected {least}{} for {whose} {:.2} s of CPU time{until}",
             Thousands(counts.samples),
             one_line(&capture.target),
             capture.frequency,
@@ -168,6 +174,7 @@ impl fmt::Display for NoSamples<'_> {
         let Captured {
             whole: capture,
             cpu_time,
+            cpu_time_is_whole,
             ..
         } = self.0;
         let seconds = Duration::from_nanos(capture.duration).as_secs_f64();
@@ -177,7 +184,13 @@ impl fmt::Display for NoSamples<'_> {
             "no samples of {} in {seconds:.1} s: ",
             one_line(&capture.target)
         )?;
-        if *cpu_time < capture.period() {
+        if !*cpu_time_is_whole {
+            write!(
+                f,
+                "it was gone before its CPU time could be read; if it used less than a period of {} Hz, try a higher rate (-F)",
+                capture.frequency
+            )
+        } else if *cpu_time < capture.period() {
             write!(
                 f,
                 "it used {cpu:.2} s of CPU time, so it slept or waited all the while; profile it while it works, or for longer (-d)"

@@ -87,8 +87,8 @@ pub struct Mapping {
 /// In place of a table: there may be one, but the kernel side does not have it.
 pub const PENDING: u64 = u64::MAX;
 
-/// What has changed since the kernel programs looked last: a word of each writer, so that the programs know by one line of memory whether the list that
-/// they used for the last sample holds for the next.
+/// What has changed since the kernel programs looked last: a word of each writer, so that the programs know by one line of memory whether what
+/// they found for the last sample holds for the next.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct News {
@@ -96,7 +96,7 @@ pub struct News {
     pub epoch: u32,
     /// How often the agent has pointed a process to another list, or to none.
     pub lists: u32,
-    /// How often the programs themselves have taken a process out.
+    /// How often the programs themselves have taken a process out: it has ended, or is another program.
     pub ended: u64,
 }
 

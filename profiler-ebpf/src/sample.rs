@@ -38,8 +38,8 @@ static PERIOD: Patched<u64> = Patched::wide(1);
 pub fn take(ctx: &PerfEventContext) {
     let pid_tgid = bpf_get_current_pid_tgid();
     let (pid, tid) = ((pid_tgid >> 32) as u32, pid_tgid as u32);
-    // The filter first: `cpu-clock` ticks on idle CPUs at the full rate too.
-    if pid == 0 || !targets::wanted(pid) {
+    // `cpu-clock` ticks on idle CPUs at the full rate too.
+    if pid == 0 {
         return;
     }
     // SAFETY: a helper without preconditions.
@@ -49,6 +49,10 @@ pub fn take(ctx: &PerfEventContext) {
     };
     // SAFETY: a slot of this CPU's own, in use by this program alone.
     let scratch = unsafe { &mut *scratch };
+    let news = tables::news();
+    if !tables::is_as_before(scratch, pid, news) && !targets::wanted(pid) {
+        return;
+    }
 
     let in_kernel = arch::in_kernel(ctx);
     let kernel_frames = if in_kernel { kernel_stack(ctx, scratch) } else { 0 };
@@ -59,7 +63,7 @@ pub fn take(ctx: &PerfEventContext) {
         UserMode::Compat => Outcome::Compat as u8,
         UserMode::Native => {
             scratch.memory.forget();
-            tables::begin(scratch, pid);
+            tables::begin(scratch, pid, news);
             walk::user_stack(slot)
         }
     };

@@ -15,23 +15,33 @@ use crate::{
     maps::{NEWS, PROCESSES, SCRATCH, SEGMENTS, Scratch},
 };
 
-/// Finds the mappings of a process, the same as for the last sample unless there is news: most samples of a CPU are of the process
-/// that it was busy with before, and a look into the map costs four lines of memory, which are cold at 99 Hz.
+/// What has changed up to now; read before anything is looked up.
 #[inline(always)]
-pub fn begin(scratch: &mut Scratch, pid: u32) {
+pub fn news() -> News {
     let Some(news) = NEWS.get_ptr(0) else {
-        return;
+        return News::default();
     };
-    // SAFETY: words of the map's one element, which others write; each is read once, and before the process is looked up.
-    let news = unsafe {
+    // SAFETY: words of the map's one element, which others write; each is read once.
+    unsafe {
         News {
             epoch: (&raw const (*news).epoch).read_volatile(),
             lists: (&raw const (*news).lists).read_volatile(),
             ended: (&raw const (*news).ended).read_volatile(),
         }
-    };
-    let News { lists, ended, .. } = scratch.news;
-    if scratch.process != pid || lists != news.lists || ended != news.ended {
+    }
+}
+
+/// Whether this is the process of the last sample, and none has ended since: what was found of it then holds. Most samples of a CPU are of the
+/// process that it was busy with before, and a look into a map costs four lines of memory, which are cold at 99 Hz.
+#[inline(always)]
+pub fn is_as_before(scratch: &Scratch, pid: u32, news: News) -> bool {
+    scratch.process == pid && scratch.news.ended == news.ended
+}
+
+/// Finds the mappings of a process.
+#[inline(always)]
+pub fn begin(scratch: &mut Scratch, pid: u32, news: News) {
+    if !is_as_before(scratch, pid, news) || scratch.news.lists != news.lists {
         scratch.process = pid;
         // SAFETY: the entry is copied at once.
         scratch.mappings = match unsafe { PROCESSES.get(pid) } {
@@ -42,12 +52,9 @@ pub fn begin(scratch: &mut Scratch, pid: u32) {
     scratch.news = news;
 }
 
-/// Takes a process out, if it is known.
+/// Tells all CPUs that a process has ended, or is another program: what they found of it before does not hold.
 #[inline(always)]
-pub fn forget(pid: u32) {
-    if PROCESSES.remove(pid).is_err() {
-        return;
-    }
+pub fn tell_of_end() {
     if let Some(news) = NEWS.get_ptr(0) {
         // SAFETY: a word of the map's one element that all CPUs add to. The target has this instruction (BPF_XADD) but no type for it.
         unsafe {

@@ -48,7 +48,9 @@ pub fn follow(ctx: &RawTracePointContext) {
 #[inline(always)]
 pub fn replaced() {
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    tables::forget(pid); // may not have been known
+    if PROCESSES.remove(pid).is_ok() {
+        tables::tell_of_end();
+    }
 }
 
 /// `sched_process_exit`: the current thread ends; with the last one its process is no target any more, before its pid
@@ -61,8 +63,10 @@ pub fn forget() {
         return;
     }
     if Task::current().live_threads() == 0 {
-        // Gone already is as good.
-        let _ = TARGETS.remove(pid);
-        tables::forget(pid);
+        let was_target = TARGETS.remove(pid).is_ok();
+        let was_known = PROCESSES.remove(pid).is_ok();
+        if was_target || was_known {
+            tables::tell_of_end();
+        }
     }
 }

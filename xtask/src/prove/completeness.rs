@@ -13,7 +13,7 @@ use super::programs::Program;
 use crate::workspace::Workspace;
 
 /// How long each program is profiled,
-const SECONDS: u64 = 10;
+const SECONDS: u64 = 60;
 /// and samples per second and CPU.
 const FREQUENCY: u32 = 997;
 /// Fewer stacks prove nothing.
