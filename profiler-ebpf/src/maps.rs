@@ -91,6 +91,10 @@ pub struct Scratch {
     pub frames: u32,
     /// Number of frames at which the walk stops.
     pub limit: u32,
+    /// The step of the trail that the walk is likely to take next.
+    pub next_step: u32,
+    /// Where the next one is added, over the oldest.
+    pub end_of_trail: u32,
     /// Whose mappings these are,
     pub process: u32,
     /// where they are, all zeros when the process is not known,
@@ -107,14 +111,14 @@ pub struct Scratch {
     pub entry: [u32; 2],
     /// Every register of the innermost frame, by DWARF number.
     pub leaf: [u64; REGISTERS],
-    /// What goes out.
-    pub record: Record,
+    /// What was copied of the stack.
+    pub memory: UserMemory,
     /// Rules that were found before,
     pub trail: Trail,
     /// and mappings.
     pub recent: [Recent; RECENT],
-    /// What was copied of the stack.
-    pub memory: UserMemory,
+    /// What goes out. Last, since it is the longest: an instruction reaches 32 KiB from the start.
+    pub record: Record,
 }
 
 impl Scratch {

@@ -6,15 +6,15 @@ use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_F_CURRENT_CPU, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP},
     helpers::{
-        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id,
-        generated::{bpf_get_stack, bpf_perf_event_output, bpf_probe_read_user},
+        bpf_get_current_pid_tgid, bpf_get_smp_processor_id,
+        generated::{bpf_get_current_comm, bpf_get_stack, bpf_perf_event_output, bpf_probe_read_user},
     },
     programs::PerfEventContext,
 };
 use profiler_common::{
     Outcome,
     record::{
-        Counter, EventKind, HEADER_LEN, MAX_COPY, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, PAGE, SampleHeader,
+        COMM_LEN, Counter, EventKind, HEADER_LEN, MAX_COPY, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, PAGE,
         UNFINISHED, UNFINISHED_LEN, Unfinished, copy_start,
     },
 };
@@ -83,17 +83,18 @@ pub fn take(ctx: &PerfEventContext) {
     }
     let user_frames = scratch.frames - kernel_frames;
 
-    scratch.record.header = SampleHeader {
-        kind: EventKind::Cpu as u8,
-        outcome,
-        kernel_frames: kernel_frames as u16,
-        user_frames: user_frames as u16,
-        reserved: 0,
-        pid,
-        tid,
-        weight: PERIOD.get(),
-        comm: bpf_get_current_comm().unwrap_or_default(),
-    };
+    let header = &mut scratch.record.header;
+    header.kind = EventKind::Cpu as u8;
+    header.outcome = outcome;
+    header.kernel_frames = kernel_frames as u16;
+    header.user_frames = user_frames as u16;
+    header.reserved = 0;
+    header.pid = pid;
+    header.tid = tid;
+    header.weight = PERIOD.get();
+    // Right into its place: aya's function has it on the stack, from where it is copied byte by byte, some six lines of machine code.
+    // SAFETY: the length is that of the array.
+    unsafe { bpf_get_current_comm(header.comm.as_mut_ptr().cast(), COMM_LEN as u32) };
     output(ctx, scratch, rest);
     if outcome == UNFINISHED {
         wake(pid);

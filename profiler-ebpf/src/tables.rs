@@ -91,10 +91,6 @@ pub struct Trail {
     /// Where the step of an address may be, by a hash of it, of which six further bits stand above the number of the step: nearly always
     /// they tell that it is another's, without a look at it.
     index: [u16; INDEX],
-    /// The step that the walk in scratch is likely to take next.
-    next: u32,
-    /// Where the next one is added, over the oldest.
-    end: u32,
 }
 
 /// Steps of a [`Trail`], 16 KiB a CPU; a power of two.
@@ -173,7 +169,7 @@ impl Place {
         unsafe {
             Self {
                 frame: (*scratch).frame(),
-                next: (*scratch).trail.next,
+                next: (*scratch).next_step,
             }
         }
     }
@@ -189,7 +185,7 @@ impl Place {
         unsafe {
             (*scratch).registers = self.frame.registers;
             (*scratch).origin = self.frame.origin.bits();
-            (*scratch).trail.next = self.next;
+            (*scratch).next_step = self.next;
         }
     }
 }
@@ -232,18 +228,18 @@ pub extern "C" fn find_rule(slot: u32) -> u32 {
         if at & !(STEPS as u32 - 1) == upper && list != 0 {
             let known = Trail::step(trail, at);
             if (*known).key == key && (*known).list == list {
-                (*trail).next = at.wrapping_add(1);
+                (*scratch).next_step = at.wrapping_add(1);
                 return (*known).bits;
             }
         }
         let bits = look_up(scratch, slot, address);
         // An entry is not in its bits but in its table.
         if bits < UNKNOWN && !Rule::is_entry(bits) && address >> ADDRESS_BITS == 0 {
-            let end = (*trail).end;
+            let end = (*scratch).end_of_trail;
             *Trail::step(trail, end) = Step { key, list, bits };
             *place = (end & (STEPS as u32 - 1) | upper) as u16;
-            (*trail).end = end.wrapping_add(1);
-            (*trail).next = (*trail).end;
+            (*scratch).end_of_trail = end.wrapping_add(1);
+            (*scratch).next_step = end.wrapping_add(1);
         }
         bits
     }

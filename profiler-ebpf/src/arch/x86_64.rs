@@ -96,11 +96,23 @@ fn classify(regs: &pt_regs, in_kernel: bool, scratch: &mut Scratch) -> UserMode 
     if regs.cs != USER_CS {
         return UserMode::Compat;
     }
-    // By DWARF number: System V ABI, AMD64 supplement, figure 3.36.
-    scratch.leaf = [
-        regs.rax, regs.rdx, regs.rcx, regs.rbx, regs.rsi, regs.rdi, regs.rbp, regs.rsp, regs.r8, regs.r9,
-        regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
-    ];
+    // By DWARF number: System V ABI, AMD64 supplement, figure 3.36. One by one: of an array LLVM holds all parts at a time, most of them on the stack.
+    scratch.leaf[0] = regs.rax;
+    scratch.leaf[1] = regs.rdx;
+    scratch.leaf[2] = regs.rcx;
+    scratch.leaf[3] = regs.rbx;
+    scratch.leaf[4] = regs.rsi;
+    scratch.leaf[5] = regs.rdi;
+    scratch.leaf[6] = regs.rbp;
+    scratch.leaf[7] = regs.rsp;
+    scratch.leaf[8] = regs.r8;
+    scratch.leaf[9] = regs.r9;
+    scratch.leaf[10] = regs.r10;
+    scratch.leaf[11] = regs.r11;
+    scratch.leaf[12] = regs.r12;
+    scratch.leaf[13] = regs.r13;
+    scratch.leaf[14] = regs.r14;
+    scratch.leaf[15] = regs.r15;
     scratch.registers = Registers {
         ip: regs.rip,
         sp: regs.rsp,
