@@ -9,7 +9,7 @@ use profiler_agent::{
     history, http,
     jit::{Code, Follower, Format},
     process, read,
-    sampling::record,
+    sampling::record::{Layout, Record},
     spool::segment,
     symbols::{self, Kallsyms, Parts, Pclntab},
     unwind::cfi::{self, FileSections, Section, Sections},
@@ -334,17 +334,19 @@ pub fn question(bytes: &[u8]) {
 
 /// Bytes as what lies in a ring.
 pub fn record(bytes: &[u8]) {
-    let Ok(len) = record::length(bytes) else { return };
-    let _ = black_box(record::time_offset(bytes, len));
-    let whole = bytes.get(..len).unwrap_or(bytes);
-    if let Ok((_, record)) = record::parse(whole) {
-        if let record::Record::Sample(sample) = record {
-            assert!(sample.user.iter().count() == sample.user.len());
-            assert!(sample.kernel.iter().count() == sample.kernel.len());
+    for layout in [Layout::Events, Layout::Samples] {
+        let Ok(len) = layout.length(bytes) else { continue };
+        let _ = black_box(layout.time_offset(len));
+        let whole = bytes.get(..len).unwrap_or(bytes);
+        if let Ok((_, record)) = layout.parse(whole) {
+            if let Record::Sample(sample) = record {
+                assert!(sample.user.iter().count() == sample.user.len());
+                assert!(sample.kernel.iter().count() == sample.kernel.len());
+            }
+            black_box(format!("{record:?}"));
         }
-        black_box(format!("{record:?}"));
+        let _ = black_box(layout.parse(bytes));
     }
-    let _ = black_box(record::parse(bytes));
 }
 
 /// Bytes as registers, rules and the memory of a thread, and as a segment of the arena.

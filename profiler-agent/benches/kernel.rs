@@ -6,9 +6,8 @@
 //! walk; and without frame pointers, which only the agent can walk, by tables.
 //!
 //! And rustc at work, optimising: some 3 million rows, which fill the whole memory for tables, and a program that needs the caches for
-//! itself. Its stacks have other depths. They are compared with `bpf_get_stack` of that depth: it is measured on the C program at two depths
-//! in the same round, and the line through both is read off at the average depth of rustc's samples, kernel frames included. Handing the record out,
-//! which the bare walk does not do, is a fifth of a cold sample: what it takes is measured there too, and the ratio without it is printed.
+//! itself. Its stacks have other depths. They are compared with `bpf_get_stack` of a C program that is as deep as they were on average, kernel
+//! frames included, in the same round.
 //!
 //! # Rounds
 //! The targets share CPU 0 and run one at a time; the others stand still. The programs run in turn, in rounds, so that a neighbour's load hits
@@ -29,6 +28,8 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     reason = "a benchmark may fail loudly"
 )]
 
@@ -50,10 +51,11 @@ use aya::{
 use profiler_agent::sampling::{
     bpf,
     perf_event::{Clock, PerfEvent},
-    ring::Ring,
 };
+use profiler_common::record::HEADER_LEN;
 use support::{
     Bars, Running, figure, median,
+    perf_ring::PerfRing,
     sampled::{Sampled, Seen},
     target::{self, Frames, Work},
 };
@@ -62,8 +64,6 @@ use support::{
 const DEPTH: u32 = 33;
 /// How many functions deep it is for that.
 const CALLS: u32 = 30;
-/// The greater of the two depths that the line goes through, in functions.
-const DEEPER: u32 = 94;
 /// Sizes of its frames.
 const SIZES: [u32; 2] = [64, 208];
 
@@ -308,35 +308,26 @@ impl Bench {
             rounds,
             span,
         } = rate;
-        let frame = SIZES[1];
-        let near = target::deep(self.folder.path(), Frames::Pointers, frame, CALLS, rate.work());
-        let far = target::deep(self.folder.path(), Frames::Pointers, frame, DEEPER, rate.work());
-        let (dropped_agent, dropped_walk) = self.dropped(rate, &near);
         let compiler = target::compiler(self.folder.path());
         let mut agent = Sampled::new(compiler.pid(), frequency);
         compiler.awake(|| agent.warm_up());
+        let deep = |depth: u32| {
+            let calls = depth - (DEPTH - CALLS);
+            target::deep(self.folder.path(), Frames::Pointers, SIZES[1], calls, rate.work())
+        };
+        let mut alike = BTreeMap::from([(DEPTH, deep(DEPTH))]);
+        let (dropped_agent, dropped_walk) = self.dropped(rate, &alike[&DEPTH]);
         let mut figures = Figures::default();
         let mut all = Seen::default();
         for _ in 0..rounds {
-            let walk = |target: &Running| {
-                let run = target.awake(|| self.baseline("walk", target.pid(), frequency, span));
-                run.per_sample(dropped_walk)
-            };
-            let ends = [walk(&near), walk(&far)];
             let seen = compiler.awake(|| agent.run(span));
             check(&seen, 1);
             let run = run_of(&seen);
-            // The line through both.
-            let (from, to) = (f64::from(DEPTH), f64::from(DEPTH + DEEPER - CALLS));
-            let walk = ends[0] + (ends[1] - ends[0]) * (run.depth - from) / (to - from);
-            figures.add("walk of 33 frames", ends[0]);
-            figures.add("walk of 97 frames", ends[1]);
-            figures.add("walk of as many", walk);
-            let handed_out = near.awake(|| self.baseline("perf_ring", near.pid(), frequency, span));
-            let hand_out = (handed_out.per_sample(dropped_walk) - ends[0]).max(0.0);
-            figures.add("hand-out", hand_out);
             figures.add("agent", run.per_sample(dropped_agent));
-            figures.add("agent's stack", run.per_sample(dropped_agent) - hand_out);
+            let depth = run.depth.round() as u32;
+            let alike = alike.entry(depth).or_insert_with(|| deep(depth));
+            let walk = alike.awake(|| self.baseline("walk", alike.pid(), frequency, span));
+            figures.add("walk", walk.per_sample(dropped_walk));
             all.samples += seen.samples;
             all.finished += seen.finished;
             all.complete += seen.complete;
@@ -360,9 +351,8 @@ impl Bench {
         );
         figures.print();
         println!(
-            "  {:.0} ns a frame; without the hand-out {:.2} x bare bpf_get_stack",
+            "  {:.0} ns a frame",
             median(&figures.0["agent"]) / each(all.user + all.kernel),
-            figures.ratio("agent's stack", "walk of as many"),
         );
         // Whole segments are counted, the last of which may be begun only.
         assert!(
@@ -373,7 +363,7 @@ impl Bench {
         if heat == "cold" {
             bars.at_most(
                 &format!("3 million rows / bare bpf_get_stack of as many frames, {frequency} Hz ({heat})"),
-                figures.ratio("agent", "walk of as many"),
+                figures.ratio("agent", "walk"),
                 BAR_COLD,
                 "x",
             );
@@ -396,10 +386,8 @@ impl Bench {
             .try_into()
             .expect("type");
         program.load().expect("verifier");
-        let owner = PerfEvent::ring_owner(0, u32::MAX, false).expect("ring");
-        let ring = Ring::new(owner, 0, 4 << 20).expect("ring");
-        ring.event().enable().expect("ring");
-        bpf::set_descriptor(slots.fd().as_fd(), 0, ring.event().as_fd()).expect("ring");
+        let ring = PerfRing::new();
+        bpf::set_descriptor(slots.fd().as_fd(), 0, ring.as_fd()).expect("ring");
         let clock = PerfEvent::clock(Clock::CpuClock, frequency, 0).expect("clock");
         clock
             .set_program(program.fd().expect("fd").as_fd())
@@ -414,9 +402,9 @@ impl Bench {
         let samples = info.run_count() - dropped;
         if name == "perf_ring" {
             // The frames, the header of the agent's size, and perf's own.
-            let bytes = ring.head();
+            let bytes = ring.written();
             assert!(
-                bytes >= samples * (u64::from(CALLS) * 8 + 40 + 20),
+                bytes >= samples * (u64::from(CALLS) * 8 + HEADER_LEN as u64 + 20),
                 "the ring holds {bytes} bytes after {samples} samples"
             );
         }

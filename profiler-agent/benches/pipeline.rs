@@ -8,7 +8,7 @@
 //! - has a new stack of known addresses, which the cache of locations finds;
 //! - has a new stack of new addresses, which nothing finds.
 //!
-//! Each says how many look-ups of either cache were answered by it. Then the first of them while another thread asks for flamegraphs; what
+//! It says how many look-ups of a cache were answered by it. Then samples with known stacks while another thread draws flamegraphs; what
 //! 1,000 stacks are in memory, by a counting allocator; what a string costs; and what a profile and each of its outputs costs.
 #![allow(clippy::print_stdout, reason = "a benchmark reports there")]
 #![allow(unsafe_code, reason = "a counting allocator is one")]
@@ -40,6 +40,7 @@ use profiler_agent::{
     history::{self, History, Query},
     process::Processes,
     profile::{Capture, Profile, tables::Tables},
+    render::svg::{self, Look},
     sampling::{merge::Merger, record::Record},
     symbols::Symbolizer,
 };
@@ -159,13 +160,10 @@ fn new_stacks(pids: &[u32], merger: &mut Merger, processes: &mut Processes) {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let [first, second] = [(); 2].map(|()| stacks(pids, &mut random));
     let [mut first, mut second] = [first, second].map(|stacks| rings_of(&stacks));
-    let code: Vec<Vec<(u64, u64)>> = pids.iter().map(|&pid| executable(pid)).collect();
     // Every address once: of one process, since processes share the locations of a file.
-    let mut fresh = code[0]
-        .iter()
-        .flat_map(|&(start, end)| (start..end).step_by(16))
-        .collect::<Vec<u64>>()
-        .into_iter();
+    let mut fresh = executable(pids[0])
+        .into_iter()
+        .flat_map(|(start, end)| (start..end).step_by(16));
     let unknown: Vec<Stack> = (0..STACKS)
         .map(|number| Stack {
             pid: pids[0],
@@ -176,11 +174,10 @@ fn new_stacks(pids: &[u32], merger: &mut Merger, processes: &mut Processes) {
     assert!(unknown.iter().all(|stack| stack.frames.len() == FRAMES));
     let mut unknown = rings_of(&unknown);
 
-    for (what, before, rings) in [
+    for (what, mut before, rings) in [
         ("known addresses", Some(&mut first), &mut second),
         ("new addresses", None, &mut unknown),
     ] {
-        let mut before = before;
         let mut found = LocationCounts::default();
         let times: Vec<f64> = (0..7)
             .map(|_| {
@@ -220,7 +217,7 @@ fn new_stacks(pids: &[u32], merger: &mut Merger, processes: &mut Processes) {
     }
 }
 
-/// The same samples with known stacks, while another thread asks for one flamegraph after the other.
+/// The same samples with known stacks, while another thread draws one flamegraph after the other of the history.
 fn beside_questions(alone: f64, merger: &mut Merger, rings: &mut [Memory], processes: &mut Processes) {
     let mut aggregator = Aggregator::new(Limits::default(), Clock::now());
     pass(merger, rings, u64::MAX, &mut aggregator, processes);
@@ -230,8 +227,9 @@ fn beside_questions(alone: f64, merger: &mut Merger, rings: &mut [Memory], proce
     let beside = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                // What the capture and the questions share is the closed blocks; the open one is copied.
-                let _span = history.snapshot().folded(&Query::default());
+                let span = history.snapshot().folded(&Query::default());
+                assert_eq!(span.total(), SAMPLES as u64);
+                svg::draw(&span, Look::default(), &mut std::io::sink()).expect("a picture");
                 answers.fetch_add(1, Ordering::Relaxed);
             }
         });
@@ -246,7 +244,7 @@ fn beside_questions(alone: f64, merger: &mut Merger, rings: &mut [Memory], proce
         median(&times) * 1e6
     });
     println!(
-        "the same while {} flamegraphs were asked for: {} us, {:.2} x",
+        "the same while {} flamegraphs were drawn: {} us, {:.2} x",
         answers.into_inner(),
         figure(beside),
         beside / alone

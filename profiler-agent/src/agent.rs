@@ -40,7 +40,7 @@ use crate::{
     unwind::Unwinder,
 };
 
-/// How often the rings are looked at when none is half full.
+/// How often the rings are looked at when none may be half full.
 const TICK: Duration = Duration::from_millis(100);
 /// The same when the last look found next to nothing: on a host that sleeps, looking is most of what the agent does.
 const QUIET_TICK: Duration = Duration::from_millis(500);
@@ -291,7 +291,7 @@ struct Run {
     /// The same on `CLOCK_MONOTONIC`.
     start_time: u64,
     torn: u64,
-    lost_records: u64,
+    lost_events: u64,
     /// Bytes of kernel memory for unwind tables, at most.
     unwind_memory: usize,
     /// Ends the kernel's accounting with it.
@@ -358,7 +358,7 @@ impl Run {
             looked_for_gone: Instant::now(),
             start_time: clock::monotonic(),
             torn: 0,
-            lost_records: 0,
+            lost_events: 0,
             unwind_memory: options.unwind_memory,
             _accounting: accounting,
             launching: None,
@@ -482,7 +482,7 @@ impl Run {
             locations: self.aggregator.location_counts(),
             totals: self.slices.totals().clone(),
             lost: BTreeMap::from([(Loss::RingFull, ring_full), (Loss::TornRecord, self.torn)]),
-            lost_events: self.lost_records.saturating_sub(ring_full),
+            lost_events: self.lost_events,
             unfollowed: self.sampler.counter(Counter::TargetsFull)?,
             processes: self.processes.living().count(),
             tables: self.unwinder.tables(),
@@ -509,12 +509,12 @@ impl Run {
     fn drain(&mut self, until: u64) {
         // Before the samples that may fall into what was written.
         self.aggregator.read_jits(&self.processes, false);
-        let lost_before = self.lost_records;
+        let lost_before = self.lost_events;
         let (sampler, mut stages) = self.stages();
         sampler.drain(until, |event| stages.take_in(event));
         let torn = sampler.take_torn();
         self.torn += torn;
-        if self.lost_records != lost_before || torn > 0 {
+        if self.lost_events != lost_before || torn > 0 {
             // Some of what is missing may have been mappings.
             self.processes.doubt();
         }
@@ -551,7 +551,7 @@ impl Run {
             processes,
             unwinder,
             aggregator,
-            lost_records,
+            lost_events,
             launching,
             ..
         } = self;
@@ -559,7 +559,7 @@ impl Run {
             processes,
             unwinder,
             aggregator,
-            lost_records,
+            lost_events,
             launching,
         };
         (sampler, stages)
@@ -622,13 +622,11 @@ impl Run {
             over_budget,
             "addresses looked up in the cache of locations"
         );
-        let ring_full = self.sampler.counter(Counter::RingFull)?;
         Ok(Captured {
             counts: self.aggregator.counts(),
             cpu_time: self.cpu_time.nanoseconds(&self.clock),
             cpu_time_is_whole: self.cpu_time.is_whole(),
-            // What the kernel calls lost are records of any kind; the samples among them were counted as such.
-            lost_events: self.lost_records.saturating_sub(ring_full),
+            lost_events: self.lost_events,
             unfollowed: self.sampler.counter(Counter::TargetsFull)?,
             whole: self.slices.whole(start, end.saturating_sub(self.start_time)),
             totals: self.slices.take_totals(),
@@ -667,7 +665,7 @@ struct Stages<'a> {
     processes: &'a mut Processes,
     unwinder: &'a mut Unwinder,
     aggregator: &'a mut Aggregator,
-    lost_records: &'a mut u64,
+    lost_events: &'a mut u64,
     launching: &'a mut Option<u32>,
 }
 
@@ -701,7 +699,7 @@ impl Stages<'_> {
                     },
                 );
             }
-            Record::Lost(count) => *self.lost_records += count,
+            Record::Lost(count) => *self.lost_events += count,
             Record::Comm { pid, exec, .. } => {
                 if exec && *self.launching == Some(pid) {
                     *self.launching = None;

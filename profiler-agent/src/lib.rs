@@ -19,7 +19,7 @@
 //!
 //! 1. [`target`] finds the processes, or creates the command and holds it before its first instruction.
 //! 2. [`kernel`] asks what this kernel offers and allows: its types (BTF), the capabilities of this process.
-//! 3. [`sampling`] loads the programs, opens a clock and a ring on every CPU, and hands out samples and process events, oldest first.
+//! 3. [`sampling`] loads the programs, opens a clock and the rings of every CPU, and hands out samples and process events, oldest first.
 //! 4. [`process`] follows exec, fork, exit and mappings, so that an address is looked up in the mappings of its own time.
 //! 5. [`unwind`] makes tables from what files say about their own frames, and puts them where the kernel programs look up how to walk code
 //!    without frame pointers. Code whose table is not there yet is walked by frame pointer.

@@ -3,12 +3,12 @@
 //! ```text
 //! ┌──────────────┬──────────────────────────┬────────────────────────┬╌╌╌╌╌╌╌╌╌╌╌╌┬╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌┐
 //! │ SampleHeader │ kernel_frames × u64      │ user_frames × u64      ╎ Unfinished ╎ copy of stack ╎
-//! │  40 bytes    │ leaf first               │ leaf first             ╎ 176 bytes  ╎ u64 …         ╎
+//! │  48 bytes    │ leaf first               │ leaf first             ╎ 176 bytes  ╎ u64 …         ╎
 //! └──────────────┴──────────────────────────┴────────────────────────┴╌╌╌╌╌╌╌╌╌╌╌╌┴╌╌╌╌╌╌╌╌╌╌╌╌╌╌╌┘
 //! ```
 //!
 //! What is dashed is there when the outcome is [`UNFINISHED`]: the walk came to code that the kernel side does not know yet, and
-//! user space goes on from there. One such record is the raw part of one `PERF_RECORD_SAMPLE`; its time and CPU come from the ring around it.
+//! user space goes on from there. Each is one record of a BPF ring buffer; its CPU is that of the ring.
 //! Kernel and agent are built from one tree, so the layout carries no version.
 
 use crate::arch::{RED_ZONE, REGISTERS, Registers, WORD};
@@ -35,6 +35,12 @@ pub const INTERRUPTED: u64 = 1 << 62;
 /// Most bytes of a stack that are copied for user space. Measured at the first samples of compilers and interpreters, stacks
 /// have 2 to 20 KiB.
 pub const MAX_COPY: u32 = 32 << 10;
+
+/// Bytes of samples on a CPU after which the agent is woken to read them: half of the smallest ring.
+pub const WAKE_AFTER: u32 = 128 << 10;
+
+/// What wakes the agent is a word: the process of an [`UNFINISHED`] sample, or this for [`WAKE_AFTER`] bytes.
+pub const RING_FILLS: u32 = 0;
 
 /// Bytes of a page: memory is there or not in whole ones.
 pub const PAGE: u64 = 4096;
@@ -110,6 +116,8 @@ pub struct SampleHeader {
     pub pid: u32,
     /// Thread id there.
     pub tid: u32,
+    /// When the tick was: nanoseconds of `CLOCK_MONOTONIC`.
+    pub time: u64,
     /// Weight in the unit of the kind; CPU time: nanoseconds, one sampling period.
     pub weight: u64,
     /// Name of the thread, NUL padded.
@@ -119,7 +127,7 @@ pub struct SampleHeader {
 /// Size of [`SampleHeader`] in bytes.
 pub const HEADER_LEN: usize = size_of::<SampleHeader>();
 
-const _: () = assert!(HEADER_LEN == 40 && align_of::<SampleHeader>() == 8);
+const _: () = assert!(HEADER_LEN == 48 && align_of::<SampleHeader>() == 8);
 
 /// What a sample counts. Crosses the boundary as a `u8`.
 #[repr(u8)]
@@ -145,6 +153,7 @@ impl SampleHeader {
         let (&[kind, outcome, k0, k1, u0, u1, r0, r1], rest) = bytes.split_first_chunk()?;
         let (&pid, rest) = rest.split_first_chunk()?;
         let (&tid, rest) = rest.split_first_chunk()?;
+        let (&time, rest) = rest.split_first_chunk()?;
         let (&weight, rest) = rest.split_first_chunk()?;
         let (&comm, rest) = rest.split_first_chunk()?;
         let header = Self {
@@ -155,6 +164,7 @@ impl SampleHeader {
             reserved: u16::from_ne_bytes([r0, r1]),
             pid: u32::from_ne_bytes(pid),
             tid: u32::from_ne_bytes(tid),
+            time: u64::from_ne_bytes(time),
             weight: u64::from_ne_bytes(weight),
             comm,
         };

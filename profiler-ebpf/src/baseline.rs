@@ -16,13 +16,14 @@ use aya_ebpf::{
     maps::{PerCpuArray, PerfEventArray, RingBuf},
     programs::PerfEventContext,
 };
+use profiler_common::record::HEADER_LEN;
 
 const FRAMES: usize = 128;
 
 /// A record as large as one of the agent's with as many frames.
 #[repr(C)]
 pub struct Record {
-    header: [u64; 5],
+    header: [u64; HEADER_LEN / 8],
     frames: [u64; FRAMES],
 }
 
@@ -66,7 +67,7 @@ fn stack(ctx: &PerfEventContext) -> Option<(&'static mut Record, u64)> {
             u64::from(BPF_F_USER_STACK),
         )
     };
-    (bytes > 0).then(|| (record, 40 + (bytes as u64 & 0x3ff)))
+    (bytes > 0).then(|| (record, HEADER_LEN as u64 + (bytes as u64 & 0x3ff)))
 }
 
 /// The walk alone.

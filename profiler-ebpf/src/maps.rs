@@ -1,9 +1,9 @@
 //! What the programs share with the agent, and why each is as large as it is.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps},
+    btf_maps::{Array, ArrayOfMaps, RingBuf},
     macros::{btf_map, map},
-    maps::{Array as PlainArray, HashMap, PerCpuArray, PerfEventArray, RingBuf},
+    maps::{Array as PlainArray, HashMap, PerCpuArray, RingBuf as PlainRingBuf},
 };
 use profiler_common::{
     arch::{REGISTERS, Registers},
@@ -20,10 +20,10 @@ use crate::{
     tables::{RECENT, Recent, Trail},
 };
 
-/// One ring per CPU, opened and mapped by the agent. A perf ring is written by its own CPU alone and without a lock, in
-/// NMI too.
-#[map]
-pub static SAMPLES: PerfEventArray<u8> = PerfEventArray::new(0);
+/// One ring per CPU, made by the agent, which sets how many there can be, and how large each is. Its own CPU alone writes to it, so that nobody
+/// else ever holds its lock: in NMI too, where a program does not wait for one.
+#[btf_map]
+pub static SAMPLES: ArrayOfMaps<RingBuf<u8, 4096>, 1> = ArrayOfMaps::new();
 
 /// The processes to sample; unused when the whole host is. Pre-allocated, since perf event programs may not
 /// use another kind before Linux 6.1: 0.66 MB for 8192.
@@ -51,9 +51,9 @@ pub static PROCESSES: HashMap<u32, MappingList> = HashMap::with_max_entries(MAX_
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0);
 
-/// Tells the agent that a sample waits for it: a process or some code that the kernel side does not know. Holds one word at a time.
+/// Tells the agent that samples wait for it. Holds one word at a time: a process, or [`profiler_common::record::RING_FILLS`].
 #[map]
-pub static WAKE_UPS: RingBuf = RingBuf::with_byte_size(4096, 0);
+pub static WAKE_UPS: PlainRingBuf = PlainRingBuf::with_byte_size(4096, 0);
 
 /// Where a sample grows, by CPU: too large for the 512 bytes of a BPF stack and for the 32 KiB of a per-CPU map. The agent makes it as long as
 /// there can be CPUs. Perf event programs do not interrupt each other on a CPU (`bpf_prog_active`), so one slot serves; programs of
@@ -91,6 +91,8 @@ pub struct Scratch {
     pub frames: u32,
     /// Number of frames at which the walk stops.
     pub limit: u32,
+    /// Bytes of samples since the agent was last woken for them.
+    pub untold: u32,
     /// The step of the trail that the walk is likely to take next.
     pub next_step: u32,
     /// Where the next one is added, over the oldest.

@@ -4,10 +4,12 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_F_CURRENT_CPU, BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP},
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{
         bpf_get_current_pid_tgid, bpf_get_smp_processor_id,
-        generated::{bpf_get_current_comm, bpf_get_stack, bpf_perf_event_output, bpf_probe_read_user},
+        generated::{
+            bpf_get_current_comm, bpf_get_stack, bpf_ktime_get_ns, bpf_probe_read_user, bpf_ringbuf_output,
+        },
     },
     programs::PerfEventContext,
 };
@@ -15,7 +17,7 @@ use profiler_common::{
     Outcome,
     record::{
         COMM_LEN, Counter, EventKind, HEADER_LEN, MAX_COPY, MAX_KERNEL_FRAMES, MAX_USER_FRAMES, PAGE,
-        UNFINISHED, UNFINISHED_LEN, Unfinished, copy_start,
+        RING_FILLS, UNFINISHED, UNFINISHED_LEN, Unfinished, WAKE_AFTER, copy_start,
     },
 };
 
@@ -54,6 +56,8 @@ pub fn take(ctx: &PerfEventContext) {
         return;
     }
 
+    // SAFETY: a helper without preconditions.
+    let time = unsafe { bpf_ktime_get_ns() };
     let in_kernel = arch::in_kernel(ctx);
     let kernel_frames = if in_kernel { kernel_stack(ctx, scratch) } else { 0 };
     scratch.frames = kernel_frames;
@@ -91,13 +95,17 @@ pub fn take(ctx: &PerfEventContext) {
     header.reserved = 0;
     header.pid = pid;
     header.tid = tid;
+    header.time = time;
     header.weight = PERIOD.get();
     // Right into its place: aya's function has it on the stack, from where it is copied byte by byte, some six lines of machine code.
     // SAFETY: the length is that of the array.
     unsafe { bpf_get_current_comm(header.comm.as_mut_ptr().cast(), COMM_LEN as u32) };
-    output(ctx, scratch, rest);
+    let bytes = output(slot, scratch, rest);
+    scratch.untold = scratch.untold.wrapping_add(bytes);
     if outcome == UNFINISHED {
         wake(pid);
+    } else if scratch.untold >= WAKE_AFTER && wake(RING_FILLS) {
+        scratch.untold = 0;
     }
 }
 
@@ -177,13 +185,14 @@ pub extern "C" fn copy_stack(slot: u32) -> u32 {
     }
 }
 
-/// Tells the agent that there is something for it to do, unless it has been told and not yet looked.
+/// Tells the agent that there is something for it to do, unless it has been told and not yet looked. Whether it knows: beside another CPU
+/// that does the same it may not; it looks by itself before long.
 #[inline(always)]
-fn wake(pid: u32) {
-    if WAKE_UPS.query(u64::from(BPF_RB_AVAIL_DATA)) == 0 {
-        // Without room, or beside another CPU, it is not told; it looks by itself before long.
-        let _ = WAKE_UPS.output::<u32>(&pid, u64::from(BPF_RB_FORCE_WAKEUP));
-    }
+fn wake(why: u32) -> bool {
+    WAKE_UPS.query(u64::from(BPF_RB_AVAIL_DATA)) != 0
+        || WAKE_UPS
+            .output::<u32>(&why, u64::from(BPF_RB_FORCE_WAKEUP))
+            .is_ok()
 }
 
 /// Writes the kernel stack to the start of the record; returns its depth.
@@ -200,21 +209,26 @@ fn kernel_stack(ctx: &PerfEventContext, scratch: &mut Scratch) -> u32 {
     }
 }
 
-/// Hands the record to the ring of this CPU, with what follows the frames.
+/// Hands the record to the ring of this CPU, with what follows the frames. Returns how long it is. The ring itself wakes nobody, which would cost
+/// about as much as the walk.
 #[inline(always)]
-fn output(ctx: &PerfEventContext, scratch: &Scratch, rest: u64) {
+fn output(slot: u32, scratch: &Scratch, rest: u64) -> u32 {
     let bytes = HEADER_LEN as u64 + frame_bytes(scratch) + rest;
-    // SAFETY: masks keep `bytes` below the size of the record, which starts at the header.
-    let result = unsafe {
-        bpf_perf_event_output(
-            ctx.as_ptr(),
-            (&raw const SAMPLES).cast_mut().cast(),
-            u64::from(BPF_F_CURRENT_CPU as u32),
-            (&raw const scratch.record).cast_mut().cast(),
-            bytes,
-        )
-    };
-    if result != 0 {
+    // A clock ticks on a CPU only when its ring is there.
+    let refused = SAMPLES.get(slot).is_none_or(|ring| {
+        // SAFETY: masks keep `bytes` below the size of the record, which starts at the header.
+        let result = unsafe {
+            bpf_ringbuf_output(
+                core::ptr::from_ref(ring).cast_mut().cast(),
+                (&raw const scratch.record).cast_mut().cast(),
+                bytes,
+                u64::from(BPF_RB_NO_WAKEUP),
+            )
+        };
+        result != 0
+    });
+    if refused {
         count(Counter::RingFull);
     }
+    bytes as u32
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod allocations;
 pub(crate) mod footprint;
+pub(crate) mod perf_ring;
 pub(crate) mod ring;
 pub(crate) mod sampled;
 pub(crate) mod target;

@@ -9,14 +9,15 @@
     reason = "a benchmark may fail loudly"
 )]
 
+use profiler_common::record::HEADER_LEN;
+
 use profiler_agent::{
     aggregate::Aggregator,
     process::Processes,
     procfs,
     sampling::{
-        merge::{Buffer, Merger},
-        record::Record,
-        ring::Window,
+        merge::{Buffer, Merger, Window},
+        record::{Layout, Record},
     },
 };
 
@@ -30,6 +31,10 @@ pub(crate) struct Memory {
 impl Buffer for Memory {
     fn cpu(&self) -> u32 {
         self.cpu
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::Samples
     }
 
     fn head(&self) -> u64 {
@@ -100,28 +105,25 @@ pub(crate) fn executable(pid: u32) -> Vec<(u64, u64)> {
     ranges
 }
 
-/// A `PERF_RECORD_SAMPLE` as the kernel writes it, with what the agent's program writes.
+/// A record as it is in a BPF ring buffer, with what the agent's program writes.
 pub(crate) fn record(out: &mut Vec<u8>, time: u64, stack: &Stack) {
     let start = out.len();
-    let raw = 40 + stack.frames.len() * 8 + 4;
-    out.extend(9_u32.to_ne_bytes());
-    out.extend(2_u16.to_ne_bytes());
-    out.extend((20 + raw as u16).to_ne_bytes());
-    out.extend(time.to_ne_bytes());
-    out.extend((raw as u32).to_ne_bytes());
+    let length = HEADER_LEN + stack.frames.len() * 8;
+    out.extend((length as u32).to_ne_bytes());
+    out.extend(0_u32.to_ne_bytes());
     out.extend([0, 0]);
     out.extend(0_u16.to_ne_bytes());
     out.extend((stack.frames.len() as u16).to_ne_bytes());
     out.extend(0_u16.to_ne_bytes());
     out.extend(stack.pid.to_ne_bytes());
     out.extend(stack.tid.to_ne_bytes());
+    out.extend(time.to_ne_bytes());
     out.extend(10_101_010_u64.to_ne_bytes());
     out.extend(*b"worker\0\0\0\0\0\0\0\0\0\0");
     for frame in &stack.frames {
         out.extend(frame.to_ne_bytes());
     }
-    out.extend([0; 4]);
-    assert_eq!((out.len() - start) % 8, 0);
+    assert_eq!(out.len() - start, 8 + length);
 }
 
 /// xorshift64*: the same numbers in every run.

@@ -224,7 +224,7 @@ impl Sampled {
                 let at = (event.cpu, event.time);
                 unwinder.finish(&sample, &rest, at, &process, processes, |_, _, _| {});
             }
-            // So many samples that cannot be finished are more than a ring holds, at a high rate; `run` counts them.
+            // Samples that a ring refused are counted in `run`.
             Record::Lost(_) => lost = true,
             Record::Mmap(_)
             | Record::Comm { .. }

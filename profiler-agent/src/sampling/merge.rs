@@ -6,10 +6,7 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-use super::{
-    record::{self, HEADER_LEN, Record, Torn},
-    ring::{Ring, Window},
-};
+use super::record::{HEADER_LEN, Layout, Record, Torn};
 
 /// How long a record may be on its way from its clock reading to its ring, nanoseconds. The kernel does not let go of the CPU in
 /// between, a hypervisor may.
@@ -19,35 +16,51 @@ pub const SETTLE: u64 = 5_000_000;
 pub trait Buffer {
     /// The CPU that writes it.
     fn cpu(&self) -> u32;
+    /// What its records look like.
+    fn layout(&self) -> Layout;
     /// Where the writer stands.
     fn head(&self) -> u64;
     /// Where the reader stands.
     fn tail(&self) -> u64;
-    /// The written bytes between two positions.
+    /// The written bytes from `from` to `to`, which must lie between tail and head; otherwise empty.
     fn window(&self, from: u64, to: u64) -> Window<'_>;
-    /// Gives everything before a position back to the writer.
+    /// Gives everything before `tail` back to the writer. Exclusive, so that no [`Window`] into it is left.
     fn release(&mut self, tail: u64);
 }
 
-impl Buffer for Ring {
-    fn cpu(&self) -> u32 {
-        self.cpu()
+/// Written bytes of a ring, in two parts where they wrap around its end.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Window<'a> {
+    /// Up to the end of the ring.
+    pub first: &'a [u8],
+    /// From its start.
+    pub second: &'a [u8],
+}
+
+impl<'a> Window<'a> {
+    /// Number of bytes.
+    pub const fn len(self) -> usize {
+        self.first.len() + self.second.len()
     }
 
-    fn head(&self) -> u64 {
-        self.head()
+    /// Whether there are none.
+    pub const fn is_empty(self) -> bool {
+        self.len() == 0
     }
 
-    fn tail(&self) -> u64 {
-        self.tail()
-    }
-
-    fn window(&self, from: u64, to: u64) -> Window<'_> {
-        self.window(from, to)
-    }
-
-    fn release(&mut self, tail: u64) {
-        self.release(tail);
+    /// The first `len` bytes in one piece: in place, or put together in `spare` when they wrap. `None` when there are fewer.
+    pub fn take<'b>(self, len: usize, spare: &'b mut Vec<u8>) -> Option<&'b [u8]>
+    where
+        'a: 'b,
+    {
+        if let Some(whole) = self.first.get(..len) {
+            return Some(whole);
+        }
+        let rest = self.second.get(..len.checked_sub(self.first.len())?)?;
+        spare.clear();
+        spare.extend_from_slice(self.first);
+        spare.extend_from_slice(rest);
+        Some(spare)
     }
 }
 
@@ -92,7 +105,7 @@ impl Merger {
             let (Some(ring), Some((from, to))) = (rings.get(index), self.spans.get_mut(index)) else {
                 break;
             };
-            match next_record(ring.window(*from, *to), &mut self.spare) {
+            match next_record(ring.layout(), ring.window(*from, *to), &mut self.spare) {
                 Ok((len, time, record)) => {
                     sink(Event {
                         time,
@@ -126,7 +139,7 @@ impl Merger {
         if from == to {
             return;
         }
-        match time(ring.window(*from, *to)) {
+        match time(ring.layout(), ring.window(*from, *to)) {
             Ok(time) => self.next.push(Reverse((time, index))),
             Err(Torn) => {
                 self.torn += 1;
@@ -137,17 +150,21 @@ impl Merger {
 }
 
 /// The first record of a window with its length and time.
-fn next_record<'a>(window: Window<'a>, spare: &'a mut Vec<u8>) -> Result<(usize, u64, Record<'a>), Torn> {
-    let len = record::length(window.first)?;
+fn next_record<'a>(
+    layout: Layout,
+    window: Window<'a>,
+    spare: &'a mut Vec<u8>,
+) -> Result<(usize, u64, Record<'a>), Torn> {
+    let len = layout.length(window.first)?;
     let bytes = window.take(len, spare).ok_or(Torn)?;
-    let (time, record) = record::parse(bytes)?;
+    let (time, record) = layout.parse(bytes)?;
     Ok((len, time, record))
 }
 
 /// The time of the first record of a window. Records are made of whole, aligned words, so that a ring never splits one.
-fn time(window: Window<'_>) -> Result<u64, Torn> {
-    let len = record::length(window.first)?;
-    let offset = record::time_offset(window.first, len)?;
+fn time(layout: Layout, window: Window<'_>) -> Result<u64, Torn> {
+    let len = layout.length(window.first)?;
+    let offset = layout.time_offset(len)?;
     let word = match offset.checked_sub(window.first.len()) {
         None => window.first.get(offset..),
         Some(offset) => window.second.get(offset..),
@@ -205,6 +222,10 @@ mod tests {
     impl Buffer for Memory {
         fn cpu(&self) -> u32 {
             self.cpu
+        }
+
+        fn layout(&self) -> Layout {
+            Layout::Events
         }
 
         fn head(&self) -> u64 {

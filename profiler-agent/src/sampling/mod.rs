@@ -1,20 +1,22 @@
 //! Samples and process events, from the kernel to the agent.
 //!
 //! ```text
-//! clock ─▶ program ─▶ ring of the CPU ─┐
-//!                                      ├─▶ merged by time ─▶ one event at a time, borrowed from the ring
-//! fork, exec, exit, mmap ─▶ same ring ─┘
+//! clock ─▶ program ─▶ ring of samples of the CPU ──────┐
+//!                                                      ├─▶ merged by time ─▶ one event at a time, borrowed from its ring
+//! fork, exec, exit, mmap ─▶ ring of events of the CPU ─┘
 //! ```
 //!
-//! Rings are perf rings, one per CPU: written without a lock, in NMI too, and carrying the kernel's own side-band records
-//! in one order with the samples. The reader is woken when a ring is half full, else it looks by itself.
+//! Each CPU has two: a BPF ring buffer for samples, which costs a program a third of what a perf ring does, and a perf ring for the kernel's own
+//! records, which come by no other way. The reader is woken when one may be half full, else it looks by itself.
 
 pub mod bpf;
 mod cpus;
+pub mod event_ring;
 pub mod merge;
 pub mod perf_event;
 pub mod record;
 pub mod ring;
+pub mod sample_ring;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,14 +30,16 @@ use aya::{
     maps::{HashMap, Map, MapData, PerCpuArray, RingBuf},
     programs::{PerfEvent as PerfEventProgram, ProgramError, RawTracePoint},
 };
-use profiler_common::record::{Counter, MAX_TARGETS};
+use profiler_common::record::{Counter, MAX_TARGETS, RING_FILLS, WAKE_AFTER};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 pub use self::perf_event::Clock;
 use self::{
-    merge::{Event, Merger},
+    event_ring::EventRing,
+    merge::{Buffer as _, Event, Merger},
     perf_event::PerfEvent,
     ring::Ring,
+    sample_ring::SampleRing,
 };
 use crate::{
     kernel::{
@@ -174,6 +178,7 @@ pub struct Sampler {
     clock: Clock,
     /// Whether side-band records name files by build ID.
     build_ids: bool,
+    /// The programs' array of rings.
     samples: MapData,
     cpus: BTreeMap<u32, PerfEvent>,
     rings: Vec<Ring>,
@@ -218,7 +223,7 @@ impl Sampler {
         }
         let mut programs = load(&config)?;
         let samples = match programs.take_map("SAMPLES") {
-            Some(Map::PerfEventArray(samples)) => samples,
+            Some(Map::ArrayOfMaps(samples)) => samples,
             _ => return Err(SamplingError::Incomplete("SAMPLES")),
         };
         let wake_ups = programs
@@ -290,15 +295,19 @@ impl Sampler {
         self.clock
     }
 
-    /// Waits until a ring is half full, a sample waits for what the kernel side does not know, one of `others` can be read, or `timeout` is
+    /// Waits until a ring may be half full, a sample waits for what the kernel side does not know, one of `others` can be read, or `timeout` is
     /// over. Says whether such a sample waits; it can be read when it has settled, [`merge::SETTLE`] later.
     ///
     /// # Errors
     ///
     /// Those of `poll(2)`, an interruption by a signal excepted.
     pub fn wait(&mut self, others: &[BorrowedFd<'_>], timeout: Duration) -> io::Result<bool> {
-        let rings = self.rings.iter().map(|ring| ring.event().as_fd());
-        let mut fds: Vec<PollFd<'_>> = rings
+        // Rings of samples can be read whenever there is one; `WAKE_UPS` speaks for them.
+        let events = self.rings.iter().filter_map(|ring| match ring {
+            Ring::Events(events) => Some(events.event().as_fd()),
+            Ring::Samples(_) => None,
+        });
+        let mut fds: Vec<PollFd<'_>> = events
             .chain([self.wake_ups.as_fd()])
             .chain(others.iter().copied())
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
@@ -313,8 +322,8 @@ impl Sampler {
         }
         drop(fds);
         let mut woken = false;
-        while self.wake_ups.next().is_some() {
-            woken = true;
+        while let Some(why) = self.wake_ups.next() {
+            woken |= *why != RING_FILLS.to_ne_bytes();
         }
         Ok(woken)
     }
@@ -452,13 +461,12 @@ impl Sampler {
 
     fn add_cpu(&mut self, cpu: u32) -> Result<(), SamplingError> {
         let failed = |what| move |source| SamplingError::PerfEvent { what, cpu, source };
-        let bytes = ring_bytes(self.config.frequency);
-        let wakeup = u32::try_from(bytes / 2).unwrap_or(u32::MAX);
-        let owner = PerfEvent::ring_owner(cpu, wakeup, self.build_ids).map_err(failed("ring buffer"))?;
-        let ring = Ring::new(owner, cpu, bytes).map_err(failed("ring buffer"))?;
-        ring.event().enable().map_err(failed("ring buffer"))?;
-        bpf::set_descriptor(self.samples.fd().as_fd(), cpu, ring.event().as_fd())
-            .map_err(failed("ring buffer"))?;
+        let owner =
+            PerfEvent::ring_owner(cpu, EVENT_BYTES / 2, self.build_ids).map_err(failed("ring buffer"))?;
+        let events = EventRing::new(owner, cpu, EVENT_BYTES as usize).map_err(failed("ring buffer"))?;
+        events.event().enable().map_err(failed("ring buffer"))?;
+        let samples = SampleRing::new(cpu, sample_bytes(self.config.frequency))?;
+        bpf::set_descriptor(self.samples.fd().as_fd(), cpu, samples.map()).map_err(failed("ring buffer"))?;
 
         let clock =
             PerfEvent::clock(self.clock, self.config.frequency, cpu).map_err(failed("sampling clock"))?;
@@ -477,7 +485,7 @@ impl Sampler {
         if self.running {
             enable(cpu, &clock)?;
         }
-        self.rings.push(ring);
+        self.rings.extend([Ring::Events(events), Ring::Samples(samples)]);
         self.cpus.insert(cpu, clock);
         Ok(())
     }
@@ -491,9 +499,12 @@ fn enable(cpu: u32, clock: &PerfEvent) -> Result<(), SamplingError> {
     })
 }
 
-/// Size of each ring: room for a second of samples of 100 frames, and for a burst of processes that start.
-fn ring_bytes(frequency: u32) -> usize {
-    const LEAST: usize = 256 << 10;
+/// Size of each ring of events: room for what some hundred processes do that start.
+const EVENT_BYTES: u32 = 128 << 10;
+
+/// Size of each ring of samples: room for a second of samples of 100 frames, and for six that are unfinished.
+fn sample_bytes(frequency: u32) -> usize {
+    const LEAST: usize = 2 * WAKE_AFTER as usize;
     const MOST: usize = 4 << 20;
     (frequency as usize * 1024).next_power_of_two().clamp(LEAST, MOST)
 }
@@ -532,6 +543,7 @@ pub fn programs(config: &Config, log: VerifierLogLevel) -> Result<Ebpf, Sampling
         .override_global("TASK_IN_EXECVE", &in_execve.byte, true)
         .override_global("IN_EXECVE_BIT", &in_execve.mask, true)
         .map_max_entries("SCRATCH", cpus::possible())
+        .map_max_entries("SAMPLES", cpus::possible())
         .override_global("TARGETS_ONLY", &targets_only, true)
         .override_global("PERIOD", &period, true)
         .load(PROGRAMS)?;

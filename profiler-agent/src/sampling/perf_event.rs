@@ -74,8 +74,7 @@ impl PerfEvent {
         Self::open(&attr, cpu)
     }
 
-    /// The owner of the ring that a program on `cpu` writes to, and that receives that CPU's side-band records: every
-    /// fork, exec, exit and executable mapping, in one order with the samples.
+    /// The owner of the ring that receives the side-band records of `cpu`: every fork, exec, exit and executable mapping. It counts nothing.
     ///
     /// `build_ids` asks the kernel (5.12 and later) for the build ID of mapped files in place of their inode.
     ///
@@ -85,9 +84,9 @@ impl PerfEvent {
     pub fn ring_owner(cpu: u32, wakeup_bytes: u32, build_ids: bool) -> io::Result<Self> {
         let mut attr = attr(
             perf_type_id::PERF_TYPE_SOFTWARE,
-            perf_sw_ids::PERF_COUNT_SW_BPF_OUTPUT as u64,
+            perf_sw_ids::PERF_COUNT_SW_DUMMY as u64,
         );
-        attr.sample_type = SAMPLE_TYPE;
+        attr.sample_type = perf_event_sample_format::PERF_SAMPLE_TIME as u64;
         attr.set_watermark(1);
         attr.__bindgen_anon_2.wakeup_watermark = wakeup_bytes;
         attr.set_mmap(1);
@@ -154,10 +153,6 @@ impl PerfEvent {
         check(unsafe { libc::ioctl(self.0.as_raw_fd(), DISABLE, 0) })
     }
 }
-
-/// What each sample in a ring carries besides its raw data; side-band records end in the same fields.
-const SAMPLE_TYPE: u64 =
-    perf_event_sample_format::PERF_SAMPLE_TIME as u64 | perf_event_sample_format::PERF_SAMPLE_RAW as u64;
 
 // include/uapi/linux/perf_event.h: _IO('$', 0), _IO('$', 1), _IOW('$', 8, __u32)
 const ENABLE: libc::Ioctl = 0x2400;

@@ -1,13 +1,14 @@
-//! The records of a perf ring, as `perf_event_open(2)` lays them out for the attributes of
-//! [`PerfEvent::ring_owner`](super::perf_event::PerfEvent::ring_owner).
+//! The records of both kinds of ring: events as `perf_event_open(2)` lays them out for the attributes of
+//! [`PerfEvent::ring_owner`](super::perf_event::PerfEvent::ring_owner), samples as the programs hand them to a BPF ring buffer.
 //!
 //! ```text
-//! header   type u32 │ misc u16 │ size u16
-//! SAMPLE   time u64 │ size u32 │ raw: what the program wrote, padded │
-//! others   body … │ time u64
+//! event    type u32 │ misc u16 │ size u16 │ body … │ time u64
+//! sample   length u32 │ offset u32 │ what the program wrote, padded
 //! ```
 //!
 //! A pure function of bytes, which are not trusted: names and paths in them were chosen by the sampled processes.
+
+use std::mem::offset_of;
 
 use profiler_common::{
     Outcome,
@@ -21,9 +22,12 @@ const LOST: u32 = 2;
 const COMM: u32 = 3;
 const EXIT: u32 = 4;
 const FORK: u32 = 7;
-const SAMPLE: u32 = 9;
 const MMAP2: u32 = 10;
-const LOST_SAMPLES: u32 = 13;
+
+/// In the length of a sample's record: it is being written, `BPF_RINGBUF_BUSY_BIT`.
+pub const BUSY: u32 = 1 << 31;
+/// The same: it was given up, `BPF_RINGBUF_DISCARD_BIT`, which the programs never do.
+const GIVEN_UP: u32 = 1 << 30;
 
 /// `PERF_RECORD_MISC_COMM_EXEC`: the new name came with a new program.
 const MISC_COMM_EXEC: u16 = 1 << 13;
@@ -66,7 +70,7 @@ pub enum Record<'a> {
         /// Thread.
         tid: u32,
     },
-    /// The ring was full for this many records, of any type.
+    /// The ring of events was full for this many.
     Lost(u64),
     /// A type that is of no interest here.
     Other,
@@ -169,50 +173,87 @@ pub enum MappedFile<'a> {
 #[error("a ring buffer held bytes that are no record")]
 pub struct Torn;
 
-/// Length of the record that begins with these bytes.
-///
-/// # Errors
-///
-/// [`Torn`] for a length that no record has.
-pub fn length(header: &[u8]) -> Result<usize, Torn> {
-    let &[_, _, _, _, _, _, low, high] = header.first_chunk::<HEADER_LEN>().ok_or(Torn)?;
-    let len = usize::from(u16::from_ne_bytes([low, high]));
-    if len < HEADER_LEN || len % 8 != 0 {
-        Err(Torn)
-    } else {
-        Ok(len)
+/// How the records of a ring are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// As in a perf ring.
+    Events,
+    /// As in a BPF ring buffer.
+    Samples,
+}
+
+/// Bytes of the record of a sample of this length, which may carry marks, with its header and what makes them whole words.
+pub const fn sample_record_len(length: u32) -> u64 {
+    (HEADER_LEN as u64 + (length & !(BUSY | GIVEN_UP)) as u64).next_multiple_of(8)
+}
+
+impl Layout {
+    /// Length of the record that begins with these bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Torn`] for a length that no record has.
+    pub fn length(self, header: &[u8]) -> Result<usize, Torn> {
+        let header = header.first_chunk::<HEADER_LEN>().ok_or(Torn)?;
+        match self {
+            Self::Events => {
+                let &[_, _, _, _, _, _, low, high] = header;
+                let len = usize::from(u16::from_ne_bytes([low, high]));
+                if len < HEADER_LEN || len % 8 != 0 {
+                    Err(Torn)
+                } else {
+                    Ok(len)
+                }
+            }
+            Self::Samples => {
+                let length = Reader(header).u32()?;
+                if length & (BUSY | GIVEN_UP) != 0 {
+                    return Err(Torn);
+                }
+                usize::try_from(sample_record_len(length)).map_err(|_| Torn)
+            }
+        }
+    }
+
+    /// Where the time stands in a record of this length.
+    ///
+    /// # Errors
+    ///
+    /// [`Torn`] when the record is too short for one.
+    pub fn time_offset(self, len: usize) -> Result<usize, Torn> {
+        let offset = match self {
+            Self::Events => len.saturating_sub(size_of::<u64>()),
+            Self::Samples => HEADER_LEN + offset_of!(SampleHeader, time),
+        };
+        if offset < HEADER_LEN || len < offset + size_of::<u64>() {
+            return Err(Torn);
+        }
+        Ok(offset)
+    }
+
+    /// Reads one whole record; returns it with its time, nanoseconds of `CLOCK_MONOTONIC`.
+    ///
+    /// # Errors
+    ///
+    /// [`Torn`] when it does not hold what its type promises.
+    pub fn parse(self, bytes: &[u8]) -> Result<(u64, Record<'_>), Torn> {
+        match self {
+            Self::Events => event(bytes),
+            Self::Samples => {
+                let mut reader = Reader(bytes);
+                let length = reader.u32()?;
+                let _offset = reader.u32()?;
+                sample(reader.bytes(usize::try_from(length).map_err(|_| Torn)?)?)
+            }
+        }
     }
 }
 
-/// Where the time stands in a record of this length.
-///
-/// # Errors
-///
-/// [`Torn`] when the record is too short for one.
-pub fn time_offset(header: &[u8], len: usize) -> Result<usize, Torn> {
-    let kind = Reader(header).u32()?;
-    if len < 2 * HEADER_LEN {
-        return Err(Torn);
-    }
-    Ok(if kind == SAMPLE { HEADER_LEN } else { len - 8 })
-}
-
-/// Reads one whole record; returns it with its time, nanoseconds of `CLOCK_MONOTONIC`.
-///
-/// # Errors
-///
-/// [`Torn`] when it does not hold what its type promises.
-pub fn parse(bytes: &[u8]) -> Result<(u64, Record<'_>), Torn> {
+fn event(bytes: &[u8]) -> Result<(u64, Record<'_>), Torn> {
     let mut reader = Reader(bytes);
     let kind = reader.u32()?;
     let misc = reader.u16()?;
     let _size = reader.u16()?;
-    if kind == SAMPLE {
-        let time = reader.u64()?;
-        let raw_len = reader.u32()?;
-        let raw = reader.bytes(usize::try_from(raw_len).map_err(|_| Torn)?)?;
-        return Ok((time, sample(raw)?));
-    }
     let (body, &time) = reader.0.split_last_chunk().ok_or(Torn)?;
     let mut body = Reader(body);
     let record = match kind {
@@ -238,13 +279,12 @@ pub fn parse(bytes: &[u8]) -> Result<(u64, Record<'_>), Torn> {
             let _id = body.u64()?;
             Record::Lost(body.u64()?)
         }
-        LOST_SAMPLES => Record::Lost(body.u64()?),
         _ => Record::Other,
     };
     Ok((u64::from_ne_bytes(time), record))
 }
 
-fn sample(raw: &[u8]) -> Result<Record<'_>, Torn> {
+fn sample(raw: &[u8]) -> Result<(u64, Record<'_>), Torn> {
     let (header, frames) = SampleHeader::parse(raw).ok_or(Torn)?;
     let SampleHeader {
         kind,
@@ -254,6 +294,7 @@ fn sample(raw: &[u8]) -> Result<Record<'_>, Torn> {
         reserved: _,
         pid,
         tid,
+        time,
         weight,
         comm,
     } = header;
@@ -278,12 +319,12 @@ fn sample(raw: &[u8]) -> Result<Record<'_>, Torn> {
         user: Frames(user),
     };
     if !unfinished {
-        return Ok(Record::Sample(sample)); // what follows the frames is padding
+        return Ok((time, Record::Sample(sample)));
     }
     let (state, rest) = rest.split_first_chunk().ok_or(Torn)?;
     let copied = usize::try_from(Unfinished::from_bytes(state).copied).map_err(|_| Torn)?;
     let stack = rest.get(..copied).ok_or(Torn)?;
-    Ok(Record::Unfinished(sample, Rest { state, stack }))
+    Ok((time, Record::Unfinished(sample, Rest { state, stack })))
 }
 
 fn mmap<'a>(body: &mut Reader<'a>, misc: u16) -> Result<Record<'a>, Torn> {
@@ -366,14 +407,15 @@ mod tests {
         words.into_iter().flat_map(u64::to_ne_bytes).collect()
     }
 
-    /// The raw part of a sample with these stacks.
-    fn raw_sample(kernel: &[u64], user: &[u64]) -> Vec<u8> {
+    /// What the program writes of a sample with these stacks.
+    fn raw_sample(time: u64, kernel: &[u64], user: &[u64]) -> Vec<u8> {
         let mut raw = vec![EventKind::Cpu as u8, Outcome::Truncated as u8];
         raw.extend(u16::try_from(kernel.len()).unwrap().to_ne_bytes());
         raw.extend(u16::try_from(user.len()).unwrap().to_ne_bytes());
         raw.extend([0, 0]);
         raw.extend(7_u32.to_ne_bytes());
         raw.extend(8_u32.to_ne_bytes());
+        raw.extend(time.to_ne_bytes());
         raw.extend(10_101_010_u64.to_ne_bytes());
         raw.extend(b"worker\0\0\0\0\0\0\0\0\0\0");
         raw.extend(
@@ -385,21 +427,23 @@ mod tests {
         raw
     }
 
-    fn sample_record(time: u64, raw: &[u8]) -> Vec<u8> {
-        let mut body = time.to_ne_bytes().to_vec();
-        body.extend(u32::try_from(raw.len()).unwrap().to_ne_bytes());
-        body.extend(raw);
-        body.resize(body.len().next_multiple_of(8), 0);
-        record(SAMPLE, 0, &body)
+    /// A record as it lies in the ring.
+    fn sample_record(raw: &[u8]) -> Vec<u8> {
+        let mut record = u32::try_from(raw.len()).unwrap().to_ne_bytes().to_vec();
+        record.extend(7_u32.to_ne_bytes());
+        record.extend(raw);
+        record.resize(record.len().next_multiple_of(8), 0);
+        record
     }
 
     #[test]
     fn reads_a_sample() {
-        let bytes = sample_record(99, &raw_sample(&[1, 2], &[3, 4, 5]));
-        assert_eq!(length(&bytes), Ok(bytes.len()));
-        assert_eq!(time_offset(&bytes, bytes.len()), Ok(8));
-        let Ok((99, Record::Sample(sample))) = parse(&bytes) else {
-            panic!("{:?}", parse(&bytes))
+        let bytes = sample_record(&raw_sample(99, &[1, 2], &[3, 4, 5]));
+        assert_eq!(Layout::Samples.length(&bytes), Ok(bytes.len()));
+        let at = Layout::Samples.time_offset(bytes.len()).unwrap();
+        assert_eq!(bytes[at..at + 8], 99_u64.to_ne_bytes());
+        let Ok((99, Record::Sample(sample))) = Layout::Samples.parse(&bytes) else {
+            panic!("{:?}", Layout::Samples.parse(&bytes))
         };
         assert_eq!((sample.pid, sample.tid, sample.weight), (7, 8, 10_101_010));
         assert_eq!(
@@ -415,9 +459,7 @@ mod tests {
     #[test]
     fn reads_what_was_lost() {
         let bytes = record(LOST, 0, &words([1, 42, 77]));
-        assert_eq!(parse(&bytes), Ok((77, Record::Lost(42))));
-        let bytes = record(LOST_SAMPLES, 0, &words([5, 78]));
-        assert_eq!(parse(&bytes), Ok((78, Record::Lost(5))));
+        assert_eq!(event(&bytes), Ok((77, Record::Lost(42))));
     }
 
     #[test]
@@ -447,13 +489,13 @@ mod tests {
             })
         };
         assert_eq!(
-            parse(&record(MMAP2, MISC_MMAP_BUILD_ID, &body(&build_id))),
+            event(&record(MMAP2, MISC_MMAP_BUILD_ID, &body(&build_id))),
             Ok((55, expected(MappedFile::BuildId(&[1, 2, 3]))))
         );
         // A build ID that claims to be longer than its field is none.
         build_id[0] = 21;
         assert_eq!(
-            parse(&record(MMAP2, MISC_MMAP_BUILD_ID, &body(&build_id))),
+            event(&record(MMAP2, MISC_MMAP_BUILD_ID, &body(&build_id))),
             Err(Torn)
         );
         let mut inode = [0; 24];
@@ -462,7 +504,7 @@ mod tests {
         inode[8] = 9;
         inode[16] = 4;
         assert_eq!(
-            parse(&record(MMAP2, 0, &body(&inode))),
+            event(&record(MMAP2, 0, &body(&inode))),
             Ok((
                 55,
                 expected(MappedFile::Inode {
@@ -480,7 +522,7 @@ mod tests {
         let ids = |ids: [u32; 4]| ids.map(u32::to_ne_bytes).concat();
         let body = [ids([9, 7, 10, 7]), words([55, 56])].concat();
         assert_eq!(
-            parse(&record(FORK, 0, &body)),
+            event(&record(FORK, 0, &body)),
             Ok((
                 56,
                 Record::Fork {
@@ -491,7 +533,7 @@ mod tests {
             ))
         );
         assert_eq!(
-            parse(&record(EXIT, 0, &body)),
+            event(&record(EXIT, 0, &body)),
             Ok((56, Record::Exit { pid: 9, tid: 10 }))
         );
         let mut body = [7_u32, 8].map(u32::to_ne_bytes).concat();
@@ -508,30 +550,47 @@ mod tests {
                 },
             ))
         };
-        assert_eq!(parse(&record(COMM, 0, &body)), comm(false));
-        assert_eq!(parse(&record(COMM, MISC_COMM_EXEC, &body)), comm(true));
-        assert_eq!(parse(&record(99, 0, &words([58]))), Ok((58, Record::Other)));
+        assert_eq!(event(&record(COMM, 0, &body)), comm(false));
+        assert_eq!(event(&record(COMM, MISC_COMM_EXEC, &body)), comm(true));
+        assert_eq!(event(&record(99, 0, &words([58]))), Ok((58, Record::Other)));
     }
 
     #[test]
     fn what_promises_more_than_it_holds_is_torn() {
-        let whole = sample_record(99, &raw_sample(&[1, 2], &[3, 4, 5]));
-        for len in 0..whole.len() - 4 {
+        let parse = |bytes: &[u8]| Layout::Samples.parse(bytes).map(drop);
+        let whole = sample_record(&raw_sample(99, &[1, 2], &[3, 4, 5]));
+        for len in 0..whole.len() {
             assert_eq!(parse(&whole[..len]), Err(Torn), "{len} bytes");
         }
-        for (at, value) in [(20, 200), (21, 200), (22, 200), (24, 200)] {
+        for (at, value) in [(0, 200), (8, 200), (9, 200), (10, 200), (12, 200)] {
             let mut bytes = whole.clone();
-            bytes[at] = value; // kind, outcome, number of kernel and of user frames
+            bytes[at] = value; // length, kind, outcome, number of kernel and of user frames
             assert_eq!(parse(&bytes), Err(Torn), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn what_is_being_written_or_was_given_up_is_no_record() {
+        let whole = sample_record(&raw_sample(99, &[1, 2], &[3, 4, 5]));
+        for mark in [BUSY, GIVEN_UP] {
+            let mut bytes = whole.clone();
+            let length = u32::from_ne_bytes(*whole.first_chunk().unwrap()) | mark;
+            bytes[..4].copy_from_slice(&length.to_ne_bytes());
+            assert_eq!(Layout::Samples.length(&bytes), Err(Torn));
+            assert_eq!(Layout::Samples.parse(&bytes), Err(Torn));
+            // Whoever looks for the end of what is written can step over it all the same.
+            assert_eq!(sample_record_len(length), whole.len() as u64);
         }
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..256), kind in 0_u32..20) {
-            let _ = length(&bytes);
-            let _ = parse(&bytes);
-            let _ = parse(&[&kind.to_ne_bytes()[..], &bytes].concat());
+            for layout in [Layout::Events, Layout::Samples] {
+                let _ = layout.length(&bytes);
+                let _ = layout.parse(&bytes);
+                let _ = layout.parse(&[&kind.to_ne_bytes()[..], &bytes].concat());
+            }
         }
 
         #[test]
@@ -539,8 +598,9 @@ mod tests {
             kernel in prop::collection::vec(any::<u64>(), 0..127),
             user in prop::collection::vec(any::<u64>(), 0..1024),
         ) {
-            let bytes = sample_record(1, &raw_sample(&kernel, &user));
-            let Ok((1, Record::Sample(sample))) = parse(&bytes) else { panic!("{:?}", parse(&bytes)) };
+            let bytes = sample_record(&raw_sample(1, &kernel, &user));
+            let parsed = Layout::Samples.parse(&bytes);
+            let Ok((1, Record::Sample(sample))) = parsed else { panic!("{parsed:?}") };
             prop_assert_eq!(sample.kernel.iter().collect::<Vec<_>>(), kernel);
             prop_assert_eq!(sample.user.iter().collect::<Vec<_>>(), user);
         }

@@ -1,180 +1,55 @@
-//! The ring buffer of one CPU, read in place.
-//!
-//! ```text
-//!   metadata page      data: 2^n pages
-//! ┌───────────────┐ ┌────────────────────────────────────┐
-//! │ head  tail  … │ │ …free… ▏record▕ record▕ …free…      │
-//! └───────────────┘ └────────▲────────────────▲──────────┘
-//!                        tail % len       head % len
-//! ```
-//!
-//! The kernel moves `head` forward after it has written a record, this side moves `tail` after it has read one. Both count
-//! bytes and never wrap in practice. The kernel does not touch what lies between the two.
-#![expect(unsafe_code, reason = "the ring is memory shared with the kernel")]
+//! The rings of a CPU.
 
-use std::{
-    io,
-    os::fd::{AsFd as _, AsRawFd as _},
-    ptr::NonNull,
-    sync::atomic::{AtomicU64, Ordering},
+use super::{
+    event_ring::EventRing,
+    merge::{Buffer, Window},
+    record::Layout,
+    sample_ring::SampleRing,
 };
 
-use super::perf_event::PerfEvent;
-
-// `struct perf_event_mmap_page`, a fixed part of the ABI.
-const DATA_HEAD: usize = 1024;
-const DATA_TAIL: usize = 1032;
-
-/// The ring of one CPU, with the event that owns it.
+/// One of the two rings that a CPU has.
 #[derive(Debug)]
-pub struct Ring {
-    event: PerfEvent,
-    cpu: u32,
-    memory: NonNull<u8>,
-    page: usize,
-    /// Size of the data part; a power of two.
-    len: usize,
+pub enum Ring {
+    /// What the kernel tells of processes.
+    Events(EventRing),
+    /// What the programs sampled.
+    Samples(SampleRing),
 }
-
-// SAFETY: the memory belongs to this value alone, and is freed with it.
-unsafe impl Send for Ring {}
 
 impl Ring {
-    /// Maps the ring of `event` with at least `bytes` of data.
-    ///
-    /// # Errors
-    ///
-    /// Those of `mmap(2)`: `EPERM` when `RLIMIT_MEMLOCK` and `perf_event_mlock_kb` do not allow for it.
-    pub fn new(event: PerfEvent, cpu: u32, bytes: usize) -> io::Result<Self> {
-        let page = rustix::param::page_size();
-        let len = bytes.max(page).next_power_of_two();
-        // SAFETY: a fresh mapping at an address the kernel chooses.
-        let memory = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                page + len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                event.as_fd().as_raw_fd(),
-                0,
-            )
-        };
-        if memory == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
+    fn either(&self) -> &dyn Buffer {
+        match self {
+            Self::Events(ring) => ring,
+            Self::Samples(ring) => ring,
         }
-        let memory = NonNull::new(memory.cast()).ok_or_else(io::Error::last_os_error)?;
-        Ok(Self {
-            event,
-            cpu,
-            memory,
-            page,
-            len,
-        })
-    }
-
-    /// The CPU that writes here.
-    pub const fn cpu(&self) -> u32 {
-        self.cpu
-    }
-
-    /// The event that owns the ring.
-    pub const fn event(&self) -> &PerfEvent {
-        &self.event
-    }
-
-    /// Where the kernel stands.
-    pub fn head(&self) -> u64 {
-        // Acquire: what lies before the head was written before the head was.
-        self.metadata(DATA_HEAD).load(Ordering::Acquire)
-    }
-
-    /// Where this side stands.
-    pub fn tail(&self) -> u64 {
-        // Relaxed: nobody but this side writes it.
-        self.metadata(DATA_TAIL).load(Ordering::Relaxed)
-    }
-
-    /// Gives everything before `tail` back to the kernel. Exclusive, so that no [`Window`] into it is left.
-    pub fn release(&mut self, tail: u64) {
-        // Release: every read of the data is over.
-        self.metadata(DATA_TAIL).store(tail, Ordering::Release);
-    }
-
-    /// The written bytes from `from` to `to`, which must lie between tail and head; otherwise empty.
-    pub fn window(&self, from: u64, to: u64) -> Window<'_> {
-        let tail = self.tail();
-        let (Ok(start), Ok(len)) = (
-            usize::try_from(from & (self.len as u64 - 1)),
-            usize::try_from(to.wrapping_sub(from)),
-        ) else {
-            return Window::default();
-        };
-        if len > self.len || from < tail || to.wrapping_sub(tail) > self.len as u64 {
-            return Window::default();
-        }
-        let first = len.min(self.len - start);
-        // SAFETY: the data part begins one page into the mapping.
-        let data = unsafe { self.memory.as_ptr().add(self.page) };
-        // SAFETY: `start < len of the ring`.
-        let head_part = unsafe { data.add(start) };
-        // SAFETY: `first` bytes from there lie inside the data; the kernel does not write between tail and head, and the
-        // tail cannot move while the window borrows the ring.
-        let first_part = unsafe { std::slice::from_raw_parts(head_part, first) };
-        // SAFETY: as above; what is left begins at the start of the data.
-        let second_part = unsafe { std::slice::from_raw_parts(data, len - first) };
-        Window {
-            first: first_part,
-            second: second_part,
-        }
-    }
-
-    fn metadata(&self, offset: usize) -> &AtomicU64 {
-        // SAFETY: the metadata page is mapped as long as `self` lives.
-        let field = unsafe { self.memory.as_ptr().add(offset) }.cast::<u64>();
-        // SAFETY: aligned to 8 by the ABI; kernel and agent access it as an atomic word.
-        unsafe { AtomicU64::from_ptr(field) }
     }
 }
 
-impl Drop for Ring {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `new`, not borrowed any more.
-        unsafe { libc::munmap(self.memory.as_ptr().cast(), self.page + self.len) };
-    }
-}
-
-/// Written bytes of a ring, in two parts where they wrap around its end.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Window<'a> {
-    /// Up to the end of the ring.
-    pub first: &'a [u8],
-    /// From its start.
-    pub second: &'a [u8],
-}
-
-impl<'a> Window<'a> {
-    /// Number of bytes.
-    pub const fn len(self) -> usize {
-        self.first.len() + self.second.len()
+impl Buffer for Ring {
+    fn cpu(&self) -> u32 {
+        self.either().cpu()
     }
 
-    /// Whether there are none.
-    pub const fn is_empty(self) -> bool {
-        self.len() == 0
+    fn layout(&self) -> Layout {
+        self.either().layout()
     }
 
-    /// The first `len` bytes in one piece: in place, or put together in `spare` when they wrap. `None` when there are fewer.
-    pub fn take<'b>(self, len: usize, spare: &'b mut Vec<u8>) -> Option<&'b [u8]>
-    where
-        'a: 'b,
-    {
-        if let Some(whole) = self.first.get(..len) {
-            return Some(whole);
+    fn head(&self) -> u64 {
+        self.either().head()
+    }
+
+    fn tail(&self) -> u64 {
+        self.either().tail()
+    }
+
+    fn window(&self, from: u64, to: u64) -> Window<'_> {
+        self.either().window(from, to)
+    }
+
+    fn release(&mut self, tail: u64) {
+        match self {
+            Self::Events(ring) => ring.release(tail),
+            Self::Samples(ring) => ring.release(tail),
         }
-        let rest = self.second.get(..len.checked_sub(self.first.len())?)?;
-        spare.clear();
-        spare.extend_from_slice(self.first);
-        spare.extend_from_slice(rest);
-        Some(spare)
     }
 }
