@@ -7,7 +7,7 @@ use profiler_agent::procfs;
 /// Bytes, each counted once.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Footprint {
-    /// Resident in the agent.
+    /// Resident in the agent, but for what is the kernel's as well.
     pub(crate) agent: u64,
     /// Resident in its children.
     pub(crate) children: u64,
@@ -19,7 +19,7 @@ impl Footprint {
     /// That of the agent of this pid, now.
     pub(crate) fn of(pid: u32) -> Self {
         Self {
-            agent: status(pid, "VmRSS:").expect("the agent runs"),
+            agent: status(pid, "VmRSS:").expect("the agent runs") - mapped(pid),
             // One may end between being listed and looked at.
             children: children(pid)
                 .iter()
@@ -33,6 +33,21 @@ impl Footprint {
     pub(crate) const fn total(&self) -> u64 {
         self.agent + self.children + self.kernel
     }
+}
+
+/// Bytes of BPF maps and perf rings that are resident because they are mapped.
+fn mapped(pid: u32) -> u64 {
+    let maps = procfs::read(format!("/proc/{pid}/smaps"), 4 << 20).expect("smaps");
+    let mut is_shared = false;
+    let mut kilobytes = 0;
+    for line in String::from_utf8_lossy(&maps).lines() {
+        if line.split(' ').next().is_some_and(|range| range.contains('-')) {
+            is_shared = line.contains("anon_inode:bpf-map") || line.contains("anon_inode:[perf_event]");
+        } else if is_shared {
+            kilobytes += number(line, "Rss:").unwrap_or(0);
+        }
+    }
+    kilobytes * 1024
 }
 
 /// What the kernel holds for a process, by name: maps and programs by what it charges for them, rings by their size.

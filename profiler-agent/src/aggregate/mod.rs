@@ -69,7 +69,7 @@ const KEEP_STACKS: u32 = 6;
 /// The same for a location and its names, which cost more to find.
 const KEEP_LOCATIONS: u32 = 60;
 
-/// Entries of the cache of raw stacks, 20 bytes each; when full it begins anew.
+/// Entries of the cache of raw stacks, 32 bytes each; when full it begins anew.
 const CACHE: usize = 65_536;
 
 /// See the [module documentation](self).
@@ -83,7 +83,7 @@ pub struct Aggregator {
     stacks: Slab<StackEntry>,
     stack_ids: HashMap<Stack, u32>,
     /// Hash of a raw stack and whose it is, to the stack.
-    cache: HashMap<u128, u32>,
+    cache: HashMap<u128, Cached>,
     hashers: [DefaultHashBuilder; 2],
     processes: HashMap<Key, ProcessInfo>,
     /// Number of the open slice.
@@ -93,6 +93,14 @@ pub struct Aggregator {
     /// Spare room for the frames of a new stack.
     frames: Vec<LocationId>,
     counts: Counts,
+}
+
+/// The stack of a raw stack.
+#[derive(Debug)]
+struct Cached {
+    stack: u32,
+    /// The last slice in which it was found. The stack may be found for longer, by other processes.
+    used: u32,
 }
 
 /// What the aggregator counts about itself.
@@ -199,10 +207,11 @@ impl Aggregator {
 
         let generation = (process.generation(), self.jits.generation(process.key));
         let hash = self.hash(sample, process.key, generation);
-        let stack = match self.cache.get(&hash) {
-            Some(&stack) => {
+        let stack = match self.cache.get_mut(&hash) {
+            Some(cached) => {
                 self.counts.cache_hits += 1;
-                stack
+                cached.used = self.slice;
+                cached.stack
             }
             None => self.resolve(sample, time, hash, process, processes),
         };
@@ -350,7 +359,6 @@ impl Aggregator {
         } else {
             (KEEP_STACKS, KEEP_LOCATIONS)
         };
-        let before = stacks.len();
         stacks.retain(|_, entry| {
             let stays = slice.wrapping_sub(entry.used) <= keep_stacks;
             if !stays {
@@ -358,9 +366,11 @@ impl Aggregator {
             }
             stays
         });
-        if stacks.len() < before {
-            cache.retain(|_, stack| usize::try_from(*stack).is_ok_and(|stack| stacks.contains(stack)));
-        }
+        // Processes that come and go leave an entry each for the stacks that all of them have.
+        cache.retain(|_, cached| {
+            let is_there = usize::try_from(cached.stack).is_ok_and(|stack| stacks.contains(stack));
+            is_there && slice.wrapping_sub(cached.used) <= keep_stacks
+        });
         if is_crowded || slice.is_multiple_of(KEEP_STACKS) {
             locations.sweep(keep_locations);
         }
@@ -526,7 +536,8 @@ impl Aggregator {
         if self.cache.len() >= CACHE {
             self.cache.clear();
         }
-        self.cache.insert(hash, stack);
+        let used = self.slice;
+        self.cache.insert(hash, Cached { stack, used });
     }
 }
 

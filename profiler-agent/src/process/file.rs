@@ -125,6 +125,11 @@ impl File {
         start..end
     }
 
+    /// Whether no folder has it any more.
+    fn is_deleted(&self) -> bool {
+        rustix::fs::fstat(self.file.as_fd()).is_ok_and(|stat| stat.st_nlink == 0)
+    }
+
     /// The segment that holds an offset of the file.
     pub fn segment(&self, offset: u64) -> Option<Segment> {
         self.segments.iter().copied().find(|segment| {
@@ -142,6 +147,10 @@ pub(super) struct Files {
     known: HashMap<Identity, Option<Arc<File>>>,
     /// How often it could not be read.
     failures: HashMap<Identity, u32>,
+    /// Numbers of deleted files that no process mapped at the last look.
+    deleted: HashSet<u32>,
+    /// Numbers of the files that were forgotten since somebody asked.
+    forgotten: Vec<u32>,
     next_id: u32,
 }
 
@@ -189,19 +198,50 @@ impl Files {
     pub(super) fn forget_others<'a>(&mut self, in_use: impl Iterator<Item = &'a Identity>) {
         self.failures.clear();
         let in_use: HashSet<&Identity> = in_use.collect();
-        // A file may be known by its inode, too.
-        let ids: HashSet<u32> = in_use
-            .iter()
-            .filter_map(|identity| self.known.get(*identity)?.as_ref())
-            .map(|file| file.id)
-            .collect();
-        self.known.retain(|identity, file| {
-            in_use.contains(identity) || file.as_ref().is_some_and(|file| ids.contains(&file.id))
+        let ids = self.ids(in_use.iter().copied());
+        self.retain(|identity, file| {
+            in_use.contains(identity) || file.is_some_and(|file| ids.contains(&file.id))
         });
-        // Not with every file from then on.
+        // Not with every file from then on. Those that are mapped get new numbers, but what is known by the old ones is in use.
         if self.known.len() > MAX_FILES / 4 * 3 {
             self.known.clear();
         }
+    }
+
+    /// Forgets the files that are deleted and that no process mapped at this look and the last. Nobody can run them again, and as long as they are
+    /// open their blocks are not free.
+    pub(super) fn forget_deleted<'a>(&mut self, in_use: impl Iterator<Item = &'a Identity>) {
+        let in_use = self.ids(in_use);
+        let known = self.known.values().flatten();
+        let deleted: HashSet<u32> = known
+            .filter(|file| !in_use.contains(&file.id) && file.is_deleted())
+            .map(|file| file.id)
+            .collect();
+        let gone = &deleted & &self.deleted;
+        self.retain(|_, file| file.is_none_or(|file| !gone.contains(&file.id)));
+        self.deleted = &deleted - &gone;
+    }
+
+    /// Numbers of the files that were forgotten since the last call: they are never used again.
+    pub(super) fn take_forgotten(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.forgotten)
+    }
+
+    /// Numbers of the files of these identities. A file may be known by two, its build ID and its inode.
+    fn ids<'a>(&self, identities: impl Iterator<Item = &'a Identity>) -> HashSet<u32> {
+        identities
+            .filter_map(|identity| self.known.get(identity)?.as_ref())
+            .map(|file| file.id)
+            .collect()
+    }
+
+    fn retain(&mut self, mut is_kept: impl FnMut(&Identity, Option<&File>) -> bool) {
+        let Self { known, forgotten, .. } = self;
+        known.retain(|identity, file| {
+            let is_kept = is_kept(identity, file.as_deref());
+            forgotten.extend(file.as_ref().filter(|_| !is_kept).map(|file| file.id));
+            is_kept
+        });
     }
 
     /// Keeps a file. One that is known by its build ID, from another mapping, is that one.
@@ -411,14 +451,16 @@ mod tests {
         assert!(notes.contains(&format!("Build ID: {id}")), "{notes}");
     }
 
+    /// Of a process that is not there: files are found by their paths.
+    const MAPPING: Mapping = Mapping {
+        start: 0,
+        end: 0,
+        file_offset: 0,
+        backing: Backing::Anonymous,
+    };
+
     #[test]
     fn files_in_use_keep_their_numbers_when_others_are_forgotten() {
-        let mapping = Mapping {
-            start: 0,
-            end: 0,
-            file_offset: 0,
-            backing: Backing::Anonymous,
-        };
         let mut files = Files::default();
         let (libc, libm) = (
             "/lib/x86_64-linux-gnu/libc.so.6",
@@ -428,7 +470,7 @@ mod tests {
             let image = Image::read(&open_regular(path).unwrap()).unwrap();
             Identity::build_id_of(&image.build_id)
         };
-        let open = |files: &mut Files, path: &str| files.open(0, &mapping, path, &identity(path)).unwrap().id;
+        let open = |files: &mut Files, path: &str| files.open(0, &MAPPING, path, &identity(path)).unwrap().id;
         let first = open(&mut files, libc);
         let second = open(&mut files, libm);
         assert_ne!(first, second);
@@ -450,6 +492,42 @@ mod tests {
             .extend(many.iter().map(|identity| (identity.clone(), None)));
         files.forget_others(many.iter());
         assert!(!files.are_full());
+    }
+
+    #[test]
+    fn deleted_files_are_let_go_of_when_nobody_maps_them() {
+        let mut files = Files::default();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("libm.so.6");
+        fs::copy("/lib/x86_64-linux-gnu/libm.so.6", &path).unwrap();
+        let image = Image::read(&open_regular(path.to_str().unwrap()).unwrap()).unwrap();
+        let identity = Identity::build_id_of(&image.build_id);
+        let open = |files: &mut Files| files.open(0, &MAPPING, path.to_str().unwrap(), &identity);
+        let id = open(&mut files).unwrap().id;
+        for _ in 0..3 {
+            files.forget_deleted([].into_iter());
+        }
+        assert_eq!(
+            open(&mut files).unwrap().id,
+            id,
+            "it is there and may be run again"
+        );
+
+        fs::remove_file(&path).unwrap();
+        for _ in 0..3 {
+            files.forget_deleted([&identity].into_iter());
+        }
+        assert_eq!(open(&mut files).unwrap().id, id, "it is mapped");
+        files.forget_deleted([].into_iter());
+        assert_eq!(
+            open(&mut files).unwrap().id,
+            id,
+            "its last samples may be on their way"
+        );
+        assert!(files.take_forgotten().is_empty());
+        files.forget_deleted([].into_iter());
+        assert_eq!(files.take_forgotten(), [id]);
+        assert!(open(&mut files).is_none());
     }
 
     #[test]

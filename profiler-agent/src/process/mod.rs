@@ -171,6 +171,15 @@ pub struct Processes {
     doubts: u32,
 }
 
+/// The files that these processes map.
+fn identities(processes: &HashMap<u32, Arc<Process>>) -> impl Iterator<Item = &Identity> {
+    let mappings = processes.values().flat_map(|process| process.mappings.values());
+    mappings.filter_map(|mapping| match &mapping.backing {
+        Backing::File { identity, .. } => Some(identity),
+        Backing::Vdso | Backing::Anonymous => None,
+    })
+}
+
 /// How long a process that has ended is remembered.
 const MEMORY_OF_ENDED: Duration = Duration::from_secs(1);
 
@@ -226,6 +235,11 @@ impl Processes {
         std::mem::take(&mut self.changed)
     }
 
+    /// Numbers of the files that were forgotten since the last call: whatever is known by them is of no use any more.
+    pub fn take_forgotten_files(&mut self) -> Vec<u32> {
+        self.files.take_forgotten()
+    }
+
     /// Forgets the processes that ended a while ago.
     pub fn forget_ended(&mut self) {
         while let Some((_, pid, key)) = self
@@ -239,8 +253,10 @@ impl Processes {
         }
     }
 
-    /// Looks for processes whose end was missed, since its news was lost or came before they were met: they go as the others do.
+    /// Looks for processes whose end was missed, since its news was lost or came before they were met: they go as the others do. And for deleted
+    /// files that nobody maps, at this look and the last.
     pub fn look_for_gone(&mut self) {
+        self.files.forget_deleted(identities(&self.living));
         for process in self.living.values() {
             let stat = procfs::Stat::of(process.pid);
             let lives =
@@ -399,12 +415,7 @@ impl Processes {
 
     fn open(&mut self, pid: u32, mapping: &Mapping, path: &str, identity: &Identity) -> Option<Arc<File>> {
         if self.files.are_full() {
-            let mappings = self.living.values().flat_map(|process| process.mappings.values());
-            let in_use = mappings.filter_map(|mapping| match &mapping.backing {
-                Backing::File { identity, .. } => Some(identity),
-                Backing::Vdso | Backing::Anonymous => None,
-            });
-            self.files.forget_others(in_use);
+            self.files.forget_others(identities(&self.living));
         }
         self.files.open(pid, mapping, path, identity)
     }

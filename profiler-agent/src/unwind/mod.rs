@@ -158,6 +158,9 @@ impl Unwinder {
         last: bool,
         mut sink: impl FnMut(&Sample<'_>, (u32, u64), &Process, &mut Processes),
     ) {
+        for id in processes.take_forgotten_files() {
+            self.tables.forget(id);
+        }
         let changes = self.tables.collect();
         self.publisher
             .changed(processes, &changes.fresh, &changes.evicted, &mut self.tables);

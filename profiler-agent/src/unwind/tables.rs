@@ -8,7 +8,7 @@ use std::{
 };
 
 use aya::maps::MapData;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::{HashMap, HashSet, hash_map::Entry};
 use profiler_common::{
     arena::{self, Pages},
     row::{Packed, Rule},
@@ -66,6 +66,8 @@ pub(super) struct Tables {
     unstored: VecDeque<(Instant, Built)>,
     /// Blocks of evicted tables that processes still refer to.
     condemned: Vec<Block>,
+    /// Files that were forgotten since the last [`Self::collect`].
+    forgotten: HashSet<u32>,
     /// Bytes that a list of mappings found no room for.
     lacking: usize,
     next_epoch: Instant,
@@ -96,6 +98,7 @@ impl Tables {
             building: 0,
             unstored: VecDeque::new(),
             condemned: Vec::new(),
+            forgotten: HashSet::new(),
             lacking: 0,
             next_epoch: Instant::now() + EPOCH,
             told: false,
@@ -124,6 +127,18 @@ impl Tables {
         self.builder.ask(request);
     }
 
+    /// Nobody will ask for the table of this file again.
+    pub(super) fn forget(&mut self, id: u32) {
+        // What is being built finds nobody who uses it, and goes with the idlest.
+        if let Entry::Occupied(state) = self.states.entry(id)
+            && !matches!(state.get(), State::Building)
+            && let State::Ready(pieces) = state.remove()
+        {
+            self.condemned.extend(pieces.into_iter().map(|(_, block)| block));
+            self.forgotten.insert(id);
+        }
+    }
+
     /// Files whose tables are in the arena.
     pub(super) fn len(&self) -> usize {
         let states = self.states.values();
@@ -144,7 +159,10 @@ impl Tables {
 
     /// Takes in what has been built. What `changes` of the answer calls evicted is in use until [`Self::release`].
     pub(super) fn collect(&mut self) -> Changes {
-        let mut changes = Changes::default();
+        let mut changes = Changes {
+            evicted: std::mem::take(&mut self.forgotten),
+            ..Changes::default()
+        };
         if Instant::now() >= self.next_epoch {
             self.next_epoch = Instant::now() + EPOCH;
             self.arena.advance_epoch();
@@ -397,5 +415,13 @@ mod tests {
             assert!(Instant::now() < deadline, "{tables:?}");
             std::thread::sleep(Duration::from_millis(50));
         }
+
+        // A file that nobody will ask for again leaves its room.
+        let file = (1..100).find(|&id| has_table(&tables, id)).unwrap();
+        let free = tables.arena.free();
+        tables.forget(file);
+        assert!(tables.collect().evicted.contains(&file));
+        tables.release();
+        assert!(tables.pieces(file).is_none() && tables.arena.free() + tables.arena.retired() > free);
     }
 }
