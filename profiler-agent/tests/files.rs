@@ -195,7 +195,12 @@ proptest! {
         for (stack, count) in stacks_of_svg(&svg) {
             *drawn.entry(stack).or_default() += count;
         }
-        prop_assert_eq!(drawn, unmarked);
+        // A picture leaves out what is a ten-thousandth of it, and shows that as its caller's own.
+        let total: u64 = lines_in.values().sum();
+        prop_assert_eq!(drawn.values().sum::<u64>(), total);
+        if lines_in.values().all(|count| count * 10_000 > total) {
+            prop_assert_eq!(drawn, unmarked);
+        }
     }
 
     /// Whatever the names are, what was cleaned once stays as it is.

@@ -2,8 +2,11 @@
 
 use std::{
     io::{BufRead, BufReader},
+    net::TcpListener,
+    ops::Range,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
 };
 
 use opentelemetry_proto::tonic::{
@@ -59,14 +62,10 @@ impl Site {
             );
             return None;
         };
-        let ports = [(); 2].map(|()| {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            listener.local_addr().unwrap().port()
-        });
         Some(Self {
             program,
             folder: TempDir::new().unwrap(),
-            ports,
+            ports: [(); 2].map(|()| free_port()),
             starts: 0,
         })
     }
@@ -142,6 +141,22 @@ service:
             site: None,
         }
     }
+}
+
+/// A port that stays free until a Collector listens there: below those that the kernel gives to whoever asks for any, one of which was somebody
+/// else's by then.
+fn free_port() -> u16 {
+    const PORTS: Range<u16> = 20_000..32_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Programs of tests that run at one time begin at different places.
+    let start = u16::try_from(std::process::id() % 12_000).unwrap();
+    let mut ports = std::iter::repeat_with(|| {
+        let next = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        PORTS.start + next % (PORTS.end - PORTS.start)
+    });
+    ports
+        .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        .unwrap()
 }
 
 fn url(ports: [u16; 2], scheme: &str, protocol: Protocol) -> String {
