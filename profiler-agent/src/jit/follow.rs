@@ -18,6 +18,9 @@ const WINDOW: usize = 256 << 10;
 /// How much of what was read last is compared, to see whether the file was written anew.
 const TAIL: usize = 64;
 
+/// How far a file's time of change may lie before the write: the kernel takes that of its last tick, the longest of which are 10 ms.
+const CLOCK_TICK: u64 = 10_000_000;
+
 /// What a record costs of what may be read, however short it is.
 const RECORD_COST: usize = 256;
 
@@ -102,8 +105,8 @@ impl Follower {
             .saturating_mul(1_000_000_000);
         let changed = changed.saturating_add(u64::try_from(metadata.mtime_nsec()).unwrap_or_default());
         let changed = clock.monotonic(changed);
-        let written = if (self.read..now).contains(&changed) {
-            changed
+        let written = if (self.read.saturating_sub(CLOCK_TICK)..now).contains(&changed) {
+            changed.max(self.read)
         } else {
             now
         };
@@ -209,7 +212,10 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
+    use crate::clock;
 
     /// A file, what follows it, and what came of that.
     struct Bench {
@@ -269,6 +275,25 @@ mod tests {
         let at = |time| bench.code.at(0x14, time).map(|function| &*function.name);
         assert_eq!((at(2000), at(4000)), (Some("a"), Some("c")));
         assert_eq!(bench.read(), 0, "nothing new, nothing read");
+    }
+
+    #[test]
+    fn what_is_written_right_after_a_look_is_of_then() {
+        let mut bench = Bench::new(Format::PerfMap);
+        bench.now = clock::monotonic();
+        bench.append(b"10 8 a\n");
+        let looked = bench.now;
+        bench.file.write_all_at(b"10 8 b\n", 7).unwrap();
+        // By the tick before it, and the next look is long after.
+        let tick = bench.clock.wall(looked - CLOCK_TICK / 2);
+        bench
+            .file
+            .set_modified(UNIX_EPOCH + Duration::from_nanos(tick))
+            .unwrap();
+        bench.now += 50 * CLOCK_TICK;
+        bench.read();
+        let at = |time| bench.code.at(0x14, time).map(|function| &*function.name);
+        assert_eq!((at(looked - 1), at(looked)), (Some("a"), Some("b")));
     }
 
     #[test]
