@@ -29,6 +29,7 @@ use profiler_agent::{
     kernel::{
         btf::BtfError,
         capabilities::{self, MissingCapabilities},
+        paranoid,
     },
     memory,
     profile::Profile,
@@ -515,7 +516,7 @@ fn failed(error: &anyhow::Error) -> ExitCode {
 }
 
 /// What to do when the kernel itself refuses; every other error knows it.
-fn remedy(error: &anyhow::Error) -> Option<&'static str> {
+fn remedy(error: &anyhow::Error) -> Option<String> {
     use rustix::io::Errno;
 
     let Some(CaptureError::Sampling(error)) = error.downcast_ref() else {
@@ -523,21 +524,28 @@ fn remedy(error: &anyhow::Error) -> Option<&'static str> {
     };
     let errno = Errno::from_raw_os_error(error.os_error()?);
     let perf_event = matches!(error, SamplingError::PerfEvent { .. });
-    match (errno, perf_event) {
-        (Errno::NOSYS, true) => Some(
-            "the kernel must be built with CONFIG_PERF_EVENTS=y, and the seccomp filter of a container must allow perf_event_open",
-        ),
-        (Errno::NOSYS, false) => Some(
-            "the kernel must be built with CONFIG_BPF_SYSCALL=y, and the seccomp filter of a container must allow bpf",
-        ),
-        (Errno::PERM | Errno::ACCESS, true) => Some(
-            "a security module, lockdown, or the seccomp filter of a container refuses perf_event_open; allow it, or run on the host",
-        ),
-        (Errno::PERM | Errno::ACCESS, false) => Some(
-            "a security module, lockdown, or the seccomp filter of a container refuses bpf; allow it, or run on the host; before Linux 5.11, `ulimit -l unlimited` too",
-        ),
-        _ => None,
-    }
+    let words = match (errno, perf_event) {
+        (Errno::NOSYS, true) => {
+            "the kernel must be built with CONFIG_PERF_EVENTS=y, and the seccomp filter of a container must allow perf_event_open"
+        }
+        (Errno::NOSYS, false) => {
+            "the kernel must be built with CONFIG_BPF_SYSCALL=y, and the seccomp filter of a container must allow bpf"
+        }
+        (Errno::PERM | Errno::ACCESS, true) => {
+            if let Some(level) = paranoid::refuses() {
+                return Some(format!(
+                    "kernel.perf_event_paranoid is {level}, at which kernels of Debian and Ubuntu want CAP_SYS_ADMIN: {}",
+                    paranoid::REMEDY
+                ));
+            }
+            "a security module, lockdown, or the seccomp filter of a container refuses perf_event_open; allow it, or run on the host"
+        }
+        (Errno::PERM | Errno::ACCESS, false) => {
+            "a security module, lockdown, or the seccomp filter of a container refuses bpf; allow it, or run on the host; before Linux 5.11, `ulimit -l unlimited` too"
+        }
+        _ => return None,
+    };
+    Some(words.into())
 }
 
 /// Says something on the standard error. That nobody listens any more (`2>&1 | head`) is no reason to lose a profile, which

@@ -7,7 +7,7 @@ use sd_notify::NotifyState;
 /// Tells the service manager. The watchdog is fed by the thread that samples, so it means that samples are taken in.
 #[derive(Debug)]
 pub struct Service {
-    /// Half of the time after which silence means death.
+    /// A quarter of the time after which silence means death: it is fed when there is progress to tell, five seconds later at most.
     watchdog: Option<Duration>,
     is_ready: bool,
     fed: Instant,
@@ -16,7 +16,7 @@ pub struct Service {
 impl Default for Service {
     fn default() -> Self {
         Self {
-            watchdog: sd_notify::watchdog_enabled().map(|limit| limit / 2),
+            watchdog: sd_notify::watchdog_enabled().map(|limit| limit / 4),
             is_ready: false,
             fed: Instant::now(),
         }
@@ -24,12 +24,12 @@ impl Default for Service {
 }
 
 impl Service {
-    /// Sampling has begun, or goes on. To be called about once a second.
+    /// Sampling has begun, or goes on. To be called each five seconds at least.
     pub fn samples(&mut self) {
         if !self.is_ready {
             self.is_ready = true;
             tell(&[NotifyState::Ready, NotifyState::Status("sampling")]);
-        } else if self.watchdog.is_some_and(|half| self.fed.elapsed() >= half) {
+        } else if self.watchdog.is_some_and(|quarter| self.fed.elapsed() >= quarter) {
             self.fed = Instant::now();
             tell(&[NotifyState::Watchdog]);
         }

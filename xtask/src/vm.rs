@@ -8,6 +8,7 @@ mod checks;
 mod initramfs;
 mod kernels;
 mod serial;
+mod service;
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -19,6 +20,7 @@ use anyhow::{Context as _, Result, bail};
 
 use self::kernels::{KERNELS, Kernel};
 use self::serial::Transcript;
+pub(crate) use self::service::prove as prove_service;
 use crate::setup;
 use crate::verifier::{self, Size};
 use crate::workspace::Workspace;

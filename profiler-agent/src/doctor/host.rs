@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use super::{Check, Section, Verdict};
 use crate::{
-    kernel::{btf::Btf, capabilities},
+    kernel::{btf::Btf, capabilities, paranoid},
     procfs,
     sampling::{Clock, Config, Sampler, perf_event::PerfEvent},
     symbols,
@@ -116,9 +116,16 @@ fn perf_events() -> Check {
 
 fn paranoid() -> Check {
     const NAME: &str = "kernel.perf_event_paranoid";
-    match setting("kernel/perf_event_paranoid") {
-        Some(found) => Check::fine(NAME, &found, "of no account to who has CAP_PERFMON"),
-        None => Check::wrong(
+    match (paranoid::level(), paranoid::refuses()) {
+        (Some(_), Some(refusing)) => Check::wrong(
+            NAME,
+            &refusing.to_string(),
+            "at this level the kernels of Debian and Ubuntu want CAP_SYS_ADMIN for perf events",
+            Verdict::Broken,
+            paranoid::REMEDY,
+        ),
+        (Some(level), None) => Check::fine(NAME, &level.to_string(), "of no account to this process"),
+        (None, _) => Check::wrong(
             NAME,
             "not there",
             "the kernel has no perf events, or /proc/sys is hidden",

@@ -114,6 +114,11 @@ pub fn setcap() -> String {
     )
 }
 
+/// Whether this process has `CAP_SYS_ADMIN`; it has where /proc does not tell.
+pub fn has_sys_admin() -> bool {
+    effective().is_none_or(|effective| has(effective, SYS_ADMIN))
+}
+
 fn effective() -> Option<u64> {
     u64::from_str_radix(&procfs::status(std::process::id(), "CapEff")?, 16).ok()
 }

@@ -2,4 +2,5 @@
 
 pub mod btf;
 pub mod capabilities;
+pub mod paranoid;
 pub mod registers;

@@ -44,7 +44,8 @@ impl fmt::Display for Error {
                  or `sysctl kernel.kptr_restrict=1` if it is 2",
             ),
             Self::Empty => f.write_str(
-                "kernel symbols: /proc/kallsyms is empty: this kernel was built without CONFIG_KALLSYMS",
+                "kernel symbols: /proc/kallsyms is empty: this kernel was built without CONFIG_KALLSYMS, or a sandbox \
+                 hides it (ProtectKernelTunables= of systemd does)",
             ),
         }
     }
@@ -182,7 +183,10 @@ zz T x
         let error = Kallsyms::read("0000000000000000 T a\n".as_bytes()).unwrap_err();
         assert!(error.to_string().contains("CAP_SYSLOG"), "{error}");
         let error = Kallsyms::read(&b""[..]).unwrap_err();
-        assert!(error.to_string().contains("CONFIG_KALLSYMS"), "{error}");
+        assert!(
+            error.to_string().contains("CONFIG_KALLSYMS") && error.to_string().contains("sandbox"),
+            "{error}"
+        );
     }
 
     #[test]

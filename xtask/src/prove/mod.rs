@@ -29,6 +29,7 @@ use self::programs::{PROGRAMS, Program, Run};
 use crate::command;
 use crate::run;
 use crate::setup;
+use crate::vm;
 use crate::workspace::Workspace;
 
 /// Where the figures are kept.
@@ -55,6 +56,8 @@ pub(crate) enum Proof {
     Traffic,
     /// 100,000 distinct stacks a slice of 2,000 processes, for ten minutes: memory stays what it is
     Soak,
+    /// The systemd unit does what it promises, as a systemd runs it that is the first process of a virtual machine
+    Service,
 }
 
 /// Proves it for the programs called `names`, or all of them, whose figures are then written down.
@@ -98,6 +101,7 @@ pub(crate) fn run(workspace: &Workspace, proof: Proof, names: &[String]) -> Resu
         Proof::Delivery => delivery::run(workspace),
         Proof::Traffic => traffic::run(workspace),
         Proof::Soak => delivery::soak(workspace),
+        Proof::Service => vm::prove_service(workspace),
     }
 }
 

@@ -104,6 +104,37 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// What `judge` says of a part that has ended well.
+    pub(super) fn of(
+        transcript: &Transcript,
+        name: &str,
+        judge: &dyn Fn(&Part) -> Result<String, String>,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            verdict: match transcript.part(name) {
+                None => Err("the machine did not come so far".to_owned()),
+                Some(Part { code: None, .. }) => Err("the machine stopped in its middle".to_owned()),
+                Some(part @ Part { code: Some(0), .. }) => judge(part).map_err(|why| with_words(&why, part)),
+                Some(part @ Part { code: Some(code), .. }) => {
+                    Err(with_words(&format!("it ended with code {code}"), part))
+                }
+            },
+        }
+    }
+
+    /// Whether the machine came to its end.
+    pub(super) fn end(transcript: &Transcript) -> Self {
+        Self {
+            name: "to its end".to_owned(),
+            verdict: if transcript.done {
+                Ok("powered off by itself".to_owned())
+            } else {
+                Err("it stopped before; its last words are in the log".to_owned())
+            },
+        }
+    }
+
     pub(crate) fn failed(&self) -> bool {
         self.verdict.is_err()
     }
@@ -120,17 +151,8 @@ impl fmt::Display for Outcome {
 
 /// Judges all that a machine said.
 pub(crate) fn judge(transcript: &Transcript) -> Vec<Outcome> {
-    let check = |name: &str, judge: &dyn Fn(&Part) -> Result<String, String>| Outcome {
-        name: name.to_owned(),
-        verdict: match transcript.part(name) {
-            None => Err("the machine did not come so far".to_owned()),
-            Some(Part { code: None, .. }) => Err("the machine stopped in its middle".to_owned()),
-            Some(part @ Part { code: Some(0), .. }) => judge(part).map_err(|why| with_words(&why, part)),
-            Some(part @ Part { code: Some(code), .. }) => {
-                Err(with_words(&format!("it ended with code {code}"), part))
-            }
-        },
-    };
+    let check =
+        |name: &str, judge: &dyn Fn(&Part) -> Result<String, String>| Outcome::of(transcript, name, judge);
     let mut outcomes = vec![check("verifier", &verifies), check("doctor", &is_confined)];
     for program in ["chains", "chains-static"] {
         for mode in &MODES {
@@ -148,14 +170,7 @@ pub(crate) fn judge(transcript: &Transcript) -> Vec<Outcome> {
         Ok(format!("{one}; {other}"))
     }));
     outcomes.push(check("dmesg", &no_complaint));
-    outcomes.push(Outcome {
-        name: "to its end".to_owned(),
-        verdict: if transcript.done {
-            Ok("powered off by itself".to_owned())
-        } else {
-            Err("it stopped before; its last words are in the log".to_owned())
-        },
-    });
+    outcomes.push(Outcome::end(transcript));
     outcomes
 }
 
@@ -193,7 +208,7 @@ fn is_confined(part: &Part) -> Result<String, String> {
 }
 
 /// The kernel's own log, after kernel programs have run in it.
-fn no_complaint(part: &Part) -> Result<String, String> {
+pub(super) fn no_complaint(part: &Part) -> Result<String, String> {
     const COMPLAINTS: [&str; 4] = ["WARNING: CPU", "BUG:", "Oops", "general protection"];
     match part
         .stdout

@@ -54,13 +54,7 @@ pub(crate) fn make(workspace: &Workspace) -> Result<PathBuf> {
     let libraries = libraries(&programs)?;
     programs.push(kernels::busybox(workspace)?);
 
-    let path = folder.join("initramfs.cpio");
-    let mut archive = Archive {
-        file: BufWriter::new(
-            File::create(&path).with_context(|| format!("cannot create {}", path.display()))?,
-        ),
-        folders: BTreeSet::new(),
-    };
+    let mut archive = Archive::create(folder.join("initramfs.cpio"))?;
     for name in FOLDERS {
         archive.folder(Path::new(name))?;
     }
@@ -72,14 +66,11 @@ pub(crate) fn make(workspace: &Workspace) -> Result<PathBuf> {
     for library in &libraries {
         archive.copy(library.strip_prefix("/").unwrap_or(library), library)?;
     }
-    trailer(archive.file)
-        .and_then(|mut file| file.flush())
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(path)
+    archive.finish()
 }
 
 /// A copy without debug information, which is most of the file.
-fn stripped(program: &Path, folder: &Path) -> Result<PathBuf> {
+pub(super) fn stripped(program: &Path, folder: &Path) -> Result<PathBuf> {
     let copy = folder.join(program.file_name().unwrap_or_default());
     let mut strip = Command::new("strip");
     command::run(strip.arg("--strip-debug").arg("-o").arg(&copy).arg(program))?;
@@ -87,7 +78,7 @@ fn stripped(program: &Path, folder: &Path) -> Result<PathBuf> {
 }
 
 /// The loader and the libraries of programs that are linked at run time, by the names that they are looked for under.
-fn libraries(programs: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
+pub(super) fn libraries(programs: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
     let mut libraries = BTreeSet::new();
     for program in programs {
         let elf = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
@@ -109,13 +100,32 @@ fn libraries(programs: &[PathBuf]) -> Result<BTreeSet<PathBuf>> {
 const LOADER: &[u8] = b"/ld-linux-x86-64.so.2";
 
 /// An archive in the format that the kernel unpacks, folders first.
-struct Archive {
+pub(super) struct Archive {
+    path: PathBuf,
     file: BufWriter<File>,
     folders: BTreeSet<PathBuf>,
 }
 
 impl Archive {
-    fn folder(&mut self, path: &Path) -> Result<()> {
+    /// An empty one.
+    pub(super) fn create(path: PathBuf) -> Result<Self> {
+        let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self {
+            path,
+            file: BufWriter::new(file),
+            folders: BTreeSet::new(),
+        })
+    }
+
+    /// Writes its end, and says where it is.
+    pub(super) fn finish(self) -> Result<PathBuf> {
+        trailer(self.file)
+            .and_then(|mut file| file.flush())
+            .with_context(|| format!("cannot write {}", self.path.display()))?;
+        Ok(self.path)
+    }
+
+    pub(super) fn folder(&mut self, path: &Path) -> Result<()> {
         if path == Path::new("") || !self.folders.insert(path.to_owned()) {
             return Ok(());
         }
@@ -125,14 +135,14 @@ impl Archive {
         self.add(path, ModeFileType::Directory, &[])
     }
 
-    fn program(&mut self, path: &Path, contents: &[u8]) -> Result<()> {
+    pub(super) fn program(&mut self, path: &Path, contents: &[u8]) -> Result<()> {
         if let Some(parent) = path.parent() {
             self.folder(parent)?;
         }
         self.add(path, ModeFileType::Regular, contents)
     }
 
-    fn copy(&mut self, path: &Path, file: &Path) -> Result<()> {
+    pub(super) fn copy(&mut self, path: &Path, file: &Path) -> Result<()> {
         let contents = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
         self.program(path, &contents)
     }
