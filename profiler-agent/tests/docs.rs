@@ -188,7 +188,7 @@ fn tables_are_those_of_the_code() {
 }
 
 /// What stands both in the table of messages and in the source, without what comes from a run.
-const MESSAGES: [&str; 17] = [
+const MESSAGES: [&str; 18] = [
     "so it slept or waited all the while",
     "ring full",
     "no process has pid ",
@@ -197,6 +197,7 @@ const MESSAGES: [&str; 17] = [
     " exists already",
     "cannot tell the format of ",
     " is above the kernel's limit of ",
+    "kernel.perf_event_paranoid is ",
     "; is a Collector listening there?",
     " takes no profiles",
     "no trusted connection to ",
