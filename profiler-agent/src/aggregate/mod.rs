@@ -266,6 +266,11 @@ impl Aggregator {
         self.jits.read(processes, last)
     }
 
+    /// Whether there are files that name generated code.
+    pub fn follows_jits(&self) -> bool {
+        self.jits.follows()
+    }
+
     /// Keeps what is known of a process; answers the key that its samples are counted under.
     fn take_note_of(&mut self, process: &Process) -> Key {
         if let Some(info) = self.processes.get_mut(&process.key) {

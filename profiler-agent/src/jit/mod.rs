@@ -151,6 +151,13 @@ impl Jits {
         left == 0
     }
 
+    /// Whether any process writes down what it generates.
+    pub fn follows(&self) -> bool {
+        self.jits
+            .values()
+            .any(|jit| jit.map.is_some() || !jit.dumps.is_empty())
+    }
+
     /// Forgets the processes that have ended. To be called when what they were sampled in has its names.
     pub fn forget_ended(&mut self) {
         self.jits
