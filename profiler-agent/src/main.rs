@@ -29,7 +29,7 @@ use profiler_agent::{
     kernel::{
         btf::BtfError,
         capabilities::{self, MissingCapabilities},
-        paranoid,
+        paranoid, seccomp,
     },
     memory,
     profile::Profile,
@@ -524,24 +524,25 @@ fn remedy(error: &anyhow::Error) -> Option<String> {
     };
     let errno = Errno::from_raw_os_error(error.os_error()?);
     let perf_event = matches!(error, SamplingError::PerfEvent { .. });
+    if perf_event
+        && matches!(errno, Errno::PERM | Errno::ACCESS)
+        && let Some(level) = paranoid::refuses()
+    {
+        return Some(format!(
+            "kernel.perf_event_paranoid is {level}, at which kernels of Debian and Ubuntu want CAP_SYS_ADMIN: {}",
+            paranoid::REMEDY
+        ));
+    }
     let words = match (errno, perf_event) {
-        (Errno::NOSYS, true) => {
-            "the kernel must be built with CONFIG_PERF_EVENTS=y, and the seccomp filter of a container must allow perf_event_open"
-        }
-        (Errno::NOSYS, false) => {
-            "the kernel must be built with CONFIG_BPF_SYSCALL=y, and the seccomp filter of a container must allow bpf"
-        }
+        // It answers with either.
+        (Errno::NOSYS | Errno::PERM, _) if seccomp::is_filtered() => seccomp::REMEDY,
+        (Errno::NOSYS, true) => "the kernel must be built with CONFIG_PERF_EVENTS=y",
+        (Errno::NOSYS, false) => "the kernel must be built with CONFIG_BPF_SYSCALL=y",
         (Errno::PERM | Errno::ACCESS, true) => {
-            if let Some(level) = paranoid::refuses() {
-                return Some(format!(
-                    "kernel.perf_event_paranoid is {level}, at which kernels of Debian and Ubuntu want CAP_SYS_ADMIN: {}",
-                    paranoid::REMEDY
-                ));
-            }
-            "a security module, lockdown, or the seccomp filter of a container refuses perf_event_open; allow it, or run on the host"
+            "a security module or lockdown refuses perf_event_open; allow it"
         }
         (Errno::PERM | Errno::ACCESS, false) => {
-            "a security module, lockdown, or the seccomp filter of a container refuses bpf; allow it, or run on the host; before Linux 5.11, `ulimit -l unlimited` too"
+            "a security module or lockdown refuses bpf; allow it; before Linux 5.11, `ulimit -l unlimited` too"
         }
         _ => return None,
     };

@@ -26,7 +26,7 @@ use support::{
     agent::Agent,
     collector::{Site, TO_FILE, events},
     tools,
-    workload::{Workload, alone, compiled, text, wait_for},
+    workload::{Workload, alone, children, compiled, text, wait_for},
 };
 
 const UNIT: &str = "systemd/profiler-agent.service";
@@ -216,10 +216,18 @@ fn the_six_capabilities_are_enough() {
             let mut events = requests.iter().flat_map(|request| events(request));
             events.any(|event| event.pid == workload.pid())
         });
+        // As who stops a whole container: every process of it is asked, its symbolizer first.
+        let children = children(running.pid());
+        assert!(!children.is_empty());
+        for child in children {
+            let status = Command::new("kill").args(["-TERM", &child]).status();
+            assert!(status.unwrap().success());
+        }
         running.send(Signal::TERM);
         assert!(said(&manager, "STOPPING=1"));
         let run = running.finish();
         run.expect(0, &["delivery: ", " 0 spooled"]);
+        assert!(!run.stderr.contains("the symbolizer ended"), "{}", run.stderr);
         // Nothing is missing that it would warn of, and functions of the kernel and of the program have names.
         assert!(!run.stderr.contains("without CAP_"), "{}", run.stderr);
         assert!(!run.stderr.contains("cannot keep profiles"), "{}", run.stderr);

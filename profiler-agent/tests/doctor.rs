@@ -83,15 +83,8 @@ fn the_symbolizer_ends_with_its_agent() {
     let mut running = agent.start(["-d", "1m", "-o", "x.folded"]);
     running.samples();
     let pid = running.pid();
-    let children = || -> Vec<String> {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-        tasks
-            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("children")).ok())
-            .flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
-            .collect()
-    };
-    support::workload::wait_for("the symbolizer", || !children().is_empty());
-    let children = children();
+    support::workload::wait_for("the symbolizer", || !support::workload::children(pid).is_empty());
+    let children = support::workload::children(pid);
     running.send(rustix::process::Signal::KILL);
     support::workload::wait_for("its end", || {
         // What the test harness has inherited may be a zombie until it is waited for.

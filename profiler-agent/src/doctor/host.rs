@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use super::{Check, Section, Verdict};
 use crate::{
-    kernel::{btf::Btf, capabilities, paranoid},
+    kernel::{btf::Btf, capabilities, paranoid, seccomp},
     procfs,
     sampling::{Clock, Config, Sampler, perf_event::PerfEvent},
     symbols,
@@ -109,8 +109,17 @@ fn perf_events() -> Check {
             &format!("perf_event_open: {error}"),
             "nothing can be sampled",
             Verdict::Broken,
-            "run it with sudo; the kernel must be built with CONFIG_PERF_EVENTS=y, and the seccomp filter of a container must allow perf_event_open",
+            refused("run it with sudo; the kernel must be built with CONFIG_PERF_EVENTS=y"),
         ),
+    }
+}
+
+/// What to do when the kernel refuses: under a filter of system calls, most likely that is what does.
+fn refused(otherwise: &'static str) -> &'static str {
+    if seccomp::is_filtered() {
+        seccomp::REMEDY
+    } else {
+        otherwise
     }
 }
 
@@ -176,7 +185,9 @@ fn sampler() -> Check {
                 crate::summary::one_line(&words).as_str(),
                 "nothing can be sampled",
                 Verdict::Broken,
-                "run it with sudo; the kernel must be built with CONFIG_BPF_SYSCALL=y; lockdown, a security module or the seccomp filter of a container may refuse bpf",
+                refused(
+                    "run it with sudo; the kernel must be built with CONFIG_BPF_SYSCALL=y; lockdown or a security module may refuse bpf",
+                ),
             )
         }
     }

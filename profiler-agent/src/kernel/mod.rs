@@ -4,3 +4,4 @@ pub mod btf;
 pub mod capabilities;
 pub mod paranoid;
 pub mod registers;
+pub mod seccomp;

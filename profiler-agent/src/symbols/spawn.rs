@@ -196,6 +196,9 @@ fn become_child(prepared: &Prepared<'_>) -> ! {
     unsafe { libc::setsid() };
     // SAFETY: the set is a place of its own; the call initializes it.
     unsafe { libc::sigemptyset(signals.as_mut_ptr()) };
+    // Who stops a container or a unit may ask each process in it to end. The agent then wants its last names, and ends the child itself.
+    // SAFETY: the set is initialized, and these are numbers of signals.
+    unsafe { libc::sigaddset(signals.as_mut_ptr(), libc::SIGTERM) };
     // SAFETY: the set is initialized, and the former one is not asked for.
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, signals.as_ptr(), ptr::null_mut()) };
     for (from, to) in [(prepared.line, 0), (prepared.null, 1), (prepared.null, 2)] {

@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use profiler_agent::procfs;
+
 use super::tools;
 
 /// Frame pointers in every function, and a frame for every call.
@@ -144,6 +146,18 @@ impl Drop for Workload {
 pub fn send(pid: u32, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
     rustix::process::kill_process(pid, signal).unwrap();
+}
+
+/// Pids of the processes that a process has started, and that are there.
+pub fn children(pid: u32) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks
+        .filter_map(|task| procfs::read(task.ok()?.path().join("children"), 1 << 16).ok())
+        .flat_map(|text| {
+            let text = String::from_utf8_lossy(&text);
+            text.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 /// What `split` says about itself.
