@@ -16,17 +16,18 @@ use std::{
     fs,
     os::unix::{fs::PermissionsExt, net::UnixDatagram},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use profiler_agent::{export::otlp::endpoint::Protocol, kernel::capabilities::CAPABILITIES};
 use rustix::process::Signal;
+use serde_json::{Value, json};
 use support::{
-    agent::Agent,
+    agent::{Agent, PROGRAM},
     collector::{Site, TO_FILE, events},
     tools,
-    workload::{Workload, alone, children, compiled, text, wait_for},
+    workload::{Workload, alone, children, compiled, send, text, wait_for},
 };
 
 const UNIT: &str = "systemd/profiler-agent.service";
@@ -244,6 +245,182 @@ fn the_six_capabilities_are_enough() {
         );
         assert!(has("split"), "no names of the program");
     }
+}
+
+/// The objects of the DaemonSet's file.
+fn objects(python: &Path) -> Vec<Value> {
+    const TO_JSON: &str =
+        "import json, sys, yaml; json.dump(list(yaml.safe_load_all(sys.stdin)), sys.stdout)";
+    let output = Command::new(python)
+        .args(["-c", TO_JSON])
+        .stdin(fs::File::open(file(DAEMON_SET)).unwrap())
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The agent's container as a runtime gets it: what the DaemonSet says, and for the rest what containerd adds. The programs and libraries of
+/// this host stand for those of an image. It is in the network of the host, and under no seccomp filter: which one is the runtime's own.
+fn bundle(daemon_set: &Value, args: &[&str], mounts: &[(&Path, &str, bool)]) -> Value {
+    let pod = &daemon_set["spec"]["template"]["spec"];
+    let security = &pod["containers"][0]["securityContext"];
+    let added = security["capabilities"]["add"].as_array().unwrap().iter();
+    let capabilities: Vec<String> = added
+        .map(|name| format!("CAP_{}", name.as_str().unwrap()))
+        .collect();
+    assert_eq!(security["capabilities"]["drop"], json!(["ALL"]));
+    let mut namespaces = vec![
+        json!({"type": "mount"}),
+        json!({"type": "ipc"}),
+        json!({"type": "uts"}),
+    ];
+    if pod["hostPID"] != json!(true) {
+        namespaces.push(json!({"type": "pid"}));
+    }
+    let file_system = |kind: &str, place: &str, options: &[&str]| json!({"type": kind, "source": kind, "destination": place, "options": options});
+    let mut all = vec![
+        file_system("proc", "/proc", &["nosuid", "noexec", "nodev"]),
+        file_system("tmpfs", "/dev", &["nosuid", "mode=755", "size=65536k"]),
+        file_system("sysfs", "/sys", &["nosuid", "noexec", "nodev", "ro"]),
+    ];
+    all.extend(mounts.iter().map(|(source, place, is_writable)| {
+        let access = if *is_writable { "rw" } else { "ro" };
+        json!({"type": "bind", "source": source, "destination": place, "options": ["rbind", access]})
+    }));
+    json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": {"uid": security["runAsUser"], "gid": 0},
+            "args": args,
+            // As the Containerfile and the DaemonSet have them.
+            "env": [
+                "STATE_DIRECTORY=/var/lib/profiler-agent",
+                "OTEL_RESOURCE_ATTRIBUTES=host.name=node-1,k8s.node.name=node-1",
+            ],
+            "cwd": "/",
+            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
+            "noNewPrivileges": security["allowPrivilegeEscalation"] == json!(false),
+        },
+        "root": {"path": "root", "readonly": security["readOnlyRootFilesystem"]},
+        "hostname": "pod",
+        "mounts": all,
+        "linux": {
+            "namespaces": namespaces,
+            "maskedPaths": [
+                "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi",
+                "/proc/timer_list", "/proc/timer_stats", "/sys/firmware",
+            ],
+            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+        },
+    })
+}
+
+/// A `runc run`, whose container ends with it.
+struct Container(Child);
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        if self.0.try_wait().is_ok_and(|status| status.is_none()) {
+            send(self.0.id(), Signal::TERM);
+            let _ = self.0.wait();
+        }
+    }
+}
+
+#[test]
+fn the_daemon_sets_container_profiles_the_node() {
+    let test = "the_daemon_sets_container_profiles_the_node";
+    let Some(_alone) = alone(test) else { return };
+    let Some(mut site) = Site::find(test) else { return };
+    let Some(runc) = tools::find("RUNC", Some("runc")) else {
+        return tools::skip(test, "runc (Debian package runc)");
+    };
+    let Some(python) = tools::find("PROFILER_TEST_PYTHON", None) else {
+        return tools::skip(test, "PROFILER_TEST_PYTHON, a Python with PyYAML");
+    };
+    let objects = objects(&python);
+    let of_kind = |kind: &str| objects.iter().find(|object| object["kind"] == kind).unwrap();
+    let collector = site.start(TO_FILE, "", "");
+    let workload = Workload::start(&compiled("split"), ["/dev/null", "60000", "1"]);
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name);
+    for name in ["root", "state", "settings"] {
+        fs::create_dir(place(name)).unwrap();
+    }
+    fs::copy(PROGRAM, place("root/profiler-agent")).unwrap();
+    let settings = of_kind("ConfigMap")["data"]["agent.toml"].as_str().unwrap();
+    let ours = settings
+        .replace(
+            "http://otel-collector.observability.svc:4317",
+            &site.url(Protocol::Grpc),
+        )
+        .replace("\"10s\"", "\"1s\"");
+    assert!(
+        ours.contains(&site.url(Protocol::Grpc)) && ours.contains("\"1s\""),
+        "{ours}"
+    );
+    fs::write(place("settings/agent.toml"), ours + "serve = \"off\"\n").unwrap();
+    let daemon_set = of_kind("DaemonSet");
+    let args = &daemon_set["spec"]["template"]["spec"]["containers"][0]["args"];
+    let args = args.as_array().unwrap().iter().map(|word| word.as_str().unwrap());
+    let args: Vec<&str> = ["/profiler-agent"].into_iter().chain(args).collect();
+    let [settings, state] = ["settings", "state"].map(place);
+    let mut mounts = vec![
+        (settings.as_path(), "/etc/profiler-agent", false),
+        (state.as_path(), "/var/lib/profiler-agent", true),
+        (Path::new("/etc/machine-id"), "/etc/machine-id", false),
+    ];
+    let libraries = ["/usr", "/lib", "/lib64"].map(|name| (Path::new(name), name, false));
+    mounts.extend(libraries.into_iter().filter(|(path, ..)| path.exists()));
+    let bundle = bundle(daemon_set, &args, &mounts);
+    fs::write(place("config.json"), bundle.to_string()).unwrap();
+
+    let name = format!("profiler-agent-test-{}", std::process::id());
+    let said = place("said");
+    let mut container = Container(
+        Command::new(runc)
+            .args(["--root", place("runc").to_str().unwrap(), "run", "--bundle"])
+            .arg(folder.path())
+            .arg(&name)
+            .stdin(Stdio::null())
+            .stderr(fs::File::create(&said).unwrap())
+            .spawn()
+            .unwrap(),
+    );
+    wait_for("the container to sample", || {
+        text(&said).contains("Sampling ") || container.0.try_wait().unwrap().is_some()
+    });
+    assert!(container.0.try_wait().unwrap().is_none(), "{}", text(&said));
+    wait_for("a profile of the node's program", || {
+        let requests = collector.written();
+        let mut events = requests.iter().flat_map(|request| events(request));
+        events.any(|event| event.pid == workload.pid())
+    });
+    // Runc hands signals on.
+    send(container.0.id(), Signal::TERM);
+    let status = container.0.wait().unwrap();
+    let said = text(&said);
+    assert!(status.success(), "{said}");
+    assert!(
+        said.contains("delivery: ") && said.contains(" 0 spooled"),
+        "{said}"
+    );
+    for complaint in ["without CAP_", "cannot keep profiles", "names are missing"] {
+        assert!(!said.contains(complaint), "{said}");
+    }
+    assert!(state.join("spool").exists());
+    let requests = collector.finish();
+    let has = |name: &str| {
+        requests
+            .iter()
+            .any(|request| request.windows(name.len()).any(|bytes| bytes == name.as_bytes()))
+    };
+    assert!(has("split") && has("k8s.node.name"));
+    assert!(
+        has("asm_sysvec_apic_timer_interrupt") || has("do_syscall_64"),
+        "no kernel names"
+    );
 }
 
 #[test]

@@ -31,6 +31,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nodejs", "JavaScript that tests profile"),
     ("default-jdk-headless", "Java that tests profile"),
     ("python3-venv", "the OTLP decoder of the tests"),
+    ("runc", "it runs the container of deploy/"),
     ("git", "lists of the project's files"),
 ];
 

@@ -7,7 +7,10 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -74,10 +77,12 @@ pub enum MetricsError {
     Exporter(String),
 }
 
-/// Metrics that are exported until this is [stopped](Self::stop).
+/// Metrics that are exported until this is [stopped](Self::stop). Of a run that failed, which drops it, there is no last export: the runtime may be
+/// gone, and that would be told of the receiver.
 #[derive(Debug)]
 pub struct Metrics {
     provider: SdkMeterProvider,
+    is_over: Arc<AtomicBool>,
 }
 
 impl Metrics {
@@ -86,7 +91,9 @@ impl Metrics {
     /// # Errors
     /// [`MetricsError`] for what can be known to be wrong.
     pub fn start(telemetry: &Arc<Telemetry>, options: &Options) -> Result<Self, MetricsError> {
+        let is_over = Arc::new(AtomicBool::new(false));
         let exporter = Exporter {
+            is_over: Arc::clone(&is_over),
             inner: exporter(options)?,
             endpoint: options.endpoint.to_string(),
             told: Mutex::default(),
@@ -115,7 +122,7 @@ impl Metrics {
             add(&meter, metric, &look);
             look.is_first = false;
         }
-        Ok(Self { provider })
+        Ok(Self { provider, is_over })
     }
 
     /// Exports once more and ends; blocks for `timeout` at most, while the runtime must go on.
@@ -123,6 +130,12 @@ impl Metrics {
         if let Err(error) = self.provider.shutdown_with_timeout(timeout) {
             tracing::debug!(%error, "the last metrics were not exported");
         }
+    }
+}
+
+impl Drop for Metrics {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
     }
 }
 
@@ -286,6 +299,8 @@ fn exporter(options: &Options) -> Result<MetricExporter, MetricsError> {
 
 /// The exporter, which tells a failure once, until it changes.
 struct Exporter {
+    /// Whether nothing is exported any more.
+    is_over: Arc<AtomicBool>,
     inner: MetricExporter,
     endpoint: String,
     told: Mutex<String>,
@@ -301,6 +316,9 @@ impl fmt::Debug for Exporter {
 
 impl PushMetricExporter for Exporter {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
+        if self.is_over.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let result = self.inner.export(metrics).await;
         let mut told = lock(&self.told);
         match &result {
