@@ -5,7 +5,7 @@ use super::{
         Attribute, BY_FRAME_POINTER, CONSTANTS, GENERATED, Prepared, UNKNOWN, is_generated, lines,
         mangled_name,
     },
-    wire::{bytes, bytes_len, packed, packed_len, uint, varint, varint_len},
+    wire::{bytes, bytes_len, message_of_packed, packed, uint, varint, varint_len},
 };
 
 /// Rows of one table, encoded as elements of the dictionary. Row 0 is the zero value.
@@ -257,11 +257,9 @@ impl<'p, 'a> Dictionary<'p, 'a> {
         let mut frames = std::mem::take(&mut self.frames);
         frames.clear();
         frames.extend(stack.frames.iter().map(|frame| self.location(frame.0)));
-        let row = self.stacks.push_with(id, |out, field| {
-            varint(out, u64::from(field) << 3 | 2);
-            varint(out, packed_len(&frames) as u64);
-            packed(out, 1, &frames);
-        });
+        let row = self
+            .stacks
+            .push_with(id, |out, field| message_of_packed(out, field, 1, &frames));
         self.frames = frames;
         row
     }

@@ -515,6 +515,7 @@ fn items<'a>(
         .collect();
     order.sort_unstable();
     let mut items = Vec::with_capacity(order.len());
+    let [mut tid, mut name, mut cpu, mut ending, mut manner] = [Last::default(); ATTRIBUTES];
     for (_, rest) in order {
         let index = u32::try_from(rest & u128::from(u32::MAX)).unwrap_or(u32::MAX);
         let Some(sample) = profile.samples.get(index as usize) else {
@@ -530,12 +531,18 @@ fn items<'a>(
                 .flatten()
                 .unwrap_or(u32::MAX),
             attributes: [
-                Some(attributes.id(Attribute::ThreadId(sample.tid))),
-                (!profile.string(sample.thread_name).is_empty())
-                    .then(|| attributes.id(Attribute::ThreadName(sample.thread_name))),
-                (times != Times::None).then(|| attributes.id(Attribute::Cpu(sample.cpu))),
-                outcome(profile, sample.stack).map(|outcome| attributes.id(Attribute::Outcome(outcome))),
-                unwinding.map(|unwinding| attributes.id(Attribute::Unwinding(unwinding))),
+                tid.id(attributes, Some(Attribute::ThreadId(sample.tid))),
+                name.id(
+                    attributes,
+                    (!profile.string(sample.thread_name).is_empty())
+                        .then_some(Attribute::ThreadName(sample.thread_name)),
+                ),
+                cpu.id(
+                    attributes,
+                    (times != Times::None).then_some(Attribute::Cpu(sample.cpu)),
+                ),
+                ending.id(attributes, outcome(profile, sample.stack).map(Attribute::Outcome)),
+                manner.id(attributes, unwinding.map(Attribute::Unwinding)),
             ],
             sample: index,
         });
@@ -588,6 +595,25 @@ fn constants(profile: &Profile) -> [u32; CONSTANTS.len()] {
         }
     }
     rows
+}
+
+/// The last attribute of a kind: samples that stand next to each other have it in common, mostly.
+#[derive(Debug, Clone, Copy, Default)]
+struct Last<'a> {
+    attribute: Option<Attribute<'a>>,
+    id: Option<u32>,
+}
+
+impl<'a> Last<'a> {
+    fn id(&mut self, attributes: &mut Attributes<'a>, attribute: Option<Attribute<'a>>) -> Option<u32> {
+        if self.attribute != attribute {
+            *self = Self {
+                attribute,
+                id: attribute.map(|attribute| attributes.id(attribute)),
+            };
+        }
+        self.id
+    }
 }
 
 /// Numbers the attributes.
