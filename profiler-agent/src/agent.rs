@@ -46,13 +46,13 @@ const TICK: Duration = Duration::from_millis(500);
 /// The same where somebody does wait: a finished slice for its last names, samples of generated code for the file that has its names, which says of
 /// what it holds no more than that it came between two looks.
 const SHORT_TICK: Duration = Duration::from_millis(100);
-/// Fewer samples in a look are next to nothing, of generated code too: half a second of one busy CPU at 99 Hz brings fifty.
-const QUIET: u64 = 4;
 /// The same while a sample waits for the kernel side to learn of its code, or for an unwind table: until then each sample of that code
 /// brings a copy of its stack.
 const EAGER_TICK: Duration = Duration::from_millis(5);
 /// How long that goes on after the kernel side has said so: what it said so about can be read when it has settled.
 const EAGER_TIME: Duration = Duration::from_millis(20);
+/// Fewer samples in a look are next to nothing, of generated code too: half a second of one busy CPU at 99 Hz brings fifty.
+const QUIET: u64 = 4;
 /// How often the rest is seen to while somebody waits for the end: CPUs, CPU time, progress.
 const SLOW_TICK: Duration = Duration::from_secs(1);
 /// And at most when it goes on for ever, where it is as often as there is a slice: at each second it was a quarter of what the agent used beside a
@@ -414,10 +414,12 @@ impl Run {
                 (false, true) => SHORT_TICK,
                 (false, false) => TICK,
             };
-            let left = deadline.map_or(tick, |deadline| deadline.saturating_duration_since(now));
-            if left.is_zero() {
+            if deadline.is_some_and(|deadline| deadline <= now) {
                 return Ok(());
             }
+            let next = [deadline, self.slices.next_cut(), Some(next_slow_tick)];
+            let next = next.into_iter().flatten().min();
+            let left = next.map_or(tick, |next| next.saturating_duration_since(now).min(tick));
             let mut ends: Vec<BorrowedFd<'_>> = vec![stop.event.as_fd()];
             // A target that has ended stays readable: wait for the others only.
             ends.extend(
@@ -428,7 +430,7 @@ impl Run {
             );
             let ended = ends.len() == 1 && !targets.is_empty();
             if !ended {
-                let woken = self.sampler.wait(&ends, left.min(tick));
+                let woken = self.sampler.wait(&ends, left);
                 if woken.map_err(system("wait for samples"))? {
                     self.eager_until = Instant::now() + EAGER_TIME;
                 }
@@ -456,6 +458,7 @@ impl Run {
             if stop.requested() {
                 return Ok(());
             }
+            let now = Instant::now();
             if now >= next_slow_tick {
                 next_slow_tick = now + slow_tick;
                 self.slow_tick()?;

@@ -114,6 +114,11 @@ impl Slices {
         self.interval
     }
 
+    /// When the open slice is to be closed, if ever before the end.
+    pub(super) fn next_cut(&self) -> Option<Instant> {
+        self.interval.map(|_| self.next)
+    }
+
     /// Whether a closed slice is held back until its names are there.
     pub(super) const fn wait_for_names(&self) -> bool {
         self.closed.is_some()
