@@ -128,7 +128,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "NAME=VALUE", help_heading = DELIVERY)]
     otlp_header: Vec<String>,
 
-    /// When each event was: exact; rounded to less than an eighth of the sampling period, which is half of the size; or none, only their number.
+    /// When each event was: exact; rounded to less than a hundredth of the sampling period, which is half of the size; or none, only their number.
     #[arg(long, value_name = "HOW", default_value = "rounded", help_heading = DELIVERY)]
     otlp_times: Times,
 

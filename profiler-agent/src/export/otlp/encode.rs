@@ -32,8 +32,9 @@ pub enum Times {
     /// To the nanosecond.
     #[default]
     Exact,
-    /// To the largest power of two of nanoseconds that is no more than an eighth of the sampling period, at 99 Hz 1.05 ms, which compresses to half.
-    /// A hundredth would take 0.25 bytes more a sample, half of the period 0.35 less.
+    /// To the largest power of two of nanoseconds that is no more than a hundredth of the sampling period, which compresses to half: at 99 Hz, 66 µs.
+    /// An eighth of the period takes 0.25 bytes a sample less; but a timer that was late is on time again within a millisecond, and two samples of a
+    /// thread would have one time.
     Rounded,
     /// Not at all: a count for events of one thread and stack, whatever the CPU.
     None,
@@ -196,7 +197,7 @@ impl<'p, 'a> Encoder<'p, 'a> {
             step: match options.times {
                 Times::Exact | Times::None => 1,
                 Times::Rounded => {
-                    let most = prepared.profile.capture.period() / 8;
+                    let most = prepared.profile.capture.period() / 100;
                     1 << most.max(1).ilog2()
                 }
             },
