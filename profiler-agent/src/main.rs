@@ -534,8 +534,6 @@ fn remedy(error: &anyhow::Error) -> Option<String> {
         ));
     }
     let words = match (errno, perf_event) {
-        // It answers with either.
-        (Errno::NOSYS | Errno::PERM, _) if seccomp::is_filtered() => seccomp::REMEDY,
         (Errno::NOSYS, true) => "the kernel must be built with CONFIG_PERF_EVENTS=y",
         (Errno::NOSYS, false) => "the kernel must be built with CONFIG_BPF_SYSCALL=y",
         (Errno::PERM | Errno::ACCESS, true) => {
@@ -546,7 +544,7 @@ fn remedy(error: &anyhow::Error) -> Option<String> {
         }
         _ => return None,
     };
-    Some(words.into())
+    Some(seccomp::remedy(words))
 }
 
 /// Says something on the standard error. That nobody listens any more (`2>&1 | head`) is no reason to lose a profile, which

@@ -109,17 +109,8 @@ fn perf_events() -> Check {
             &format!("perf_event_open: {error}"),
             "nothing can be sampled",
             Verdict::Broken,
-            refused("run it with sudo; the kernel must be built with CONFIG_PERF_EVENTS=y"),
+            &seccomp::remedy("run it with sudo; the kernel must be built with CONFIG_PERF_EVENTS=y"),
         ),
-    }
-}
-
-/// What to do when the kernel refuses: under a filter of system calls, most likely that is what does.
-fn refused(otherwise: &'static str) -> &'static str {
-    if seccomp::is_filtered() {
-        seccomp::REMEDY
-    } else {
-        otherwise
     }
 }
 
@@ -185,7 +176,7 @@ fn sampler() -> Check {
                 crate::summary::one_line(&words).as_str(),
                 "nothing can be sampled",
                 Verdict::Broken,
-                refused(
+                &seccomp::remedy(
                     "run it with sudo; the kernel must be built with CONFIG_BPF_SYSCALL=y; lockdown or a security module may refuse bpf",
                 ),
             )

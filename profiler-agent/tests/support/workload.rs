@@ -149,13 +149,14 @@ pub fn send(pid: u32, signal: rustix::process::Signal) {
 }
 
 /// Pids of the processes that a process has started, and that are there.
-pub fn children(pid: u32) -> Vec<String> {
+pub fn children(pid: u32) -> Vec<u32> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     tasks
         .filter_map(|task| procfs::read(task.ok()?.path().join("children"), 1 << 16).ok())
         .flat_map(|text| {
             let text = String::from_utf8_lossy(&text);
-            text.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+            let pids = text.split_whitespace().map(|pid| pid.parse().unwrap());
+            pids.collect::<Vec<_>>()
         })
         .collect()
 }

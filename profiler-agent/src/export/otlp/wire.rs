@@ -73,7 +73,7 @@ pub(super) fn string(out: &mut Vec<u8>, field: u32, value: &str) {
 
 /// Bytes of the varints of a packed field.
 fn varints_len(values: &[u32]) -> usize {
-    // Comparisons, of several values at a time; the length of each by itself takes four times as long.
+    // By comparisons, which the compiler makes of several values at a time.
     let further = values.iter().map(|&value| {
         u32::from(value >= 1 << 7)
             + u32::from(value >= 1 << 14)
