@@ -46,10 +46,10 @@ const TICK: Duration = Duration::from_millis(500);
 /// The same where somebody does wait: a finished slice for its last names, samples of generated code for the file that has its names, which says of
 /// what it holds no more than that it came between two looks.
 const SHORT_TICK: Duration = Duration::from_millis(100);
-/// The same while a sample waits for the kernel side to learn of its code, or for an unwind table: until then each sample of that code
-/// brings a copy of its stack.
+/// The same while a ring of process events fills, or a sample waits for the kernel side to learn of its code or for an unwind table: until then
+/// each sample of that code brings a copy of its stack.
 const EAGER_TICK: Duration = Duration::from_millis(5);
-/// How long that goes on after the kernel side has said so: what it said so about can be read when it has settled.
+/// How long that goes on after the kernel side has woken this one: what it did so for can be read when it has settled.
 const EAGER_TIME: Duration = Duration::from_millis(20);
 /// Fewer samples in a look are next to nothing, of generated code too: half a second of one busy CPU at 99 Hz brings fifty.
 const QUIET: u64 = 4;
@@ -517,9 +517,9 @@ impl Run {
         let lost_before = self.lost_events;
         let (sampler, mut stages) = self.stages();
         sampler.drain(until, |event| stages.take_in(event));
-        let torn = sampler.take_torn();
+        let (torn, overflowed) = (sampler.take_torn(), sampler.take_overflow());
         self.torn += torn;
-        if self.lost_events != lost_before || torn > 0 {
+        if self.lost_events != lost_before || overflowed || torn > 0 {
             // Some of what is missing may have been mappings.
             self.processes.doubt();
         }

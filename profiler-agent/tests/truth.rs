@@ -14,13 +14,14 @@
 
 mod support;
 
+use rustix::process::Signal;
 use support::{
     agent::Agent,
     conformance::Rule,
     picture::Otlp,
     tools,
     truth::{Chains, Program},
-    workload::{Report, Workload, alone},
+    workload::{Report, Workload, alone, send, wait_for},
 };
 
 /// Samples per second.
@@ -310,6 +311,42 @@ fn check(program: &Program, test: &str, from_start: bool) {
     let otlp = profile(&agent);
     let wrong = Chains::new(program.chains, from_start).check(&otlp);
     assert!(wrong.is_empty(), "{}:\n{wrong}", program.name);
+}
+
+/// The kernel tells of events that it had no room for with the next event alone. Here none comes: after its 5,000 mappings the program makes no more.
+#[test]
+fn mappings_that_no_event_told_of_are_learned() {
+    const TEST: &str = "mappings_that_no_event_told_of_are_learned";
+    let program = programs::mappings();
+    let path = match program.compile() {
+        Ok(path) => path,
+        Err(lacking) => return tools::skip(TEST, lacking),
+    };
+    let Some(_alone) = alone(TEST) else { return };
+    // It waits until the agent looks away.
+    let script = format!("kill -STOP $$; exec {}", path.display());
+    let target = Workload::start(std::path::Path::new("/bin/sh"), ["-c", &script]);
+    let pid = target.pid().to_string();
+    wait_for("the shell to stop", || state(target.pid()) == Some(b'T'));
+    let agent = Agent::new();
+    let mut running = agent.start(["-F", RATE, "-d", "3s", "-o", "out.otlp", "-p", &pid]);
+    running.samples();
+    running.send(Signal::STOP);
+    wait_for("the agent to stop", || state(running.pid()) == Some(b'T'));
+    send(target.pid(), Signal::CONT);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    running.send(Signal::CONT);
+    running.finish().expect(0, &[]);
+    let otlp = profile(&agent);
+    let chains = Chains::new(program.chains, true);
+    let (fine, seen) = chains.count(&otlp);
+    // The agent was away for half a second and more.
+    assert!(2 * fine > seen, "{fine} of {seen}:\n{}", chains.check(&otlp));
+}
+
+/// The letter that the kernel has for what a process does.
+fn state(pid: u32) -> Option<u8> {
+    Some(profiler_agent::procfs::Stat::of(pid)?.state)
 }
 
 /// How long programs of 20 ms are run back to back; `PROFILER_TEST_DRIVER_SECONDS` for more.

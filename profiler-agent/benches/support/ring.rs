@@ -52,8 +52,9 @@ impl Buffer for Memory {
         }
     }
 
-    fn release(&mut self, tail: u64) {
+    fn release(&mut self, tail: u64) -> bool {
         self.tail = tail;
+        false
     }
 }
 

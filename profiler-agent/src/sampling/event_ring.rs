@@ -16,7 +16,7 @@ use std::{
     io,
     os::fd::{AsFd as _, AsRawFd as _},
     ptr::NonNull,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU64, Ordering, fence},
 };
 
 use super::{
@@ -28,6 +28,9 @@ use super::{
 // `struct perf_event_mmap_page`, a fixed part of the ABI.
 const DATA_HEAD: usize = 1024;
 const DATA_TAIL: usize = 1032;
+
+/// No record is longer: a mapping with a path of `PATH_MAX` bytes, and the byte that the kernel never fills.
+const LONGEST: u64 = 4096 + 256;
 
 /// The records of one CPU, with the event that owns their ring.
 #[derive(Debug)]
@@ -108,9 +111,15 @@ impl Buffer for EventRing {
         self.metadata(DATA_TAIL).load(Ordering::Relaxed)
     }
 
-    fn release(&mut self, tail: u64) {
+    /// The kernel tells of what it had no room for in front of the next record alone, which may never come: the program that filled the ring was the last
+    /// to map anything. So a ring counts as overflowed when its longest record might not have fitted any more.
+    fn release(&mut self, tail: u64) -> bool {
+        let before = self.tail();
         // Release: every read of the data is over.
         self.metadata(DATA_TAIL).store(tail, Ordering::Release);
+        // The head is read after the room was given back, so that what was refused for want of it was refused with the head where it is now, or before.
+        fence(Ordering::SeqCst);
+        self.head().wrapping_sub(before) > (self.len as u64).saturating_sub(LONGEST)
     }
 
     fn window(&self, from: u64, to: u64) -> Window<'_> {

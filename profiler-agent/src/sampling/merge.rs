@@ -24,8 +24,9 @@ pub trait Buffer {
     fn tail(&self) -> u64;
     /// The written bytes from `from` to `to`, which must lie between tail and head; otherwise empty.
     fn window(&self, from: u64, to: u64) -> Window<'_>;
-    /// Gives everything before `tail` back to the writer. Exclusive, so that no [`Window`] into it is left.
-    fn release(&mut self, tail: u64);
+    /// Gives everything before `tail` back to the writer. Exclusive, so that no [`Window`] into it is left. Says whether the writer may have found no
+    /// room before that, of which nothing else tells yet.
+    fn release(&mut self, tail: u64) -> bool;
 }
 
 /// Written bytes of a ring, in two parts where they wrap around its end.
@@ -86,6 +87,8 @@ pub struct Merger {
     spare: Vec<u8>,
     /// How often a ring held bytes that are no record; all it held was skipped.
     torn: u64,
+    /// Whether a ring may have refused a record that nothing tells of yet.
+    overflowed: bool,
 }
 
 impl Merger {
@@ -122,8 +125,13 @@ impl Merger {
             self.queue(index, ring);
         }
         for (ring, &(tail, _)) in rings.iter_mut().zip(&self.spans) {
-            ring.release(tail);
+            self.overflowed |= ring.release(tail);
         }
+    }
+
+    /// Whether a ring may have refused records since the last call that nothing tells of yet.
+    pub fn take_overflow(&mut self) -> bool {
+        std::mem::take(&mut self.overflowed)
     }
 
     /// How often a ring lost its place since the last call.
@@ -246,8 +254,10 @@ mod tests {
             }
         }
 
-        fn release(&mut self, tail: u64) {
+        fn release(&mut self, tail: u64) -> bool {
+            let was_full = self.head - self.tail == self.data.len() as u64;
             self.tail = tail;
+            was_full
         }
     }
 

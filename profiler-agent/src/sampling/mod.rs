@@ -296,7 +296,8 @@ impl Sampler {
     }
 
     /// Waits until a ring may be half full, a sample waits for what the kernel side does not know, one of `others` can be read, or `timeout` is
-    /// over. Says whether such a sample waits; it can be read when it has settled, [`merge::SETTLE`] later.
+    /// over. Says whether a ring of process events fills or such a sample waits: what it was woken by can be read when it has settled,
+    /// [`merge::SETTLE`] later.
     ///
     /// # Errors
     ///
@@ -307,9 +308,11 @@ impl Sampler {
             Ring::Events(events) => Some(events.event().as_fd()),
             Ring::Samples(_) => None,
         });
-        let mut fds: Vec<PollFd<'_>> = events
+        let mut fds: Vec<PollFd<'_>> = others
+            .iter()
+            .copied()
             .chain([self.wake_ups.as_fd()])
-            .chain(others.iter().copied())
+            .chain(events)
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
             .collect();
         let timeout = Timespec {
@@ -320,8 +323,12 @@ impl Sampler {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
+        // A process that maps thousands of files fills its ring within what a record takes to settle; nothing wakes a second time then.
+        let mut woken = fds
+            .iter()
+            .skip(others.len() + 1)
+            .any(|events| events.revents().contains(PollFlags::IN));
         drop(fds);
-        let mut woken = false;
         while let Some(why) = self.wake_ups.next() {
             woken |= *why != RING_FILLS.to_ne_bytes();
         }
@@ -332,6 +339,11 @@ impl Sampler {
     /// less [`merge::SETTLE`] while the clocks run, `u64::MAX` after [`Self::stop`].
     pub fn drain(&mut self, until: u64, sink: impl FnMut(Event<'_>)) {
         self.merger.drain(&mut self.rings, until, sink);
+    }
+
+    /// Whether process events may have been lost since the last call that no [`record::Record::Lost`] tells of yet.
+    pub fn take_overflow(&mut self) -> bool {
+        self.merger.take_overflow()
     }
 
     /// How often a ring held bytes that are no record, since the last call.

@@ -46,7 +46,7 @@ impl Buffer for Ring {
         self.either().window(from, to)
     }
 
-    fn release(&mut self, tail: u64) {
+    fn release(&mut self, tail: u64) -> bool {
         match self {
             Self::Events(ring) => ring.release(tail),
             Self::Samples(ring) => ring.release(tail),
