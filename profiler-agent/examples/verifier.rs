@@ -11,14 +11,17 @@ use aya::{
     VerifierLogLevel,
     programs::{Program, ProgramError},
 };
-use profiler_agent::sampling::{Config, programs};
+use profiler_agent::{
+    sampling::{Config, programs},
+    target::Wanted,
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 fn main() -> Result<()> {
-    // The filter by process is part of what is verified.
+    // A filter is part of what is verified: the longest.
     let config = Config {
         frequency: 99,
-        targets: Some(Vec::new()),
+        wanted: Wanted::Named("name".into()),
     };
     let mut programs = programs(&config, VerifierLogLevel::STATS)?;
     for (name, program) in programs.programs_mut() {

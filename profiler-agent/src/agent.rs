@@ -30,12 +30,13 @@ use crate::{
     aggregate::{Aggregator, Counts, Limits, LocationCounts},
     clock::{self, Clock},
     cpu_time::{CpuTime, OwnCost},
+    group::Group,
     process::Processes,
     procfs,
     profile::{Capture, Profile},
     sampling::{self, ProgramCost, Sampler, SamplingError, merge, record::Record},
     symbols::{self, Symbolizer},
-    target::{LAUNCHER, Running, Scope, Target, TargetError, Waiting},
+    target::{Comm, LAUNCHER, Running, Scope, Target, TargetError, Waiting, Wanted},
     telemetry::Loss,
     unwind::Unwinder,
 };
@@ -226,24 +227,27 @@ pub fn capture(
     mut progress: impl FnMut(Progress, Figures),
     mut hand_out: impl FnMut(Profile),
 ) -> Result<Captured, CaptureError> {
+    check_pids(&options.scope)?;
     let waiting = match &options.scope {
         Scope::Command(command) => Some(Waiting::create(command)?),
-        Scope::Host | Scope::Processes(_) => None,
+        Scope::Host | Scope::Processes(_) | Scope::Named(_) | Scope::Group(_) | Scope::Container(_) => None,
     };
     // Not before: the command gets the limits that it was given.
     procfs::allow_open_files(MAX_OPEN_FILES);
-    let pids = match (&options.scope, &waiting) {
-        (_, Some(command)) => Some(vec![command.pid]),
-        (Scope::Processes(pids), None) => Some(pids.clone()),
-        (Scope::Host | Scope::Command(_), None) => None,
+    let wanted = match &options.scope {
+        Scope::Host => Wanted::Everything,
+        Scope::Processes(pids) => Wanted::Processes(pids.clone()),
+        Scope::Named(name) => Wanted::Named(name.as_str().into()),
+        Scope::Group(path) => Wanted::Group(Group::open(path).map_err(TargetError::from)?),
+        Scope::Container(id) => Wanted::Group(Group::of_container(id).map_err(TargetError::from)?),
+        Scope::Command(_) => Wanted::Processes(waiting.iter().map(|command| command.pid).collect()),
     };
+    let pids = wanted.pids().unwrap_or_default().iter();
     let targets = pids
-        .iter()
-        .flatten()
         .map(|&pid| Target::attach(pid))
         .collect::<Result<Vec<Target>, TargetError>>()?;
 
-    let mut run = Run::new(options, pids.as_deref())?;
+    let mut run = Run::new(options, wanted)?;
     match &waiting {
         Some(command) => run.launching = Some(command.pid),
         None => run.prepare(&targets),
@@ -275,6 +279,20 @@ pub fn capture(
     run.finish(end, status)
 }
 
+/// Refuses to look for pids where they mean other processes than in the kernel.
+fn check_pids(scope: &Scope) -> Result<(), TargetError> {
+    match scope {
+        _ if procfs::has_pids_of_the_host() => Ok(()),
+        Scope::Processes(_) | Scope::Command(_) => Err(TargetError::PidNamespace),
+        Scope::Host | Scope::Named(_) | Scope::Group(_) | Scope::Container(_) => {
+            tracing::warn!(
+                "processes have no names and no mappings: this one is in a pid namespace of its own, and does not see those of the host; run the container with `--pid=host`, or `hostPID: true`"
+            );
+            Ok(())
+        }
+    }
+}
+
 /// The stages of a running capture.
 struct Run {
     clock: Clock,
@@ -285,6 +303,8 @@ struct Run {
     aggregator: Aggregator,
     symbolizer: Symbolizer,
     cpu_time: CpuTime,
+    /// The control group that is sampled.
+    group: Option<Group>,
     slices: Slices,
     started: Instant,
     /// Until when the rings are looked at eagerly.
@@ -303,7 +323,7 @@ struct Run {
 }
 
 impl Run {
-    fn new(options: &Options, targets: Option<&[u32]>) -> Result<Self, CaptureError> {
+    fn new(options: &Options, wanted: Wanted) -> Result<Self, CaptureError> {
         let system = |what| move |source| CaptureError::System { what, source };
         let clock = Clock::now();
         let mut aggregator = Aggregator::new(Limits::default(), clock);
@@ -313,7 +333,7 @@ impl Run {
         let _ = symbolizer.try_request(aggregator.prepare_kernel());
         let mut sampler = Sampler::new(sampling::Config {
             frequency: options.frequency,
-            targets: targets.map(<[u32]>::to_vec),
+            wanted: wanted.clone(),
         })?;
         let accounting = options.kernel_stats.then(sampling::account_for_programs);
         let accounting = accounting.and_then(|accounting| {
@@ -328,13 +348,20 @@ impl Run {
                 None
             }
         };
-        let mut processes = Processes::new(targets);
+        let mut processes = Processes::new(wanted.pids());
         // After the events began, so that no mapping falls between the two.
         processes.scan();
         let maps = sampler.take_unwind_maps()?;
         let unwinder = Unwinder::new(maps, options.unwind_memory)
             .map_err(system("start the thread that builds unwind tables"))?;
-        let (target, command) = name_of_target(&mut processes, &options.scope, targets);
+        if let Scope::Named(name) = &options.scope
+            && !processes
+                .living()
+                .any(|process| Comm::from(process.name.as_str()) == Comm::from(name.as_str()))
+        {
+            tracing::warn!("no process is called {name} yet; `ps -e` shows how processes are called");
+        }
+        let (target, command) = name_of_target(&mut processes, &options.scope, &wanted);
         let capture = Capture {
             target,
             command,
@@ -350,11 +377,15 @@ impl Run {
             slices: Slices::new(options.interval, capture),
             sampler,
             kernel_log,
+            cpu_time: CpuTime::start(&wanted, &processes),
+            group: match wanted {
+                Wanted::Group(group) => Some(group),
+                Wanted::Everything | Wanted::Processes(_) | Wanted::Named(_) => None,
+            },
             processes,
             unwinder,
             aggregator,
             symbolizer,
-            cpu_time: CpuTime::start(targets),
             started: Instant::now(),
             eager_until: Instant::now(),
             looked_for_gone: Instant::now(),
@@ -461,8 +492,11 @@ impl Run {
             let now = Instant::now();
             if now >= next_slow_tick {
                 next_slow_tick = now + slow_tick;
-                self.slow_tick()?;
+                self.slow_tick();
                 self.tell(progress)?;
+                if self.group.as_ref().is_some_and(|group| !group.is_populated()) {
+                    return Ok(());
+                }
             }
         }
     }
@@ -498,16 +532,17 @@ impl Run {
         })
     }
 
-    fn slow_tick(&mut self) -> Result<(), CaptureError> {
+    fn slow_tick(&mut self) {
+        let lost_before = self.lost_events;
         let (sampler, mut stages) = self.stages();
-        sampler.follow_cpus(|event| stages.take_in(event))?;
+        sampler.follow_cpus(|event| stages.take_in(event));
+        self.doubt_what_was_lost(lost_before);
         self.processes.forget_ended();
         if self.looked_for_gone.elapsed() >= LOOK_FOR_GONE {
             self.looked_for_gone = Instant::now();
             self.processes.look_for_gone();
         }
         self.cpu_time.update(&self.processes);
-        Ok(())
     }
 
     /// Takes in what happened up to a time of `CLOCK_MONOTONIC`.
@@ -517,10 +552,14 @@ impl Run {
         let lost_before = self.lost_events;
         let (sampler, mut stages) = self.stages();
         sampler.drain(until, |event| stages.take_in(event));
-        let (torn, overflowed) = (sampler.take_torn(), sampler.take_overflow());
+        self.doubt_what_was_lost(lost_before);
+    }
+
+    /// Has mappings read again if records are missing, some of which may have told of them.
+    fn doubt_what_was_lost(&mut self, lost_before: u64) {
+        let (torn, overflowed) = (self.sampler.take_torn(), self.sampler.take_overflow());
         self.torn += torn;
         if self.lost_events != lost_before || overflowed || torn > 0 {
-            // Some of what is missing may have been mappings.
             self.processes.doubt();
         }
     }
@@ -644,24 +683,26 @@ impl Run {
 }
 
 /// What is profiled, for people: its name, and the command line of a process that is alone.
-fn name_of_target(processes: &mut Processes, scope: &Scope, pids: Option<&[u32]>) -> (String, String) {
-    match (scope, pids.unwrap_or_default()) {
-        (Scope::Host, _) => ("whole host".into(), String::new()),
+fn name_of_target(processes: &mut Processes, scope: &Scope, wanted: &Wanted) -> (String, String) {
+    match (scope, wanted) {
         (Scope::Command(command), _) => {
             let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
             (words.join(" "), String::new())
         }
-        (Scope::Processes(_), &[pid]) => (
-            format!("{} ({pid})", processes.find(pid).name),
-            procfs::command_line(pid),
-        ),
-        (Scope::Processes(_), pids) => {
+        (Scope::Named(name), _) => (format!("processes called {name}"), String::new()),
+        (_, Wanted::Group(group)) => (format!("control group {}", group.path.display()), String::new()),
+        (_, Wanted::Processes(pids)) => {
             let names: Vec<_> = pids
                 .iter()
                 .map(|&pid| format!("{} ({pid})", processes.find(pid).name))
                 .collect();
-            (names.join(", "), String::new())
+            let command = match pids.as_slice() {
+                &[pid] => procfs::command_line(pid),
+                _ => String::new(),
+            };
+            (names.join(", "), command)
         }
+        (_, Wanted::Everything | Wanted::Named(_)) => ("whole host".into(), String::new()),
     }
 }
 

@@ -48,8 +48,10 @@ Examples:
       sudo profiler-agent --pid 1234
   Thirty seconds of it, as a picture and for `go tool pprof`:
       sudo profiler-agent -p 1234 -d 30s -o out.svg -o out.pb.gz
-  Two processes and the children they start:
+  Two processes and the children they start; a service of systemd; a container:
       sudo profiler-agent -p 1234,1300 -d 1m
+      sudo profiler-agent --cgroup nginx.service -d 1m
+      sudo profiler-agent --container 3f4e1a -d 1m
   A command from its first instruction to its end:
       sudo profiler-agent -- ./bench --size 1000
   The whole host for ten seconds, as folded stacks for other tools:
@@ -91,6 +93,19 @@ pub(crate) struct Cli {
     /// Profile these processes with all their threads, and the children they start. Ends when they all have ended.
     #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pid: Vec<u32>,
+
+    /// Profile the processes of this name, also those that start meanwhile. It is the name of the main thread, of which the kernel keeps 15 bytes.
+    #[arg(long, value_name = "NAME", conflicts_with = "pid", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    comm: Option<String>,
+
+    /// Profile what runs in this control group (version 2) and below it: its path as /proc/PID/cgroup has it, or its name alone, e.g. nginx.service.
+    /// Ends with its last process.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["pid", "comm"])]
+    cgroup: Option<PathBuf>,
+
+    /// Profile what runs in this container: its ID, or the start of it. Ends with its last process.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["pid", "comm", "cgroup"], value_parser = container)]
+    container: Option<String>,
 
     /// Samples per second and CPU. Odd rates do not run in step with what happens every 10 ms.
     #[arg(short = 'F', long, value_name = "HZ", default_value_t = 99, value_parser = clap::value_parser!(u32).range(1..))]
@@ -228,7 +243,7 @@ pub(crate) struct Cli {
     verbose: u8,
 
     /// Profile this command, which is asked to end (SIGTERM) when the profile ends before it does.
-    #[arg(last = true, value_name = "COMMAND", conflicts_with = "pid")]
+    #[arg(last = true, value_name = "COMMAND", conflicts_with_all = ["pid", "comm", "cgroup", "container"])]
     command: Vec<OsString>,
 }
 
@@ -468,6 +483,9 @@ impl Cli {
         let Self {
             verb: _,
             mut pid,
+            comm,
+            cgroup,
+            container,
             frequency,
             duration,
             output,
@@ -592,10 +610,13 @@ impl Cli {
         pid.sort_unstable();
         pid.dedup();
         Ok(Request {
-            scope: match (pid.is_empty(), command.is_empty()) {
-                (false, _) => Scope::Processes(pid),
-                (true, false) => Scope::Command(command),
-                (true, true) => Scope::Host,
+            scope: match (comm, cgroup, container) {
+                (Some(name), _, _) => Scope::Named(name),
+                (_, Some(path), _) => Scope::Group(path),
+                (_, _, Some(id)) => Scope::Container(id),
+                (None, None, None) if !pid.is_empty() => Scope::Processes(pid),
+                (None, None, None) if !command.is_empty() => Scope::Command(command),
+                (None, None, None) => Scope::Host,
             },
             frequency,
             duration,
@@ -784,6 +805,16 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) => Ok(duration),
         Err(error) => Err(format!("{error}; write it like 30s, 5m or 1h30m")),
     }
+}
+
+/// Reads the ID of a container, or the start of it; Kubernetes shows it as `containerd://ID`.
+fn container(text: &str) -> Result<String, String> {
+    let id = text.split_once("://").map_or(text, |(_, id)| id);
+    let is_id = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if id.is_empty() || id.len() > 64 || !id.bytes().all(is_id) {
+        return Err("must be an ID, which has the digits 0 to 9 and a to f, and no name".into());
+    }
+    Ok(id.to_owned())
 }
 
 /// Reads the time between two slices.

@@ -1,26 +1,44 @@
 //! CPU time as the kernel accounts for it: how many samples there should be, and what the agent itself costs.
 
+use std::time::Duration;
+
 use hashbrown::{HashMap, HashSet};
 
-use crate::{clock::Clock, process::Processes, procfs, symbols};
+use crate::{
+    clock::Clock,
+    group::Group,
+    process::{Process, Processes},
+    procfs, symbols,
+    target::{Comm, Wanted},
+};
 
 /// CPU time that the targets of a capture burn while it runs, from the accounting in /proc: in clock ticks of 10 ms, each process
 /// with what it inherited from children that ended.
 ///
 /// An independent witness of the number of samples: expected = CPU time × frequency. A process that started and ended
 /// unseen by its parent is missing from it.
+///
+/// That of a control group is the group's own, to the microsecond.
 #[derive(Debug)]
 pub struct CpuTime {
-    /// Everything on the host, or targets only.
-    whole_host: bool,
-    /// Ticks of the host at the start, and when it was looked at last.
-    host: (u64, u64),
-    /// Per process and start time.
+    account: Account,
+    /// Per process and start time; empty where another account has it all.
     processes: HashMap<(u32, u64), Seen>,
     /// Ticks of those that have ended.
     ended: u64,
     /// Whether one of those was gone before it could be looked at once more, with what it used since.
     missed_an_end: bool,
+}
+
+/// Whose account is read.
+#[derive(Debug)]
+enum Account {
+    /// The host's: ticks at the start, and when it was looked at last.
+    Host(u64, u64),
+    /// A control group's, in the same way.
+    Group(Group, Duration, Duration),
+    /// Those of processes: of this name, or all that are followed.
+    Processes(Option<Comm>),
 }
 
 /// The CPU time of a process, in clock ticks.
@@ -37,18 +55,28 @@ struct Seen {
 }
 
 impl CpuTime {
-    /// Starts to count, for `targets` or the whole host.
-    pub fn start(targets: Option<&[u32]>) -> Self {
-        let host = host_ticks().unwrap_or_default();
+    /// Starts to count what is wanted, of the processes that are known.
+    pub fn start(wanted: &Wanted, known: &Processes) -> Self {
+        let account = match wanted {
+            Wanted::Everything => {
+                let host = host_ticks().unwrap_or_default();
+                Account::Host(host, host)
+            }
+            Wanted::Group(group) => {
+                let time = group.cpu_time().unwrap_or_default();
+                Account::Group(group.clone(), time, time)
+            }
+            Wanted::Named(name) => Account::Processes(Some(*name)),
+            Wanted::Processes(_) => Account::Processes(None),
+        };
         let mut this = Self {
-            whole_host: targets.is_none(),
-            host: (host, host),
+            account,
             processes: HashMap::new(),
             ended: 0,
             missed_an_end: false,
         };
-        for &pid in targets.unwrap_or_default() {
-            if let Some(stat) = procfs::Stat::of(pid) {
+        for process in this.counted(known) {
+            if let Some(stat) = procfs::Stat::of(process.pid) {
                 let ticks = stat.cpu + stat.children_cpu;
                 let seen = Seen {
                     start: ticks,
@@ -56,22 +84,37 @@ impl CpuTime {
                     parent_counted: false,
                     is_final: false,
                 };
-                this.processes.insert((pid, stat.start), seen);
+                this.processes.insert((process.pid, stat.start), seen);
             }
         }
         this
     }
 
+    /// The processes whose own accounts are read.
+    fn counted<'a>(&self, known: &'a Processes) -> impl Iterator<Item = &'a Process> + use<'a> {
+        let name = match self.account {
+            Account::Processes(name) => Some(name),
+            Account::Host(..) | Account::Group(..) => None,
+        };
+        known.living().filter(move |process| {
+            name.is_some_and(|name| name.is_none_or(|name| name == Comm::from(process.name.as_str())))
+        })
+    }
+
     /// Looks again; to be called now and then, and when a target ends while its remains can still be seen.
-    pub fn update(&mut self, living: &Processes) {
-        if self.whole_host {
-            self.host.1 = host_ticks().unwrap_or(self.host.1);
-            return;
+    pub fn update(&mut self, known: &Processes) {
+        match &mut self.account {
+            Account::Host(_, last) => *last = host_ticks().unwrap_or(*last),
+            Account::Group(group, _, last) => *last = group.cpu_time().unwrap_or(*last),
+            Account::Processes(_) => self.update_processes(known),
         }
+    }
+
+    fn update_processes(&mut self, known: &Processes) {
         let counted: HashSet<u32> = self.processes.keys().map(|&(pid, _)| pid).collect();
-        for process in living.living() {
+        for process in self.counted(known) {
             if let Some(stat) = procfs::Stat::of(process.pid) {
-                // A process that joined later is a child: all its time counts.
+                // A process that joined later has started since: all its time counts.
                 let seen = self.processes.entry((process.pid, stat.start)).or_insert(Seen {
                     start: 0,
                     last: 0,
@@ -108,12 +151,17 @@ impl CpuTime {
 
     /// Nanoseconds of CPU time up to the last [`Self::update`]: the names that are looked up after a capture are none of its time.
     pub fn nanoseconds(&self, clock: &Clock) -> u64 {
-        clock.nanoseconds(if self.whole_host {
-            self.host.1.saturating_sub(self.host.0)
-        } else {
-            let living = self.processes.values();
-            living.fold(self.ended, |sum, seen| sum + seen.last.saturating_sub(seen.start))
-        })
+        match &self.account {
+            Account::Host(start, last) => clock.nanoseconds(last.saturating_sub(*start)),
+            Account::Group(_, start, last) => {
+                u64::try_from(last.saturating_sub(*start).as_nanos()).unwrap_or(u64::MAX)
+            }
+            Account::Processes(_) => {
+                let living = self.processes.values();
+                let ticks = living.fold(self.ended, |sum, seen| sum + seen.last.saturating_sub(seen.start));
+                clock.nanoseconds(ticks)
+            }
+        }
     }
 }
 
@@ -189,7 +237,7 @@ mod tests {
         let pid = std::process::id();
         let mut processes = Processes::new(Some(&[pid]));
         processes.find(pid);
-        let mut time = CpuTime::start(Some(&[pid]));
+        let mut time = CpuTime::start(&Wanted::Processes(vec![pid]), &processes);
         let cpu = || OwnCost::now(&clock, symbols::Cost::default()).cpu;
         let most = cpu() + 2_000_000_000;
         let mut x = 1_u64;
@@ -208,14 +256,14 @@ mod tests {
     fn an_end_that_was_not_seen_is_told() {
         for seen in [true, false] {
             let mut sleeper = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-            let mut time = CpuTime::start(Some(&[sleeper.id()]));
             let mut processes = Processes::new(Some(&[sleeper.id()]));
             processes.find(sleeper.id());
+            let mut time = CpuTime::start(&Wanted::Processes(vec![sleeper.id()]), &processes);
             time.update(&processes);
             assert!(time.is_whole());
             sleeper.kill().unwrap();
             while seen && procfs::Stat::of(sleeper.id()).unwrap().state != b'Z' {
-                std::thread::sleep(std::time::Duration::from_millis(1));
+                std::thread::sleep(Duration::from_millis(1));
             }
             if seen {
                 time.update(&processes);
@@ -236,9 +284,9 @@ mod tests {
             .spawn()
             .unwrap();
         let mut input = shell.stdin.take().unwrap();
-        let mut time = CpuTime::start(Some(&[shell.id()]));
         let mut processes = Processes::new(Some(&[shell.id()]));
         processes.find(shell.id());
+        let mut time = CpuTime::start(&Wanted::Processes(vec![shell.id()]), &processes);
         let mut say = |text: &[u8]| std::io::Write::write_all(&mut input, text).unwrap();
         say(b"go\n");
         let child = loop {
@@ -249,12 +297,12 @@ mod tests {
         };
         processes.find(child);
         while procfs::Stat::of(child).unwrap().cpu < 30 {
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
             time.update(&processes);
         }
         say(b"stop\n");
         while procfs::Stat::of(child).is_some() {
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
         time.update(&processes);
         let counted = time.nanoseconds(&clock);

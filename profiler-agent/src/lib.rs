@@ -17,7 +17,7 @@
 //!            profile ─▶ export (folded, pprof, OTLP) and render (SVG, HTML)
 //! ```
 //!
-//! 1. [`target`] finds the processes, or creates the command and holds it before its first instruction.
+//! 1. [`target`] finds the processes, or the control [`group`], or creates the command and holds it before its first instruction.
 //! 2. [`kernel`] asks what this kernel offers and allows: its types (BTF), the capabilities of this process.
 //! 3. [`sampling`] loads the programs, opens a clock and the rings of every CPU, and hands out samples and process events, oldest first.
 //! 4. [`process`] follows exec, fork, exit and mappings, so that an address is looked up in the mappings of its own time.
@@ -45,6 +45,7 @@ pub mod cpu_time;
 pub mod diff;
 pub mod doctor;
 pub mod export;
+pub mod group;
 pub mod history;
 pub mod http;
 pub mod jit;

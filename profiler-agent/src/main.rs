@@ -450,11 +450,17 @@ fn open(outputs: Vec<Output>, force: bool) -> Result<Vec<OutputFile>, CreateErro
         .collect()
 }
 
-/// `flamegraphs/NAME-PID-TIME.svg` below the working directory.
+/// `flamegraphs/NAME-PID-TIME.svg` below the working directory, or without a pid where none was asked for.
 fn default_file(scope: &Scope, captured: &Captured) -> anyhow::Result<OutputFile> {
     let profile = &captured.profile;
     let process = profile.processes.first();
     let name = match (scope, process) {
+        (Scope::Named(name) | Scope::Container(name), _) => name.clone(),
+        (Scope::Group(path), _) => path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
         (Scope::Host, _) | (_, None) => profile.capture.host.clone(),
         (_, Some(process)) => format!("{}-{}", profile.string(process.name), process.pid),
     };
@@ -486,6 +492,9 @@ fn announce(scope: &Scope, frequency: u32, writes_at_ctrl_c: bool) -> String {
             let pids = pids.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
             format!("process {pids}")
         }
+        Scope::Named(name) => format!("processes called {}", one_line(name)),
+        Scope::Group(path) => format!("control group {}", one_line(&path.to_string_lossy())),
+        Scope::Container(id) => format!("container {}", one_line(id)),
         Scope::Command(command) => {
             let words: Vec<_> = command.iter().map(|word| word.to_string_lossy()).collect();
             format!("`{}`", one_line(&words.join(" ")))

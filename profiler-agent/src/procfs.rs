@@ -39,6 +39,14 @@ pub fn allow_open_files(count: u64) {
     }
 }
 
+/// Inode of the pid namespace that the kernel itself is in; a constant of its ABI (`PROC_PID_INIT_INO`).
+const INITIAL_PIDS: &str = "pid:[4026531836]";
+
+/// Whether the pids that the kernel has are those in this /proc.
+pub fn has_pids_of_the_host() -> bool {
+    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == INITIAL_PIDS)
+}
+
 /// The thread of a process in whose folder of /proc its memory and files can be seen: its main thread, or another one when that has ended
 /// before the others.
 pub fn thread_with_memory(pid: u32) -> u32 {

@@ -7,6 +7,7 @@ use std::{
         fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
         unix::process::{CommandExt as _, ExitStatusExt as _},
     },
+    path::PathBuf,
     process::{Command, ExitStatus},
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -14,17 +15,64 @@ use std::{
 
 use rustix::process::{Pid, PidfdFlags};
 
-use crate::procfs;
+use profiler_common::record::COMM_LEN;
 
-/// What to profile.
+use crate::{
+    group::{Group, GroupError},
+    procfs,
+};
+
+/// What to profile, as a person says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
     /// Every process.
     Host,
     /// These, their threads, and the children they start.
     Processes(Vec<u32>),
+    /// Those of this name, whenever they start.
+    Named(String),
+    /// What runs in this control group, or in one below it; see [`Group::open`].
+    Group(PathBuf),
+    /// What runs in the container that has this ID, or one that starts so.
+    Container(String),
     /// This command and its children, from its first instruction to its end.
     Command(Vec<OsString>),
+}
+
+/// The same, found: whose samples are taken. The kernel programs look before they do anything else.
+#[derive(Debug, Clone)]
+pub enum Wanted {
+    /// Everybody's.
+    Everything,
+    /// Those of these processes, and of the children that they start from now on.
+    Processes(Vec<u32>),
+    /// Those of processes of this name.
+    Named(Comm),
+    /// Those of threads in this control group, or in one below it.
+    Group(Group),
+}
+
+impl Wanted {
+    /// The processes that were chosen, if any were.
+    pub fn pids(&self) -> Option<&[u32]> {
+        match self {
+            Self::Processes(pids) => Some(pids),
+            Self::Everything | Self::Named(_) | Self::Group(_) => None,
+        }
+    }
+}
+
+/// A name as the kernel keeps it: 15 bytes, and zeros behind them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Comm(pub [u8; COMM_LEN]);
+
+impl From<&str> for Comm {
+    fn from(name: &str) -> Self {
+        let mut comm = [0; COMM_LEN];
+        let bytes = name.bytes().take(COMM_LEN - 1);
+        comm.iter_mut().zip(bytes).for_each(|(place, byte)| *place = byte);
+        Self(comm)
+    }
 }
 
 /// Why a target cannot be profiled.
@@ -53,6 +101,14 @@ pub enum TargetError {
         #[source]
         source: io::Error,
     },
+    /// Pids here are not the kernel's.
+    #[error(
+        "this process is in a pid namespace of its own: the pids that it knows are not those that the kernel samples by; run the container with `--pid=host`, or `hostPID: true`"
+    )]
+    PidNamespace,
+    /// Its control group.
+    #[error(transparent)]
+    Group(#[from] GroupError),
     /// The command could not be started.
     #[error("cannot run `{command}`")]
     Start {

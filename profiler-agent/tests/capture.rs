@@ -24,7 +24,7 @@ use std::{
 
 use rustix::process::Signal;
 use support::{
-    agent::{Agent, Run},
+    agent::{Agent, Run, Running},
     picture::{self, Otlp, PARTS, Picture, assert_count, assert_same, assert_split},
     tools,
     workload::{Report, Workload, alone, compiled, compiled_as, send, text, wait_for},
@@ -530,11 +530,20 @@ impl Drop for Cpu {
 
 #[test]
 fn a_cpu_that_leaves_and_comes_back_is_sampled_again() {
-    const TEST: &str = "a_cpu_that_leaves_and_comes_back_is_sampled_again";
-    let Some(_alone) = alone(TEST) else { return };
+    leave_and_come_back("a_cpu_that_leaves_and_comes_back_is_sampled_again", false);
+}
+
+/// As when the host is suspended: nobody runs meanwhile who could look.
+#[test]
+fn a_cpu_that_was_away_unseen_is_sampled_again() {
+    leave_and_come_back("a_cpu_that_was_away_unseen_is_sampled_again", true);
+}
+
+fn leave_and_come_back(test: &str, unseen: bool) {
+    let Some(_alone) = alone(test) else { return };
     let cpu = Cpu("/sys/devices/system/cpu/cpu1/online".into());
     if cpu.set(true).is_err() {
-        tools::skip(TEST, "a second CPU that can be taken offline");
+        tools::skip(test, "a second CPU that can be taken offline");
         return;
     }
     let agent = Agent::new();
@@ -542,22 +551,31 @@ fn a_cpu_that_leaves_and_comes_back_is_sampled_again() {
     let mut running = agent.start(["-F", "199", "-v", "-o", "-", "--", program.to_str().unwrap(), "1"]);
     running.samples();
     std::thread::sleep(Duration::from_millis(500));
+    if unseen {
+        running.send(Signal::STOP);
+    }
     if let Err(error) = cpu.set(false) {
-        tools::skip(TEST, &format!("a CPU that can be taken offline: {error}"));
+        tools::skip(test, &format!("a CPU that can be taken offline: {error}"));
         return;
     }
     // Seen within a second, as the agent looks that often.
-    wait_for("word of the CPU that left", || {
-        running.stderr().contains("went offline")
-    });
+    let is_told = |running: &Running<'_>, word: &str| {
+        wait_for("word of the CPU", || running.stderr().contains(word));
+    };
+    if unseen {
+        std::thread::sleep(Duration::from_millis(200));
+    } else {
+        is_told(&running, "went offline");
+    }
     cpu.set(true).unwrap();
-    wait_for("word of the CPU that came", || {
-        running.stderr().contains("came online")
-    });
+    if unseen {
+        running.send(Signal::CONT);
+    }
+    is_told(&running, "came online");
     std::thread::sleep(Duration::from_millis(1000));
     running.send(Signal::TERM);
     let run = running.finish();
-    run.expect(0, &[]);
+    run.expect(0, &["went offline"]);
     let picture = Picture::folded(&run.stdout);
     for function in ["before_it_left", "while_it_was_away", "after_it_came_back"] {
         assert!(

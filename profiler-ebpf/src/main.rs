@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! perf event ──▶ filter ──▶ kernel stack ──▶ registers ──▶ user walk ──▶ ring of this CPU
-//! fork, exec, exit ──▶ which processes are targets, and which are known
+//! fork, exec, exit, free ──▶ which processes are targets, and which are known
 //! ```
 //!
 //! [`sample`](mod@sample) holds the first path, [`targets`] the second, [`maps`] what both share with the agent.
@@ -50,7 +50,14 @@ pub fn on_exec(_ctx: RawTracePointContext) -> i32 {
 /// A thread ends.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn on_exit(_ctx: RawTracePointContext) -> i32 {
-    targets::forget();
+    targets::ended();
+    0
+}
+
+/// A thread that has ended is seen no more.
+#[raw_tracepoint(tracepoint = "sched_process_free")]
+pub fn on_free(ctx: RawTracePointContext) -> i32 {
+    targets::forget(&ctx);
     0
 }
 

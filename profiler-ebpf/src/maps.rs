@@ -1,7 +1,7 @@
 //! What the programs share with the agent, and why each is as large as it is.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, RingBuf},
+    btf_maps::{Array, ArrayOfMaps, CgroupArray, RingBuf},
     macros::{btf_map, map},
     maps::{Array as PlainArray, HashMap, PerCpuArray, RingBuf as PlainRingBuf},
 };
@@ -29,6 +29,10 @@ pub static SAMPLES: ArrayOfMaps<RingBuf<u8, 4096>, 1> = ArrayOfMaps::new();
 /// use another kind before Linux 6.1: 0.66 MB for 8192.
 #[map]
 pub static TARGETS: HashMap<u32, u8> = HashMap::with_max_entries(MAX_TARGETS, 0);
+
+/// The control group to sample; unused when there is none.
+#[btf_map]
+pub static GROUP: CgroupArray<1> = CgroupArray::new();
 
 /// Unwind tables and lists of mappings, see [`profiler_common::arena`]. Segments come as they are needed, each mapped into
 /// the agent, which writes them; the programs leave a mark in tables that they use.

@@ -21,6 +21,13 @@ impl Patched<u64> {
     }
 }
 
+impl Patched<[u64; 2]> {
+    /// Not patched yet; `number` is its own, of those that [`Patched::wide`] has too.
+    pub const fn words(number: u64) -> Self {
+        Self([0xa7a7_a7a7_a7a7_0000 | number; 2])
+    }
+}
+
 impl<T: Copy> Patched<T> {
     /// The value.
     #[inline(always)]

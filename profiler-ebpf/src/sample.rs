@@ -52,7 +52,8 @@ pub fn take(ctx: &PerfEventContext) {
     // SAFETY: a slot of this CPU's own, in use by this program alone.
     let scratch = unsafe { &mut *scratch };
     let news = tables::news();
-    if !tables::is_as_before(scratch, pid, news) && !targets::wanted(pid) {
+    let is_known = targets::are_for_life() && tables::is_as_before(scratch, pid, news);
+    if !is_known && !targets::wanted(pid) {
         return;
     }
 

@@ -1,28 +1,46 @@
-//! Which processes are sampled. The agent puts the first ones in; their children join here, before they can run.
+//! Which processes are sampled. Of a set the agent puts the first ones in; their children join here, before they can run.
 
 use core::ffi::c_void;
 
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, programs::RawTracePointContext};
 use aya_log_ebpf::warn;
-use profiler_common::record::Counter;
+use profiler_common::{Filter, record::Counter};
 
 use crate::{
-    maps::{PROCESSES, TARGETS, count},
+    maps::{GROUP, PROCESSES, TARGETS, count},
     patched::Patched,
     tables,
-    task::Task,
+    task::{Comm, Task},
 };
 
-/// Whether only targets are sampled; set by the agent.
+/// A [`Filter`]; set by the agent.
 #[unsafe(no_mangle)]
-static TARGETS_ONLY: Patched<u32> = Patched::new(5);
+static FILTER: Patched<u32> = Patched::new(5);
+/// The name for [`Filter::Name`], zeros behind it; set by the agent.
+#[unsafe(no_mangle)]
+static NAME: Patched<Comm> = Patched::words(2);
 
-/// Whether the agent wants samples of this process.
+/// Whether the agent wants samples of the current thread, which is of this process. The verifier knows the filter, and leaves out all others.
 #[inline(always)]
 pub fn wanted(pid: u32) -> bool {
-    let targets_only = TARGETS_ONLY.get() != 0;
-    // SAFETY: the entry is not held beyond the look.
-    !targets_only || unsafe { TARGETS.get(pid) }.is_some()
+    let filter = FILTER.get();
+    if filter == Filter::Processes as u32 {
+        // SAFETY: the entry is not held beyond the look.
+        unsafe { TARGETS.get(pid) }.is_some()
+    } else if filter == Filter::Name as u32 {
+        Task::current().leader().comm() == NAME.get()
+    } else if filter == Filter::Group as u32 {
+        GROUP.current_task_under_cgroup(0) == Ok(true)
+    } else {
+        true
+    }
+}
+
+/// Whether a process that was wanted is so until it ends: it may get another name, or be moved to another group.
+#[inline(always)]
+pub fn are_for_life() -> bool {
+    let filter = FILTER.get();
+    filter == Filter::Everything as u32 || filter == Filter::Processes as u32
 }
 
 /// `sched_process_fork(parent, child)`: the child is complete, but cannot run yet. The parent is the current task.
@@ -53,20 +71,26 @@ pub fn replaced() {
     }
 }
 
-/// `sched_process_exit`: the current thread ends; with the last one its process is no target any more, before its pid
-/// can be used again.
+/// `sched_process_exit`: the current thread ends; with the last one nobody runs the code of its process any more. It is a target still: from
+/// Linux 6.16 on the kernel comes by here before it gives back the memory, which takes some 40 ms a gigabyte.
 #[inline(always)]
-pub fn forget() {
+pub fn ended() {
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    // SAFETY: neither entry is held beyond the look.
-    if unsafe { TARGETS.get(pid).is_none() && PROCESSES.get(pid).is_none() } {
-        return;
+    // SAFETY: the entry is not held beyond the look.
+    if unsafe { PROCESSES.get(pid) }.is_some()
+        && Task::current().live_threads() == 0
+        && PROCESSES.remove(pid).is_ok()
+    {
+        tables::tell_of_end();
     }
-    if Task::current().live_threads() == 0 {
-        let was_target = TARGETS.remove(pid).is_ok();
-        let was_known = PROCESSES.remove(pid).is_ok();
-        if was_target || was_known {
-            tables::tell_of_end();
-        }
+}
+
+/// `sched_process_free(task)`: a thread is gone, and with the main one its process: the pid means another one from here on.
+#[inline(always)]
+pub fn forget(ctx: &RawTracePointContext) {
+    let task = Task(ctx.arg::<*const c_void>(0));
+    let pid = task.tgid();
+    if pid == task.pid() && TARGETS.remove(pid).is_ok() {
+        tables::tell_of_end();
     }
 }

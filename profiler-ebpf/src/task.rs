@@ -2,7 +2,11 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_get_current_task};
+use aya_ebpf::helpers::{
+    bpf_probe_read_kernel,
+    generated::{bpf_get_current_task, bpf_probe_read_kernel_str},
+};
+use profiler_common::record::COMM_LEN;
 
 use crate::patched::Patched;
 
@@ -19,6 +23,12 @@ static TASK_SIGNAL: Patched<u32> = Patched::new(3);
 #[unsafe(no_mangle)]
 static SIGNAL_LIVE: Patched<u32> = Patched::new(4);
 
+/// Offset of `task_struct.group_leader`.
+#[unsafe(no_mangle)]
+static TASK_LEADER: Patched<u32> = Patched::new(12);
+/// Offset of `task_struct.comm`.
+#[unsafe(no_mangle)]
+static TASK_COMM: Patched<u32> = Patched::new(13);
 /// Offset of `task_struct.mm`.
 #[unsafe(no_mangle)]
 static TASK_MM: Patched<u32> = Patched::new(6);
@@ -31,6 +41,9 @@ static IN_EXECVE_BIT: Patched<u32> = Patched::new(8);
 /// Offset of `task_struct.stack`.
 #[unsafe(no_mangle)]
 static TASK_STACK: Patched<u32> = Patched::new(11);
+
+/// A name of a task, in words.
+pub type Comm = [u64; COMM_LEN / 8];
 
 /// A `task_struct` of the kernel.
 #[derive(Clone, Copy)]
@@ -63,6 +76,22 @@ impl Task {
     #[inline(always)]
     pub fn pid(self) -> u32 {
         read(self.0, &TASK_PID)
+    }
+
+    /// The main thread of its process.
+    #[inline(always)]
+    pub fn leader(self) -> Self {
+        Self(read::<u64>(self.0, &TASK_LEADER) as *const c_void)
+    }
+
+    /// Its name with zeros behind it, where older kernels have the end of a longer one that it had before; no name when unreadable.
+    #[inline(always)]
+    pub fn comm(self) -> Comm {
+        let mut comm = Comm::default();
+        let from = self.0.wrapping_byte_add(TASK_COMM.get() as usize);
+        // SAFETY: the helper writes no more than the length of the array, and fails instead of faulting.
+        unsafe { bpf_probe_read_kernel_str(comm.as_mut_ptr().cast(), COMM_LEN as u32, from) };
+        comm
     }
 
     /// The lowest address of its kernel stack; 0 when unreadable.

@@ -9,6 +9,7 @@ use profiler_agent::{
     clock,
     process::Processes,
     sampling::{Config, Sampler, merge, record::Record},
+    target::Wanted,
     unwind::Unwinder,
 };
 use profiler_common::{
@@ -71,7 +72,7 @@ impl Sampled {
     pub(crate) fn new(pid: u32, frequency: u32) -> Self {
         let mut sampler = Sampler::new(Config {
             frequency,
-            targets: Some(vec![pid]),
+            wanted: Wanted::Processes(vec![pid]),
         })
         .expect("sampler");
         let mut processes = Processes::new(Some(&[pid]));
@@ -180,7 +181,7 @@ impl Sampled {
     fn sampler_config(&self) -> Config {
         Config {
             frequency: self.frequency,
-            targets: Some(vec![self.pid]),
+            wanted: Wanted::Processes(vec![self.pid]),
         }
     }
 

@@ -178,10 +178,15 @@ fn is_said(matches: &ArgMatches, id: &str) -> bool {
     matches.value_source(id) == Some(ValueSource::CommandLine)
 }
 
+/// What says whom to profile; each leaves no room for another.
+const TARGETS: [&str; 5] = ["pid", "comm", "cgroup", "container", "command"];
+
 /// Whether the command line says something else that leaves no room for this flag.
 fn is_overruled(said: &ArgMatches, flag: &str) -> bool {
     match flag {
-        "pid" => is_said(said, "command"),
+        "pid" | "comm" | "cgroup" | "container" => TARGETS
+            .iter()
+            .any(|target| *target != flag && is_said(said, target)),
         "quiet" | "verbose" => is_said(said, "quiet") || is_said(said, "verbose"),
         _ => false,
     }

@@ -8,12 +8,11 @@ use crate::{
     procfs,
     sampling::{Clock, Config, Sampler, perf_event::PerfEvent},
     symbols,
+    target::Wanted,
 };
 
 /// The rate that captures have when nobody says otherwise.
 const FREQUENCY: u32 = 99;
-/// Inode of the pid namespace that the kernel itself is in; a constant of its ABI (`PROC_PID_INIT_INO`).
-const INITIAL_PIDS: &str = "pid:[4026531836]";
 /// Bytes of a line of /proc/kallsyms, and of any file in /proc/sys, with room.
 const SHORT: u64 = 4096;
 
@@ -157,7 +156,7 @@ fn sampler() -> Check {
     const NAME: &str = "programs and rings";
     match Sampler::new(Config {
         frequency: FREQUENCY,
-        targets: None,
+        wanted: Wanted::Everything,
     }) {
         Ok(_) => Check::fine(
             NAME,
@@ -223,7 +222,7 @@ fn addresses() -> Check {
 fn pids() -> Check {
     const NAME: &str = "pid namespace";
     match fs::read_link("/proc/self/ns/pid") {
-        Ok(link) if link.as_os_str() == INITIAL_PIDS => {
+        Ok(_) if procfs::has_pids_of_the_host() => {
             Check::fine(NAME, "that of the host", "pids in samples are those in /proc")
         }
         found => Check::wrong(

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-/// How long it is remembered what was replaced, in nanoseconds. Samples are some 100 ms old when they are looked up; those that wait for
+/// How long it is remembered what was replaced, in nanoseconds. Samples are at most 0.5 s old when they are looked up; those that wait for
 /// unwind tables 10 s at most.
 const MEMORY: u64 = 30_000_000_000;
 

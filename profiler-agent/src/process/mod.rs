@@ -17,8 +17,8 @@ use std::{
 
 use hashbrown::{HashMap, hash_map::Entry};
 
-pub(crate) use self::file::open_mapped;
 use self::{file::Identity, maps::MapsLine};
+pub(crate) use self::{file::open_mapped, origin::container_in};
 pub use self::{
     file::{File, Segment, identify},
     maps::executable,

@@ -84,17 +84,20 @@ impl Origin {
 /// digits, as docker, containerd, cri-o and podman call them; `docker-ID.scope`, `cri-containerd-ID.scope`, `crio-ID.scope`, `libpod-ID.scope`,
 /// `pod…:cri-containerd:ID`, or the bare ID. A monitor of a container is not in it.
 fn container_of(line: &str) -> Option<String> {
-    const LENGTH: usize = 64;
     let path = line.splitn(3, ':').nth(2)?;
-    path.rsplit('/').find_map(|part| {
-        let part = part.strip_suffix(".scope").unwrap_or(part);
-        let (prefix, id) = part.split_at_checked(part.len().checked_sub(LENGTH)?)?;
-        let is_id = id
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-        let is_prefix = prefix.is_empty() || prefix.ends_with(['-', ':']);
-        (is_id && is_prefix && !prefix.contains("conmon")).then(|| id.to_owned())
-    })
+    path.rsplit('/').find_map(container_in).map(str::to_owned)
+}
+
+/// The container that a control group of this name is of; see [`container_of`].
+pub(crate) fn container_in(name: &str) -> Option<&str> {
+    const LENGTH: usize = 64;
+    let name = name.strip_suffix(".scope").unwrap_or(name);
+    let (prefix, id) = name.split_at_checked(name.len().checked_sub(LENGTH)?)?;
+    let is_id = id
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    let is_prefix = prefix.is_empty() || prefix.ends_with(['-', ':']);
+    (is_id && is_prefix && !prefix.contains("conmon")).then_some(id)
 }
 
 /// The pod of such a line: `kubepods-burstable-podUID.slice` with `_` for `-`, or `podUID`.

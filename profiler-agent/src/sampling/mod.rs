@@ -21,16 +21,19 @@ pub mod sample_ring;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     time::Duration,
 };
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::{HashMap, Map, MapData, PerCpuArray, RingBuf},
+    maps::{CgroupArray, HashMap, Map, MapData, PerCpuArray, RingBuf},
     programs::{PerfEvent as PerfEventProgram, ProgramError, RawTracePoint},
 };
-use profiler_common::record::{Counter, MAX_TARGETS, RING_FILLS, WAKE_AFTER};
+use profiler_common::{
+    Filter,
+    record::{Counter, MAX_TARGETS, RING_FILLS, WAKE_AFTER},
+};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 pub use self::perf_event::Clock;
@@ -47,6 +50,7 @@ use crate::{
         registers::SavedRegisters,
     },
     procfs,
+    target::{Comm, Wanted},
 };
 
 /// The kernel programs, built by `cargo xtask build-ebpf` from profiler-ebpf.
@@ -56,7 +60,7 @@ static PROGRAMS: &[u8] = aya::include_bytes_aligned!("profiler.bpf.o");
 const MAX_SAMPLE_RATE: &str = "/proc/sys/kernel/perf_event_max_sample_rate";
 
 /// The programs, by the names of their functions.
-pub const PROGRAM_NAMES: [&str; 4] = ["on_tick", "on_fork", "on_exec", "on_exit"];
+pub const PROGRAM_NAMES: [&str; 5] = ["on_tick", "on_fork", "on_exec", "on_exit", "on_free"];
 
 /// Has the kernel account for the time of BPF programs, of all on this host, as long as the answer lives.
 ///
@@ -78,8 +82,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 pub struct Config {
     /// Samples per second and busy CPU.
     pub frequency: u32,
-    /// Only these processes and the children they start from now on; `None` is the whole host.
-    pub targets: Option<Vec<u32>>,
+    /// Whose samples.
+    pub wanted: Wanted,
 }
 
 /// What a program in the kernel has cost so far.
@@ -180,13 +184,23 @@ pub struct Sampler {
     build_ids: bool,
     /// The programs' array of rings.
     samples: MapData,
-    cpus: BTreeMap<u32, PerfEvent>,
+    cpus: BTreeMap<u32, Cpu>,
+    /// CPUs that could not be sampled, as was told.
+    refused: BTreeSet<u32>,
     rings: Vec<Ring>,
     merger: Merger,
     /// Whether the clocks run.
     running: bool,
     /// Readable when a sample waits for what the kernel side does not know.
     wake_ups: RingBuf<MapData>,
+}
+
+/// A CPU that is sampled.
+#[derive(Debug)]
+struct Cpu {
+    clock: PerfEvent,
+    /// How long the owner of its ring was enabled when it was looked at last.
+    enabled: u64,
 }
 
 impl std::fmt::Debug for Sampler {
@@ -214,12 +228,9 @@ impl Sampler {
                 limit,
             });
         }
-        if let Some(targets) = config
-            .targets
-            .as_ref()
-            .filter(|targets| targets.len() > MAX_TARGETS as usize)
-        {
-            return Err(SamplingError::TooManyTargets(targets.len()));
+        let pids = config.wanted.pids().unwrap_or_default();
+        if pids.len() > MAX_TARGETS as usize {
+            return Err(SamplingError::TooManyTargets(pids.len()));
         }
         let mut programs = load(&config)?;
         let samples = match programs.take_map("SAMPLES") {
@@ -237,6 +248,7 @@ impl Sampler {
             programs,
             samples,
             cpus: BTreeMap::new(),
+            refused: BTreeSet::new(),
             rings: Vec::new(),
             merger: Merger::default(),
             running: false,
@@ -249,9 +261,17 @@ impl Sampler {
         attach(&mut sampler.programs, "on_fork", "sched_process_fork")?;
         attach(&mut sampler.programs, "on_exec", "sched_process_exec")?;
         attach(&mut sampler.programs, "on_exit", "sched_process_exit")?;
+        attach(&mut sampler.programs, "on_free", "sched_process_free")?;
         // After the hook, so that no child slips through between the two.
-        for pid in sampler.config.targets.clone().unwrap_or_default() {
+        for pid in sampler.config.wanted.pids().unwrap_or_default().to_vec() {
             sampler.add_target(pid)?;
+        }
+        if let Wanted::Group(group) = &sampler.config.wanted {
+            let groups = sampler
+                .programs
+                .map_mut("GROUP")
+                .ok_or(SamplingError::Incomplete("GROUP"))?;
+            CgroupArray::try_from(groups)?.set(0, group.descriptor().as_raw_fd(), 0)?;
         }
         Ok(sampler)
     }
@@ -263,15 +283,17 @@ impl Sampler {
     /// [`SamplingError::PerfEvent`].
     pub fn start(&mut self) -> Result<(), SamplingError> {
         self.running = true;
-        self.cpus.iter().try_for_each(|(&cpu, clock)| enable(cpu, clock))
+        self.cpus
+            .iter()
+            .try_for_each(|(&number, cpu)| enable(number, &cpu.clock))
     }
 
     /// Stops the clocks; what is in the rings can still be read.
     pub fn stop(&mut self) {
         self.running = false;
-        for (cpu, clock) in &self.cpus {
-            if let Err(error) = clock.disable() {
-                tracing::warn!(cpu, %error, "the sampling clock did not stop");
+        for (number, cpu) in &self.cpus {
+            if let Err(error) = cpu.clock.disable() {
+                tracing::warn!(cpu = number, %error, "the sampling clock did not stop");
             }
         }
     }
@@ -351,18 +373,16 @@ impl Sampler {
         self.merger.take_torn()
     }
 
-    /// Follows CPUs that came online or went offline since the last call. What a leaving CPU had in its ring is handed to `sink`.
-    ///
-    /// # Errors
-    ///
-    /// [`SamplingError::PerfEvent`] when a new CPU cannot be sampled.
-    pub fn follow_cpus(&mut self, sink: impl FnMut(Event<'_>)) -> Result<(), SamplingError> {
+    /// Follows CPUs that came online or went offline since the last call, or did both: as all but one do when the host is suspended. What a leaving CPU
+    /// had in its rings is handed to `sink`. One that cannot be sampled is told of, and tried again with the next call.
+    pub fn follow_cpus(&mut self, sink: impl FnMut(Event<'_>)) {
         let online = cpus::online();
-        let known: BTreeSet<u32> = self.cpus.keys().copied().collect();
-        if online == known || online.is_empty() {
-            return Ok(());
+        if online.is_empty() {
+            return;
         }
-        let gone: BTreeSet<u32> = known.difference(&online).copied().collect();
+        let stopped = self.stopped();
+        let is_gone = |cpu: &u32| !online.contains(cpu) || stopped.contains(cpu);
+        let gone: BTreeSet<u32> = self.cpus.keys().copied().filter(is_gone).collect();
         if !gone.is_empty() {
             tracing::info!(cpus = ?gone, "CPUs went offline");
             // All rings together, so that the order holds.
@@ -370,11 +390,36 @@ impl Sampler {
             self.rings.retain(|ring| !gone.contains(&ring.cpu()));
             self.cpus.retain(|cpu, _| !gone.contains(cpu));
         }
-        for &cpu in online.difference(&known) {
-            tracing::info!(cpu, "a CPU came online");
-            self.add_cpu(cpu)?;
+        for cpu in online {
+            if self.cpus.contains_key(&cpu) {
+                continue;
+            }
+            match self.add_cpu(cpu) {
+                Ok(()) => {
+                    self.refused.remove(&cpu);
+                    tracing::info!(cpu, "a CPU came online");
+                }
+                Err(error) if self.refused.insert(cpu) => {
+                    tracing::warn!("a CPU came online and is not sampled: {}", chain(&error));
+                }
+                Err(_) => {}
+            }
         }
-        Ok(())
+    }
+
+    /// The CPUs whose events stand still since the last call.
+    fn stopped(&mut self) -> BTreeSet<u32> {
+        let mut stopped = BTreeSet::new();
+        for ring in &self.rings {
+            if let Ring::Events(events) = ring
+                && let Some(cpu) = self.cpus.get_mut(&ring.cpu())
+                && let Ok(enabled) = events.event().time_enabled()
+                && std::mem::replace(&mut cpu.enabled, enabled) == enabled
+            {
+                stopped.insert(ring.cpu());
+            }
+        }
+        stopped
     }
 
     /// The programs' own counters, summed over CPUs.
@@ -498,7 +543,7 @@ impl Sampler {
             enable(cpu, &clock)?;
         }
         self.rings.extend([Ring::Events(events), Ring::Samples(samples)]);
-        self.cpus.insert(cpu, clock);
+        self.cpus.insert(cpu, Cpu { clock, enabled: 0 });
         Ok(())
     }
 }
@@ -539,7 +584,17 @@ pub fn programs(config: &Config, log: VerifierLogLevel) -> Result<Ebpf, Sampling
         SavedRegisters::Told => 0,
         SavedRegisters::At(offset) => offset,
     };
-    let targets_only = u32::from(config.targets.is_some());
+    let (leader, comm) = (
+        offset("task_struct", "group_leader")?,
+        offset("task_struct", "comm")?,
+    );
+    let (filter, name) = match config.wanted {
+        Wanted::Everything => (Filter::Everything, Comm::from("")),
+        Wanted::Processes(_) => (Filter::Processes, Comm::from("")),
+        Wanted::Named(name) => (Filter::Name, name),
+        Wanted::Group(_) => (Filter::Group, Comm::from("")),
+    };
+    let (filter, name) = (filter as u32, name.0);
     let period = 1_000_000_000 / u64::from(config.frequency.max(1));
 
     let programs = EbpfLoader::new()
@@ -556,7 +611,10 @@ pub fn programs(config: &Config, log: VerifierLogLevel) -> Result<Ebpf, Sampling
         .override_global("IN_EXECVE_BIT", &in_execve.mask, true)
         .map_max_entries("SCRATCH", cpus::possible())
         .map_max_entries("SAMPLES", cpus::possible())
-        .override_global("TARGETS_ONLY", &targets_only, true)
+        .override_global("TASK_LEADER", &leader, true)
+        .override_global("TASK_COMM", &comm, true)
+        .override_global("FILTER", &filter, true)
+        .override_global("NAME", &name, true)
         .override_global("PERIOD", &period, true)
         .load(PROGRAMS)?;
     Ok(programs)

@@ -87,6 +87,7 @@ impl PerfEvent {
             perf_sw_ids::PERF_COUNT_SW_DUMMY as u64,
         );
         attr.sample_type = perf_event_sample_format::PERF_SAMPLE_TIME as u64;
+        attr.read_format = TOTAL_TIME_ENABLED;
         attr.set_watermark(1);
         attr.__bindgen_anon_2.wakeup_watermark = wakeup_bytes;
         attr.set_mmap(1);
@@ -143,6 +144,20 @@ impl PerfEvent {
         check(unsafe { libc::ioctl(self.0.as_raw_fd(), ENABLE, 0) })
     }
 
+    /// How long a ring owner was enabled, nanoseconds. It stands still for good when its CPU went offline, also where that came back.
+    ///
+    /// # Errors
+    ///
+    /// Those of `read(2)`.
+    pub fn time_enabled(&self) -> io::Result<u64> {
+        let mut words = [0; 16];
+        let read = rustix::io::read(&self.0, &mut words)?;
+        match words.last_chunk() {
+            Some(&time) if read == words.len() => Ok(u64::from_ne_bytes(time)),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
     /// Stops the clock: no sample is taken after this returns.
     ///
     /// # Errors
@@ -158,6 +173,7 @@ impl PerfEvent {
 const ENABLE: libc::Ioctl = 0x2400;
 const DISABLE: libc::Ioctl = 0x2401;
 const SET_BPF: libc::Ioctl = 0x4004_2408;
+const TOTAL_TIME_ENABLED: u64 = 1;
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 1 << 3;
 
 fn attr(kind: perf_type_id, config: u64) -> perf_event_attr {

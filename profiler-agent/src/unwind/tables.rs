@@ -336,7 +336,10 @@ mod tests {
     use std::{fs::File, sync::Arc};
 
     use super::*;
-    use crate::sampling::{Config, Sampler};
+    use crate::{
+        sampling::{Config, Sampler},
+        target::Wanted,
+    };
 
     /// Waits until everything that was asked for is there, or has no room; what was evicted meanwhile.
     fn settle(tables: &mut Tables) -> HashSet<u32> {
@@ -358,7 +361,7 @@ mod tests {
         }
         let mut sampler = Sampler::new(Config {
             frequency: 99,
-            targets: Some(Vec::new()),
+            wanted: Wanted::Processes(Vec::new()),
         })
         .unwrap();
         let maps = sampler.take_unwind_maps().unwrap();
