@@ -264,7 +264,16 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         tokio::select! {
             captured = &mut capture => {
                 service::ends();
-                break captured.context("the capture died")??;
+                match captured.context("the capture died").and_then(|captured| Ok(captured?)) {
+                    Ok(captured) => break captured,
+                    Err(error) => {
+                        // What it had handed out by then is not lost with it.
+                        if let Some((delivery, name, _)) = delivery {
+                            abandon(delivery, &name, quiet).await?;
+                        }
+                        return Err(error);
+                    }
+                }
             }
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
@@ -277,8 +286,7 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         if stop.request() {
             // The open slice is given up, but not those before it.
             if let Some((delivery, name, _)) = delivery {
-                let report = tokio::task::spawn_blocking(move || delivery.abandon()).await;
-                told_delivery(&name, &report.context("the delivery died")?, quiet);
+                abandon(delivery, &name, quiet).await?;
                 return Ok(gave_up(&name));
             }
             return Ok(ExitCode::from(exit::ABORTED));
@@ -403,6 +411,16 @@ fn reloaded(
         text = format!("{text}; changed by a restart only: {}", later.join(", "));
     }
     text
+}
+
+/// Puts what is left on the disk, and tells what has become of it if there was anything.
+async fn abandon(delivery: Delivery, name: &str, quiet: bool) -> anyhow::Result<()> {
+    let report = tokio::task::spawn_blocking(move || delivery.abandon()).await;
+    let report = report.context("the delivery died")?;
+    if report.counts.captured > 0 {
+        told_delivery(name, &report, quiet);
+    }
+    Ok(())
 }
 
 /// Tells what has become of what was sent; says whether all of it is where it should be.
