@@ -169,6 +169,11 @@ pub(crate) fn judge(transcript: &Transcript) -> Vec<Outcome> {
         let other = of_process(part, "chains-static", signal, 1.0)?;
         Ok(format!("{one}; {other}"))
     }));
+    // The same two run on.
+    outcomes.push(check("name", &|part| {
+        of_one_process(part, "chains-static", signal)
+    }));
+    outcomes.push(check("group", &|part| of_one_process(part, "chains", syscalls)));
     outcomes.push(check("dmesg", &no_complaint));
     outcomes.push(Outcome::end(transcript));
     outcomes
@@ -276,6 +281,15 @@ fn of_process(part: &Part, process: &str, mode: &Mode, share: f64) -> Result<Str
     Ok(format!(
         "{right} of {samples} stacks of {process} exact, {incomplete} incomplete, {in_kernel} in the kernel"
     ))
+}
+
+/// The same, where nobody else may have been sampled.
+fn of_one_process(part: &Part, process: &str, mode: &Mode) -> Result<String, String> {
+    let others = |line: &&str| line.split(';').next() != Some(process);
+    match part.stdout.lines().find(others) {
+        None => of_process(part, process, mode, 1.0),
+        Some(other) => Err(format!("somebody else was sampled: {other}")),
+    }
 }
 
 /// Whether samples were lost only because the agent, on an emulated CPU, did not read its rings in time.
