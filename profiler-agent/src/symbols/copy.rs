@@ -37,7 +37,7 @@ const MAX_SECTIONS: usize = 4096;
 /// Most bytes of section names.
 const MAX_NAMES: u64 = 1 << 20;
 /// Bytes from the start of notes and links, when only facts are wanted.
-const MAX_FACT: u64 = 64 << 10;
+pub(super) const MAX_FACT: u64 = 64 << 10;
 /// Most bytes of symbol tables alone; those of libLLVM have 28 MB.
 const MAX_SYMBOLS: u64 = 128 << 20;
 /// Bytes that are copied at a time.
@@ -124,21 +124,23 @@ pub fn copy(file: &File, parts: Parts) -> Result<Copy, Error> {
                 Some((place, start..end?))
             })
             .collect();
+        // A sparse file may be so long that the sum of a few sections has no room in 64 bits.
         let size = ranges
             .iter()
             .map(|(_, range)| range.end - range.start)
-            .sum::<u64>();
+            .fold(0, u64::saturating_add);
         let most = match parts {
             Parts::Names { most } => most,
             Parts::Symbols | Parts::Facts => MAX_SYMBOLS,
         };
-        if bytes + size > most {
+        let total = size.saturating_add(bytes);
+        if total > most {
             if !debug {
                 return Err(Error::TooLarge(size, most));
             }
             cut = true;
         } else {
-            bytes += size;
+            bytes = total;
             wanted.extend(ranges);
         }
     }
@@ -387,4 +389,57 @@ fn memory_file() -> io::Result<File> {
 fn seal(file: &File) -> io::Result<()> {
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     Ok(rustix::fs::fcntl_add_seals(file, seals)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::symbols::elf::Image;
+
+    /// Where the sections of [`sparse`] begin.
+    const BODY: u64 = 4096;
+
+    /// A file with sections of these types and sizes, one over the other, which is as long as they say but has few blocks.
+    fn sparse(sections: &[(u32, u64)]) -> File {
+        let file = memory_file().unwrap();
+        let longest = sections.iter().map(|&(_, size)| size).max().unwrap();
+        file.set_len(BODY + longest).unwrap();
+        let put = |at: u64, bytes: &[u8]| file.write_all_at(bytes, at).unwrap();
+        put(0, b"\x7fELF\x02\x01\x01");
+        put(20, &1_u32.to_le_bytes());
+        put(40, &64_u64.to_le_bytes());
+        // The second section has the names, of one byte, which is a zero.
+        let count = u16::try_from(sections.len() + 2).unwrap();
+        for (at, value) in [(54, 56), (58, 64), (60, count), (62, 1)] {
+            put(at, &u16::to_le_bytes(value));
+        }
+        let names = [(SHT_STRTAB, BODY - 1, 1)];
+        let sections = sections.iter().map(|&(kind, size)| (kind, BODY, size));
+        for (place, (kind, offset, size)) in (2..).zip(names.into_iter().chain(sections)) {
+            put(place * 64 + 4, &kind.to_le_bytes());
+            put(place * 64 + 24, &offset.to_le_bytes());
+            put(place * 64 + 32, &size.to_le_bytes());
+        }
+        file
+    }
+
+    #[test]
+    fn sections_are_refused_whose_sizes_add_up_to_nothing() {
+        let file = sparse(&[(SHT_STRTAB, 1 << 62); 4]);
+        for parts in [Parts::Symbols, Parts::Names { most: MAX_SYMBOLS }] {
+            let error = copy(&file, parts).unwrap_err();
+            assert!(
+                matches!(error, Error::TooLarge(u64::MAX, MAX_SYMBOLS)),
+                "{parts:?}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn of_long_notes_the_beginning_is_read() {
+        let file = sparse(&[(SHT_NOTE, 1 << 50)]);
+        let note = b"\x04\0\0\0\x08\0\0\0\x03\0\0\0GNU\0build ID";
+        file.write_all_at(note, BODY).unwrap();
+        assert_eq!(Image::of_stranger(&file).unwrap().build_id, b"build ID");
+    }
 }

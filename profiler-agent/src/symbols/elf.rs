@@ -11,7 +11,7 @@ use std::{
 use object::{
     CompressedFileRange, CompressionFormat, LittleEndian, elf as format,
     read::{
-        ReadCache,
+        ReadCache, ReadRef as _,
         elf::{FileHeader as _, NoteIterator, Rela as _, SectionHeader as _, SectionTable, Sym as _},
     },
 };
@@ -247,9 +247,15 @@ impl<'a, 'f> Elf<'a, 'f> {
         })
     }
 
-    /// The bytes of a section, as long as they are few.
+    /// The bytes of a section that has been looked at for its size.
     fn bytes(&self, section: &'a SectionHeader) -> Option<&'a [u8]> {
         section.data(LE, self.data).ok()
+    }
+
+    /// The first bytes of a section: as many as notes and links ever have, however many it says.
+    fn beginning(&self, section: &'a SectionHeader) -> Option<&'a [u8]> {
+        let (offset, size) = section.file_range(LE)?;
+        self.data.read_bytes_at(offset, size.min(copy::MAX_FACT)).ok()
     }
 
     fn build_id(&self) -> Option<&'a [u8]> {
@@ -262,12 +268,16 @@ impl<'a, 'f> Elf<'a, 'f> {
             None
         };
         self.sections()
-            .find_map(|section| build_id(section.notes(LE, self.data).ok()??))
+            .filter(|section| section.sh_type(LE) == format::SHT_NOTE)
+            .find_map(|section| {
+                let notes = NoteIterator::new(LE, section.sh_addralign(LE), self.beginning(section)?);
+                build_id(notes.ok()?)
+            })
     }
 
     /// File name and CRC-32.
     fn debug_link(&self) -> Option<(String, u32)> {
-        let bytes = self.bytes(self.section(".gnu_debuglink")?)?;
+        let bytes = self.beginning(self.section(".gnu_debuglink")?)?;
         let (name, _) = bytes.split_at_checked(bytes.iter().position(|&byte| byte == 0)?)?;
         // Behind the zero, at a multiple of four.
         let crc = bytes.get((name.len() + 1).next_multiple_of(4)..)?.first_chunk()?;
@@ -276,7 +286,7 @@ impl<'a, 'f> Elf<'a, 'f> {
 
     /// File name and build ID.
     fn supplement(&self) -> Option<(String, Vec<u8>)> {
-        let bytes = self.bytes(self.section(".gnu_debugaltlink")?)?;
+        let bytes = self.beginning(self.section(".gnu_debugaltlink")?)?;
         let (name, id) = bytes.split_at_checked(bytes.iter().position(|&byte| byte == 0)?)?;
         Some((str::from_utf8(name).ok()?.to_owned(), id.get(1..)?.to_vec()))
     }

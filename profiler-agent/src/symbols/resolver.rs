@@ -349,9 +349,9 @@ impl Held {
                 if supplement.is_some() || package.is_some() {
                     ready.gather(supplement.as_deref(), package.as_deref());
                     let others = supplement.iter().chain(&package);
-                    weight += others
+                    weight = others
                         .map(|file| Image::read(file).map_or(0, |facts| facts.weight))
-                        .sum::<u64>();
+                        .fold(weight, u64::saturating_add);
                 }
                 (State::Ready(Box::new(ready)), weight)
             }
