@@ -228,7 +228,12 @@ impl Locations {
                     && entry.object == object
                 {
                     match function {
-                        Some(function) => entry.functions = [named(&function.name)].into(),
+                        Some(function) => keep(
+                            entry,
+                            vec![named(&function.name)],
+                            &mut self.name_bytes,
+                            &mut self.counts,
+                        ),
                         None => self.nameless.push((process, id)),
                     }
                 }
@@ -248,14 +253,19 @@ impl Locations {
 
     /// Names what was generated and not written about before it was sampled.
     pub(super) fn name_late(&mut self, jits: &Jits) {
-        let locations = &mut self.locations;
+        let Self {
+            locations,
+            name_bytes,
+            counts,
+            ..
+        } = self;
         self.nameless.retain(|&(process, id)| {
             let Some(entry) = locations.get_mut(id.index()) else {
                 return false;
             };
             let function = jits.find_late(process, entry.address);
             if let Some(function) = function {
-                entry.functions = [named(&function.name)].into();
+                keep(entry, vec![named(&function.name)], name_bytes, counts);
             }
             function.is_none()
         });
@@ -353,18 +363,12 @@ impl Locations {
                 &mut self.unanswered_before,
             );
             if let Some(location) = location {
-                let bytes: usize = symbols.functions.iter().map(bytes).sum();
-                if self.name_bytes + bytes <= MAX_NAME_BYTES {
-                    self.name_bytes += bytes;
-                    location.functions = symbols.functions.into();
-                } else {
-                    if self.counts.over_budget == 0 {
-                        tracing::warn!(
-                            "the memory for names is used up; further code is shown by file and offset"
-                        );
-                    }
-                    self.counts.over_budget += 1;
-                }
+                keep(
+                    location,
+                    symbols.functions,
+                    &mut self.name_bytes,
+                    &mut self.counts,
+                );
                 location.language = symbols.language;
                 location.function_start = symbols.start;
             }
@@ -611,6 +615,25 @@ fn answered<'a>(
     Some(location)
 }
 
+/// Gives a location its functions, if there is room for them.
+fn keep(
+    location: &mut LocationEntry,
+    functions: Vec<Symbol>,
+    name_bytes: &mut usize,
+    counts: &mut LocationCounts,
+) {
+    let bytes: usize = functions.iter().map(bytes).sum();
+    if *name_bytes + bytes <= MAX_NAME_BYTES {
+        *name_bytes += bytes;
+        location.functions = functions.into();
+    } else {
+        if counts.over_budget == 0 {
+            tracing::warn!("the memory for names is used up; further code is shown by file and offset");
+        }
+        counts.over_budget += 1;
+    }
+}
+
 /// What a function of a location takes.
 fn bytes(function: &Symbol) -> usize {
     let Symbol {
@@ -645,7 +668,7 @@ mod tests {
         for Request { id, addresses, .. } in requests {
             let symbols = addresses.iter().map(|&address| Symbols {
                 address,
-                functions: vec![named(&"x".repeat(LONG))],
+                functions: vec![named(&"x".repeat(LONG).into())],
                 language: Language::Other,
                 start: None,
             });
@@ -689,5 +712,44 @@ mod tests {
         }
         locations.sweep(1);
         assert!(marker(&mut locations) > first);
+    }
+
+    #[test]
+    fn names_of_generated_code_are_shared_and_have_the_same_budget() {
+        let mut locations = Locations::default();
+        const LONG: usize = 4096;
+        let function = Function {
+            serial: 1,
+            name: "x".repeat(LONG).into(),
+        };
+        let count = MAX_NAME_BYTES / LONG + 100;
+        for address in 0..count as u64 {
+            let frame = UserFrame {
+                address,
+                by_frame_pointer: true,
+            };
+            let generated = Generated {
+                runtime: Runtime::Unknown,
+                function: Some(&function),
+            };
+            locations.user(Key(1), Place::Anonymous(0, 1 << 40), generated, frame);
+        }
+        let named: Vec<&LocationEntry> = locations
+            .locations
+            .iter()
+            .map(|(_, location)| location)
+            .filter(|location| !location.functions.is_empty())
+            .collect();
+        let over_budget = usize::try_from(locations.counts().over_budget).unwrap();
+        assert_eq!(named.len() + over_budget, count);
+        assert!(over_budget > 100);
+        assert_eq!(Arc::strong_count(&function.name), named.len() + 1);
+        // What is forgotten makes as much room as it took.
+        for _ in 0..3 {
+            locations.close_slice();
+        }
+        locations.sweep(1);
+        assert_eq!((locations.len(), locations.name_bytes), (0, 0));
+        assert_eq!(Arc::strong_count(&function.name), 1);
     }
 }

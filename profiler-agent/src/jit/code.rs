@@ -98,16 +98,20 @@ impl Code {
         }
     }
 
-    /// What was at an address at a time; what came there later, if nothing was known then.
-    pub fn at(&self, address: u64, time: u64) -> Option<&Function> {
+    /// What was at an address at a time; what came there later, if nothing was known then. Goes through `left` pieces that were replaced at
+    /// most, which it takes from that, and answers with what is there now when they are used up.
+    pub fn at(&self, address: u64, time: u64, left: &mut usize) -> Option<&Function> {
         let live = self.piece(address);
         if live.is_some_and(|piece| piece.since <= time) {
             return live.map(|piece| &piece.function);
         }
         // Of the pieces that covered the address, the first that was replaced after that time.
         let first = self.past.partition_point(|past| past.until <= time);
-        let mut later = self.past.range(first..);
-        let past = later.find(|past| past.start <= address && address < past.piece.end);
+        let mut later = self.past.range(first..).take(*left);
+        let past = later.find(|past| {
+            *left = left.saturating_sub(1);
+            past.start <= address && address < past.piece.end
+        });
         past.map(|past| &past.piece).or(live).map(|piece| &piece.function)
     }
 
@@ -292,7 +296,11 @@ mod tests {
             // Nothing was known there at that time: what came later.
             (112, 1, "third"),
         ] {
-            assert_eq!(name(code.at(address, time)), expected, "{address} at {time}");
+            assert_eq!(
+                name(code.at(address, time, &mut 10)),
+                expected,
+                "{address} at {time}"
+            );
             assert_eq!(
                 code.is_settled(address, time),
                 time >= 30 || (address, time) == (102, 40)
@@ -300,7 +308,7 @@ mod tests {
         }
         let serials: Vec<u32> = [19, 20, 30]
             .iter()
-            .filter_map(|time| Some(code.at(107, *time)?.serial))
+            .filter_map(|time| Some(code.at(107, *time, &mut 10)?.serial))
             .collect();
         assert_eq!(serials, [1, 2, 3]);
     }
@@ -310,9 +318,8 @@ mod tests {
         let mut code = code();
         code.insert(100, 10, "f", 0);
         code.relocate(100, 10, 105, 50);
-        assert_eq!(name(code.at(101, 60)), "-");
-        assert_eq!(name(code.at(101, 40)), "f");
-        assert_eq!(name(code.at(112, 60)), "f");
+        let at = |address, time| name(code.at(address, time, &mut 10));
+        assert_eq!((at(101, 60), at(101, 40), at(112, 60)), ("-", "f", "f"));
         code.relocate(1, 10, 2, 60);
         assert_eq!(code.pieces().count(), 1);
     }
@@ -324,7 +331,22 @@ mod tests {
         let changes = code.changes();
         code.insert(100, 10, "f", 50);
         assert_eq!(code.changes(), changes);
-        assert_eq!(code.at(100, 1).map(|function| function.serial), Some(1));
+        assert_eq!(code.at(100, 1, &mut 10).map(|function| function.serial), Some(1));
+    }
+
+    #[test]
+    fn no_more_of_the_past_is_gone_through_than_may_be() {
+        let mut code = code();
+        code.insert(0, 10, "first", 0);
+        for time in 1..=1000 {
+            code.insert(100, 10, if time % 2 == 0 { "a" } else { "b" }, time);
+        }
+        code.insert(0, 10, "second", 1001);
+        let mut left = 2500;
+        for (expected, rest) in [("first", 1500), ("first", 500), ("second", 0), ("second", 0)] {
+            assert_eq!((name(code.at(5, 0, &mut left)), left), (expected, rest));
+        }
+        assert_eq!(name(code.at(5, 1001, &mut left)), "second");
     }
 
     #[test]

@@ -196,7 +196,12 @@ impl Follower {
             let record = usize::try_from(needed)
                 .ok()
                 .and_then(|needed| bytes.get(..needed));
-            let time = if header.is_timed { head.time } else { time };
+            // What has been written has happened. A time to come would keep what was replaced for good, and every sample unsettled.
+            let time = if header.is_timed {
+                head.time.min(self.read)
+            } else {
+                time
+            };
             match record.and_then(|record| head.event(record)) {
                 Some(Event::Load { start, len, name }) => code.insert(start, len, name, time),
                 Some(Event::Move { from, len, to }) => code.relocate(from, len, to, time),
@@ -272,7 +277,7 @@ mod tests {
         assert_eq!(bench.names(), ["c", "b", "half and half"]);
         // Once caught up, what comes has a time.
         assert!(bench.now < 10_000, "the file's own time is far from that");
-        let at = |time| bench.code.at(0x14, time).map(|function| &*function.name);
+        let at = |time| bench.code.at(0x14, time, &mut 10).map(|function| &*function.name);
         assert_eq!((at(2000), at(4000)), (Some("a"), Some("c")));
         assert_eq!(bench.read(), 0, "nothing new, nothing read");
     }
@@ -292,7 +297,7 @@ mod tests {
             .unwrap();
         bench.now += 50 * CLOCK_TICK;
         bench.read();
-        let at = |time| bench.code.at(0x14, time).map(|function| &*function.name);
+        let at = |time| bench.code.at(0x14, time, &mut 10).map(|function| &*function.name);
         assert_eq!((at(looked - 1), at(looked)), (Some("a"), Some("b")));
     }
 
@@ -341,8 +346,22 @@ mod tests {
         bench.append(&[&long[1000..], &load(70, 0x100, "b", 16)].concat());
         bench.append(&words(&[16 << 32 | 3, 99]));
         assert_eq!(bench.names(), ["b"]);
-        let at = |time| bench.code.at(0x104, time).map(|function| &*function.name);
+        let at = |time| {
+            bench
+                .code
+                .at(0x104, time, &mut 10)
+                .map(|function| &*function.name)
+        };
         assert_eq!((at(69), at(70)), (Some("a"), Some("b")));
+        bench.append(&load(u64::MAX, 0x100, "c", 16));
+        let (now, at) = (bench.now, |time| {
+            bench
+                .code
+                .at(0x104, time, &mut 10)
+                .map(|function| &*function.name)
+        });
+        assert_eq!((at(now - 1), at(now)), (Some("b"), Some("c")));
+        assert!(bench.code.is_settled(0x104, now));
         bench.append(&words(&[0, 99]));
         assert!(bench.follower.refused().is_some());
     }
@@ -374,7 +393,7 @@ mod tests {
         bench.read();
         assert_eq!(bench.code.pieces().count(), 20_000);
         assert_eq!(
-            bench.code.at(0, 0).map(|function| function.serial),
+            bench.code.at(0, 0, &mut 10).map(|function| function.serial),
             Some(1),
             "all of it is from before"
         );

@@ -45,6 +45,11 @@ const MOST_BYTES: usize = 64 << 20;
 /// Bytes that are read at one look, of all files together; the rest has its turn at the next.
 const MOST_READ: usize = 4 << 20;
 
+/// Pieces that were replaced which samples go through within a [`TURN`], of all processes together: some 4 ms.
+const MOST_SEARCHED: usize = 1 << 20;
+/// How often that begins anew.
+const TURN: Duration = Duration::from_millis(100);
+
 /// How often a process that has generated code and no file yet is looked at again.
 const SEARCH: Duration = Duration::from_secs(1);
 
@@ -62,6 +67,9 @@ pub struct Jits {
     bytes: usize,
     /// Who was read last.
     last: Key,
+    /// What is left of [`MOST_SEARCHED`], and since when.
+    left: usize,
+    turn: Instant,
     told_full: bool,
 }
 
@@ -88,6 +96,8 @@ impl Default for Jits {
             jits: HashMap::new(),
             bytes: 0,
             last: Key(0),
+            left: MOST_SEARCHED,
+            turn: Instant::now(),
             told_full: false,
         }
     }
@@ -106,7 +116,8 @@ impl Jits {
             self.look(process.key, Some(process), &mut MOST_READ.clone());
         }
         self.jits.get(&process.key).map_or((None, true), |jit| {
-            (jit.code.at(address, time), jit.code.is_settled(address, time))
+            let is_settled = jit.code.is_settled(address, time);
+            (jit.code.at(address, time, &mut self.left), is_settled)
         })
     }
 
@@ -131,6 +142,9 @@ impl Jits {
     /// Reads what was written since the last call, as much as one look may take. Says whether there may be more. With `last`, new
     /// files are searched however short ago that was done.
     pub fn read(&mut self, processes: &Processes, last: bool) -> bool {
+        if self.turn.elapsed() >= TURN {
+            (self.left, self.turn) = (MOST_SEARCHED, Instant::now());
+        }
         let mut keys: Vec<(u32, Key)> = self.jits.iter().map(|(key, jit)| (jit.pid, *key)).collect();
         // Each in its turn: one that writes without end must not keep the others waiting.
         keys.sort_unstable_by_key(|(_, key)| *key);
@@ -245,5 +259,32 @@ impl Jit {
                 self.told = true;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_go_through_no_more_of_the_past_than_they_may() {
+        const REPLACED: u64 = 50_000;
+        let (mut jits, mut processes) = (Jits::default(), Processes::new(None));
+        let process = Arc::clone(processes.find(std::process::id()));
+        jits.find(&process, 0, 0);
+        let code = &mut jits.jits.get_mut(&process.key).unwrap().code;
+        code.limit(MOST_BYTES);
+        code.insert(0, 10, "first", 0);
+        for time in 1..=REPLACED {
+            code.insert(100, 10, if time % 2 == 0 { "a" } else { "b" }, time);
+        }
+        code.insert(0, 10, "second", REPLACED + 1);
+        let find = |jits: &mut Jits| jits.find(&process, 5, 0).0.unwrap().name.to_string();
+        let first = (0..100).take_while(|_| find(&mut jits) == "first").count();
+        assert_eq!(first, MOST_SEARCHED / usize::try_from(REPLACED).unwrap());
+        assert_eq!(find(&mut jits), "second");
+        std::thread::sleep(TURN);
+        jits.read(&processes, false);
+        assert_eq!(find(&mut jits), "first");
     }
 }

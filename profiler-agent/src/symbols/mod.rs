@@ -182,16 +182,16 @@ pub struct Symbol {
     pub column: u32,
 }
 
-/// A function by the name that its program gave it, demangled if it is mangled.
-pub fn named(name: &str) -> Symbol {
+/// A function by the name that its program gave it, demangled if it is mangled. A name that stays as it is is shared.
+pub fn named(name: &Arc<str>) -> Symbol {
     match demangle::demangle(name) {
         Some(demangled) => Symbol {
             name: demangled.into(),
-            system_name: name.into(),
+            system_name: Arc::clone(name),
             ..Symbol::default()
         },
         None => Symbol {
-            name: name.into(),
+            name: Arc::clone(name),
             ..Symbol::default()
         },
     }
