@@ -2,6 +2,7 @@
 
 mod file;
 mod layers;
+mod secret;
 mod verbs;
 
 use std::{
@@ -9,7 +10,7 @@ use std::{
     ffi::OsString,
     fmt::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -138,10 +139,14 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "NAME", default_value_t, help_heading = DELIVERY)]
     otlp_compression: Compression,
 
-    /// Send this header with every request, e.g. "authorization=Bearer TOKEN"; repeatable. Better set by a variable than here, where every
-    /// user of the host can read it.
+    /// Send this header with every request, e.g. "x-tenant=7"; repeatable. One with a secret is better in a file of its own, since every user
+    /// of the host can read what stands here.
     #[arg(long, value_name = "NAME=VALUE", help_heading = DELIVERY)]
     otlp_header: Vec<String>,
+
+    /// Send the headers in this file too, one a line: "authorization=Bearer TOKEN". SIGHUP has it read again.
+    #[arg(long, value_name = "FILE", help_heading = DELIVERY)]
+    otlp_header_file: Option<PathBuf>,
 
     /// When each event was: exact; rounded to less than a hundredth of the sampling period, which is half of the size; or none, only their number.
     #[arg(long, value_name = "HOW", default_value = "rounded", help_heading = DELIVERY)]
@@ -203,10 +208,13 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "ADDR", value_parser = serve, conflicts_with = "output", help_heading = SERVING)]
     serve: Option<Serve>,
 
-    /// What a request has to show as "Authorization: Bearer TOKEN". Better set by a variable than here, where every user of the host can
-    /// read it.
+    /// What a request has to show as "Authorization: Bearer TOKEN". Better in a file than here, where every user of the host can read it.
     #[arg(long, value_name = "TOKEN", help_heading = SERVING)]
     serve_token: Option<String>,
+
+    /// The same, as the one line of this file.
+    #[arg(long, value_name = "FILE", help_heading = SERVING)]
+    serve_token_file: Option<PathBuf>,
 
     /// Answer whoever reaches the address, without a token.
     #[arg(long, help_heading = SERVING)]
@@ -328,7 +336,7 @@ pub(crate) struct Request {
     pub(crate) delivery: Option<Delivery>,
     /// Whether there is an endpoint, but `OTEL_SDK_DISABLED` says that nothing is to be sent.
     pub(crate) is_disabled: bool,
-    /// What is wrong with variables, and was passed over.
+    /// What is wrong with the settings, and does not keep it from running.
     pub(crate) warnings: Vec<String>,
     /// Where to send metrics, and how.
     pub(crate) metrics: Option<metrics::Options>,
@@ -336,7 +344,7 @@ pub(crate) struct Request {
     pub(crate) kernel_stats: bool,
     /// Where to answer.
     pub(crate) serving: Option<Serving>,
-    /// Every setting as it was given, by its flag, but for values of headers.
+    /// Every setting as it was given, by its flag; of secrets what tells whether they have changed.
     pub(crate) settings: BTreeMap<String, Vec<String>>,
     /// Bytes of kernel memory for unwind tables.
     pub(crate) unwind_memory: usize,
@@ -375,6 +383,8 @@ enum Serve {
 
 /// What requests have to show, where the command line does not say it.
 const TOKEN_VARIABLE: &str = "PROFILER_AGENT_SERVE_TOKEN";
+/// The file that it is in.
+const TOKEN_FILE_VARIABLE: &str = "PROFILER_AGENT_SERVE_TOKEN_FILE";
 /// Kernel memory for unwind tables where nobody says otherwise.
 const DEFAULT_UNWIND_MEMORY: usize = 32 << 20;
 /// Where a running agent is asked when nobody says otherwise.
@@ -448,9 +458,11 @@ impl Cli {
                     .map(|delivery| delivery.options),
             }))),
             Some(Verb::Config(ConfigVerb::Check { file })) => {
-                // With nothing but the file, as if it were given in an environment without variables.
+                // With nothing but the file, as if it were given in an environment without variables; but a token is better there than in it.
+                let get =
+                    |name: &str| get(name).filter(|_| [TOKEN_VARIABLE, TOKEN_FILE_VARIABLE].contains(&name));
                 let arguments = ["profiler-agent".into(), "--config".into(), file.clone().into()];
-                let layered = layers::read(&arguments, &|_| None)?;
+                let layered = layers::read(&arguments, &get)?;
                 let settings = layered.settings.values();
                 let count = settings
                     .filter(|(_, origin)| matches!(origin, layers::Origin::File(..)))
@@ -471,15 +483,16 @@ impl Cli {
             )
             | None => {
                 let mut request = layered.cli.request(layered.environment)?;
-                let settings = layered.settings.into_iter();
-                request.settings = settings.map(|(flag, (values, _))| (flag, values)).collect();
+                for (flag, (values, _)) in layered.settings {
+                    request.settings.entry(flag).or_default().extend(values);
+                }
                 Ok(Task::Capture(Box::new(request)))
             }
         }
     }
 
     /// The checked request.
-    fn request(self, environment: Environment) -> Result<Request, clap::Error> {
+    fn request(self, mut environment: Environment) -> Result<Request, clap::Error> {
         let Self {
             verb: _,
             mut pid,
@@ -494,6 +507,7 @@ impl Cli {
             otlp_protocol,
             otlp_compression,
             otlp_header,
+            otlp_header_file,
             otlp_times,
             otlp_names,
             otlp_timeout,
@@ -509,6 +523,7 @@ impl Cli {
             kernel_stats,
             serve,
             serve_token,
+            serve_token_file,
             insecure,
             history,
             history_folder,
@@ -535,12 +550,25 @@ impl Cli {
             true => endpoint.exactly(),
             false => endpoint,
         });
-        // Here and not by clap, whose message would repeat the value.
-        let headers = otlp_header
-            .iter()
-            .map(|header| header.parse())
-            .collect::<Result<Vec<Header>, _>>()
-            .map_err(|error| wrong(format!("--otlp-header: {error}")))?;
+        let mut warnings: Vec<String> = environment.warnings.drain(..).collect();
+        for warning in &mut warnings {
+            warning.push_str("; it is passed over");
+        }
+        let headers = headers(&otlp_header, otlp_header_file.as_deref(), &mut warnings).map_err(wrong)?;
+        let of_file: Vec<&Header> = headers.iter().skip(otlp_header.len()).collect();
+        let secrets = [
+            ("otlp-header", secret::fingerprint(&otlp_header)),
+            ("otlp-header-file", secret::fingerprint(of_file)),
+        ];
+        let token_flag = match &serve_token_file {
+            Some(_) => "serve-token-file",
+            None => "serve-token",
+        };
+        let serve_token = token(serve_token, serve_token_file.as_deref(), &mut warnings).map_err(wrong)?;
+        let secrets = secrets
+            .into_iter()
+            .chain([(token_flag, secret::fingerprint(&serve_token))]);
+        let secrets = secrets.map(|(flag, secret)| (flag.to_owned(), vec![secret]));
         let is_endless = duration.is_none() && output.is_empty();
         let folder = spool.or_else(|| is_endless.then(spool::default_folder));
         let delivery = endpoint.map(|endpoint| Delivery {
@@ -603,7 +631,7 @@ impl Cli {
             && !insecure
         {
             return Err(wrong(format!(
-                "--serve: everybody who reaches {} could see what this host does; set PROFILER_AGENT_SERVE_TOKEN, or say --insecure",
+                "--serve: everybody who reaches {} could see what this host does; say --serve-token-file, set PROFILER_AGENT_SERVE_TOKEN, or say --insecure",
                 options.address
             )));
         }
@@ -624,11 +652,11 @@ impl Cli {
             force,
             delivery: delivery.filter(|_| !environment.is_disabled),
             is_disabled: environment.is_disabled && otlp_endpoint.is_some(),
-            warnings: environment.warnings,
+            warnings,
             metrics,
             kernel_stats,
             serving,
-            settings: BTreeMap::new(),
+            settings: secrets.collect(),
             unwind_memory,
             inlines: !no_inlines,
             verbosity: match (quiet, verbose) {
@@ -638,6 +666,49 @@ impl Cli {
                 (false, _) => Verbosity::Debug,
             },
         })
+    }
+}
+
+/// The headers that were said, then those of a file.
+fn headers(said: &[String], file: Option<&Path>, warnings: &mut Vec<String>) -> Result<Vec<Header>, String> {
+    // Here and not by clap, whose message would repeat the value.
+    let mut headers = said
+        .iter()
+        .map(|header| header.parse())
+        .collect::<Result<Vec<Header>, _>>()
+        .map_err(|error| format!("--otlp-header: {error}"))?;
+    if let Some(path) = file {
+        let of_file =
+            secret::headers(path, warnings).map_err(|error| format!("--otlp-header-file: {error}"))?;
+        let is_said = |header: &&Header| headers.iter().any(|said| said.name() == header.name());
+        if let Some(twice) = of_file.iter().find(is_said) {
+            let name = twice.name();
+            return Err(format!(
+                "--otlp-header-file: {name} is set by --otlp-header too; leave one of them out"
+            ));
+        }
+        headers.extend(of_file);
+    }
+    Ok(headers)
+}
+
+/// What requests have to show.
+fn token(
+    said: Option<String>,
+    file: Option<&Path>,
+    warnings: &mut Vec<String>,
+) -> Result<Option<String>, String> {
+    match (said, file) {
+        (Some(_), Some(_)) => {
+            Err("--serve-token-file: there is --serve-token too; leave one of them out".into())
+        }
+        (Some(token), None) if token.trim().is_empty() => {
+            Err("--serve-token: it is empty, which keeps nobody out; say one, or leave it out".into())
+        }
+        (said, None) => Ok(said),
+        (None, Some(path)) => secret::token(path, warnings)
+            .map(Some)
+            .map_err(|error| format!("--serve-token-file: {error}")),
     }
 }
 
@@ -848,6 +919,8 @@ fn unwind_memory(text: &str) -> Result<usize, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn parse(arguments: &[&str]) -> Result<Request, clap::Error> {
@@ -1000,6 +1073,59 @@ mod tests {
         assert!(!text.contains("secret"));
         let check = task(&["config", "check", file], &[]).unwrap();
         assert!(matches!(check, Task::Tell(text) if text.ends_with("2 settings, all fine")));
+    }
+
+    #[test]
+    fn secrets_come_from_files_and_their_change_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let (headers, token, config) = (path("headers"), path("token"), path("agent.toml"));
+        let write = |path: &str, text: &str| {
+            std::fs::write(path, text).unwrap();
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+        };
+        write(&headers, "authorization=Bearer one\n");
+        write(&token, "one\n");
+        let text = "otlp-endpoint = 'http://localhost:4317'\nserve = '0.0.0.0:7979'\n";
+        let files = format!("{text}otlp-header-file = {headers:?}\nserve-token-file = {token:?}\n");
+        write(&config, &files);
+        let arguments = ["--config", &config, "--otlp-header", "x-tenant=7"];
+        let before = with(&arguments, &[]).unwrap();
+        let sent = &before.delivery.unwrap().options.client.headers;
+        let expected = ["x-tenant=7", "authorization=Bearer one"].map(|text| text.parse().unwrap());
+        assert_eq!(*sent, expected);
+        assert_eq!(before.serving.unwrap().options.token.as_deref(), Some("one"));
+        assert_eq!(before.warnings, [""; 0]);
+        write(&headers, "authorization=Bearer two\n");
+        write(&token, "two\n");
+        std::fs::set_permissions(&token, PermissionsExt::from_mode(0o644)).unwrap();
+        let after = with(&arguments, &[]).unwrap();
+        let changed: Vec<&String> = after
+            .settings
+            .iter()
+            .filter(|(flag, values)| before.settings.get(*flag) != Some(values))
+            .map(|(flag, _)| flag)
+            .collect();
+        assert_eq!(changed, ["otlp-header-file", "serve-token-file"]);
+        assert!(!format!("{:?}{:?}", after.settings, after.warnings).contains("two"));
+        assert_eq!(after.warnings.len(), 1);
+        // A token in the environment is one of a file that is checked, and two are one too many.
+        let check = |variables: &[(&str, &str)]| task(&["config", "check", &config], variables);
+        let variable = [("PROFILER_AGENT_SERVE_TOKEN", "three")];
+        let error = check(&variable).unwrap_err().to_string();
+        assert!(error.contains("leave one of them out"), "{error}");
+        write(&config, text);
+        assert!(check(&[]).is_err() && check(&variable).is_ok());
+        assert!(check(&[("PROFILER_AGENT_SERVE_TOKEN_FILE", &token)]).is_ok());
+        write(&config, &format!("{text}serve-token = ' '"));
+        let error = check(&[]).unwrap_err().to_string();
+        assert!(error.contains("--serve-token: it is empty"), "{error}");
+        let twice = ["--otlp-header", "authorization=x", "--otlp-header-file", &headers];
+        let error = parse(&twice).unwrap_err().to_string();
+        assert!(
+            error.contains("authorization is set by --otlp-header too"),
+            "{error}"
+        );
     }
 
     #[test]

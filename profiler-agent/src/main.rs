@@ -144,13 +144,13 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
         metrics,
         kernel_stats,
         serving,
-        settings,
+        mut settings,
         unwind_memory,
         inlines,
         verbosity,
     } = request;
     for warning in warnings {
-        tracing::warn!("{warning}; it is passed over");
+        tracing::warn!("{warning}");
     }
     if is_disabled {
         tell(&"OTEL_SDK_DISABLED is true: nothing is sent");
@@ -278,7 +278,7 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
             _ = reload => {
-                tell(&reloaded(&settings, entrance.as_ref(), &telemetry, &mut metrics));
+                tell(&reloaded(&mut settings, entrance.as_ref(), &telemetry, &mut metrics));
                 continue;
             }
         }
@@ -372,9 +372,9 @@ fn start_server(
     }
 }
 
-/// Reads the settings again and changes what can be changed. Says what has become of it.
+/// Reads the settings again and changes what can be changed, in `before` too. Says what has become of it.
 fn reloaded(
-    before: &BTreeMap<String, Vec<String>>,
+    before: &mut BTreeMap<String, Vec<String>>,
     entrance: Option<&Entrance>,
     telemetry: &Arc<Telemetry>,
     metrics: &mut Option<Metrics>,
@@ -383,12 +383,18 @@ fn reloaded(
         Ok(request) => request,
         Err(error) => return format!("profiler-agent: the settings stay as they were: {error}"),
     };
-    let changed = before
-        .iter()
-        .filter(|(flag, values)| request.settings.get(*flag) != Some(values));
-    let (at_once, later): (Vec<&str>, Vec<&str>) = changed
-        .map(|(flag, _)| flag.as_str())
-        .partition(|flag| can_change(flag));
+    let (at_once, later): (Vec<_>, Vec<_>) = request
+        .settings
+        .into_iter()
+        .filter(|(flag, values)| before.get(flag) != Some(values))
+        .partition(|(flag, _)| can_change(flag));
+    let flags = |settings: &[(String, Vec<String>)]| {
+        let flags: Vec<&str> = settings.iter().map(|(flag, _)| flag.as_str()).collect();
+        flags.join(", ")
+    };
+    for warning in request.warnings {
+        tracing::warn!("{warning}");
+    }
     let mut text = String::from("read the settings again");
     match (request.delivery, entrance) {
         (Some(delivery), Some(entrance)) => {
@@ -402,13 +408,16 @@ fn reloaded(
                 Err(error) => text = format!("{text}; metrics are sent as before: {error}"),
             }
             if !at_once.is_empty() {
-                text = format!("{text}; changed: {}", at_once.join(", "));
+                text = format!("{text}; changed: {}", flags(&at_once));
+                before.extend(at_once);
             }
         }
-        _ => text += "; to send nothing any more, end the agent",
+        (None, None) => {}
+        (None, Some(_)) => text += "; to send nothing any more, end the agent",
+        (Some(_), None) => text += "; to send from now on, start the agent anew",
     }
     if !later.is_empty() {
-        text = format!("{text}; changed by a restart only: {}", later.join(", "));
+        text = format!("{text}; changed by a restart only: {}", flags(&later));
     }
     text
 }

@@ -424,8 +424,12 @@ fn sighup_changes_where_it_is_sent_and_says_what_it_cannot() {
     let collector = site.start(TO_FILE, "", "");
     let agent = Agent::new();
     let file = agent.path("agent.toml");
+    let headers = agent.path("headers");
+    std::fs::write(&headers, "authorization=Bearer one\n").unwrap();
     let settings = |url: &str, frequency: u32| {
-        format!("otlp-endpoint = \"{url}\"\nfrequency = {frequency}\ninterval = \"1s\"\n")
+        format!(
+            "otlp-endpoint = \"{url}\"\nfrequency = {frequency}\ninterval = \"1s\"\notlp-header-file = {headers:?}\n"
+        )
     };
     // Nobody is there.
     std::fs::write(&file, settings("http://127.0.0.1:1", 97)).unwrap();
@@ -448,13 +452,21 @@ fn sighup_changes_where_it_is_sent_and_says_what_it_cannot() {
     wait_for("the backlog", || {
         segments(&spool) == 0 && collector.written().len() >= 2
     });
+    std::fs::write(&headers, "authorization=Bearer two\n").unwrap();
+    running.send(Signal::HUP);
+    wait_for("the new token", || {
+        running.stderr().contains("again; changed: otlp-header-file;")
+    });
     running.send(Signal::TERM);
-    running.finish().expect(
+    let run = running.finish();
+    run.expect(
         0,
         &[
             "the settings stay as they were",
             "changed: otlp-endpoint; changed by a restart only: frequency",
+            "/headers, which holds a secret; chmod o= ",
             " 0 spooled",
         ],
     );
+    assert!(!run.stderr.contains("Bearer"), "{}", run.stderr);
 }

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use reqwest::header::{HeaderName, HeaderValue};
 
 /// One header.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Header {
     name: HeaderName,
     value: HeaderValue,
