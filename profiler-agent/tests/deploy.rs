@@ -75,6 +75,50 @@ fn each_asks_for_the_capabilities_of_the_code() {
     assert_eq!(found, capabilities(), "podman");
 }
 
+/// The value of a key of the unit.
+fn of_unit(key: &str) -> String {
+    let unit = text(&file(UNIT));
+    let value = unit.lines().find_map(|line| line.strip_prefix(key));
+    value.unwrap_or_else(|| panic!("{key}")).to_owned()
+}
+
+#[test]
+fn each_gives_the_end_its_time() {
+    // Tables, names, the shutdown timeout, metrics; and a request that is under way.
+    let longest = 10 + 10 + 10 + 2 + 10;
+    let of_set = text(&file(DAEMON_SET));
+    let of_set = of_set.split("terminationGracePeriodSeconds: ").nth(1).unwrap();
+    for seconds in [of_unit("TimeoutStopSec="), of_set.lines().next().unwrap().into()] {
+        assert!(seconds.parse::<u32>().unwrap() > longest, "{seconds}");
+    }
+}
+
+#[test]
+fn the_unit_can_bind_the_socket_of_the_documents() {
+    let asking = text(&file("../docs/asking.md"));
+    let socket = asking.split("--serve unix:").nth(1).unwrap();
+    let folder = format!("/run/{}/", of_unit("RuntimeDirectory="));
+    assert!(socket.starts_with(&folder), "{folder}");
+}
+
+#[test]
+fn no_label_hides_the_processes_of_the_host() {
+    let set = text(&file(DAEMON_SET));
+    assert!(set.contains("seLinuxOptions:\n              type: spc_t\n"));
+    let podman = text(&file("../docs/deploy.md"));
+    assert!(podman.contains("--security-opt label=disable"));
+}
+
+#[test]
+fn an_image_is_built_of_the_sources_alone() {
+    let [kept_out, ignored] = [".dockerignore", ".gitignore"].map(|name| text(&file("..").join(name)));
+    let builds = ignored.lines().filter(|line| line.ends_with("/target/"));
+    let names = builds.map(|line| line.trim_matches('/')).chain([".git"]);
+    for name in names {
+        assert!(kept_out.lines().any(|line| line == name), "{name}");
+    }
+}
+
 #[test]
 fn systemd_takes_the_unit_and_finds_it_closed() {
     let test = "systemd_takes_the_unit_and_finds_it_closed";
