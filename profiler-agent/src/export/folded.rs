@@ -257,7 +257,11 @@ impl Folded {
             .from_leaves
             .get()
             .map_or(0, |_| size_of::<u32>() + size_of::<u64>());
-        self.frames.len() * size_of::<u32>() + lines * (2 * size_of::<u64>() + from_leaves)
+        let names: usize = self.labels.iter().map(|(label, _)| label.len()).sum();
+        names
+            + size_of_val(self.labels.as_slice())
+            + self.frames.len() * size_of::<u32>()
+            + lines * (2 * size_of::<u64>() + from_leaves)
     }
 
     /// Every distinct label with what it stands for, as it appears in the lines, sorted.
@@ -446,6 +450,24 @@ fn label(name: &str, kind: LabelKind) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_count() {
+        let of = |name: &str| {
+            let folded = Folded {
+                kind: Kind::Cpu,
+                labels: vec![(name.to_owned(), LabelKind::Native)],
+                frames: vec![0],
+                begins: vec![0, 1],
+                sums: vec![0, 1],
+                incomplete: 0,
+                from_leaves: OnceLock::new(),
+            };
+            folded.bytes()
+        };
+        assert_eq!(of("0123456789"), of("") + 10);
+        assert!(of("") > size_of::<String>());
+    }
 
     #[test]
     fn hostile_names_become_harmless() {
