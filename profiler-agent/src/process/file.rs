@@ -21,7 +21,7 @@ use object::{
 use rustix::fs::{Mode, OFlags};
 use sha2::Digest as _;
 
-use super::{Backing, Mapping};
+use super::{Backing, Key, Mapping, Process};
 use crate::procfs;
 
 /// Most program headers that are looked at; compilers make about 14.
@@ -35,8 +35,8 @@ const MAX_GO_BUILD_ID: usize = 256;
 /// Most files that are held open. Beyond, those that no process maps any more are forgotten; if that does not help, all.
 const MAX_FILES: usize = 4096;
 
-/// How often a file that cannot be read is tried.
-const MAX_FAILURES: u32 = 16;
+/// Most failures that are remembered; beyond, all are tried again.
+const MAX_FAILURES: usize = 16_384;
 
 /// Which file was mapped.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -143,10 +143,10 @@ impl File {
 /// Every file met so far.
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    /// What each identity led to; `None` when it could not be read often enough, which is not tried again.
-    known: HashMap<Identity, Option<Arc<File>>>,
-    /// How often it could not be read.
-    failures: HashMap<Identity, u32>,
+    /// What each identity led to.
+    known: HashMap<Identity, Arc<File>>,
+    /// What could not be read in the view of a process. That says nothing of others: it may have ended, in a root of its own.
+    failures: HashSet<(Key, Identity)>,
     /// Numbers of deleted files that no process mapped at the last look.
     deleted: HashSet<u32>,
     /// Numbers of the files that were forgotten since somebody asked.
@@ -158,14 +158,19 @@ impl Files {
     /// The file of a mapping of a process.
     pub(super) fn open(
         &mut self,
-        pid: u32,
+        process: &Process,
         mapping: &Mapping,
         path: &str,
         identity: &Identity,
     ) -> Option<Arc<File>> {
         if let Some(known) = self.known.get(identity) {
-            return known.clone();
+            return Some(Arc::clone(known));
         }
+        let failure = (process.key, identity.clone());
+        if self.failures.contains(&failure) {
+            return None;
+        }
+        let pid = process.pid;
         let file = candidates(pid, mapping, path).find_map(|(candidate, certain)| {
             let file = open_regular(&candidate)?;
             let image = Image::read(&file)?;
@@ -173,20 +178,24 @@ impl Files {
             let certain = certain && matches!(identity, Identity::Inode { .. });
             (certain || is(&file, &image, identity)).then(|| self.keep(file, image, path, pid))
         });
-        if file.is_none() {
-            tracing::debug!(pid, path, "the mapped file cannot be read");
-            // In the view of another process it may be readable; it is not looked for at every sample, though.
-            if self.failures.len() >= MAX_FILES {
-                self.failures.clear();
+        match &file {
+            Some(file) => {
+                self.known.insert(identity.clone(), Arc::clone(file));
             }
-            let failures = self.failures.entry(identity.clone()).or_default();
-            *failures += 1;
-            if *failures < MAX_FAILURES {
-                return None;
+            None => {
+                tracing::debug!(pid, path, "the mapped file cannot be read");
+                if self.failures.len() >= MAX_FAILURES {
+                    self.failures.clear();
+                }
+                self.failures.insert(failure);
             }
         }
-        self.known.insert(identity.clone(), file.clone());
         file
+    }
+
+    /// What could not be read is tried again.
+    pub(super) fn forget_failures(&mut self) {
+        self.failures.clear();
     }
 
     /// Whether there is no room for another.
@@ -196,12 +205,8 @@ impl Files {
 
     /// Forgets the files that are not in use. Those in use keep their numbers, by which tables and names are known.
     pub(super) fn forget_others<'a>(&mut self, in_use: impl Iterator<Item = &'a Identity>) {
-        self.failures.clear();
-        let in_use: HashSet<&Identity> = in_use.collect();
-        let ids = self.ids(in_use.iter().copied());
-        self.retain(|identity, file| {
-            in_use.contains(identity) || file.is_some_and(|file| ids.contains(&file.id))
-        });
+        let in_use = self.ids(in_use);
+        self.retain(|file| in_use.contains(&file.id));
         // Not with every file from then on. Those that are mapped get new numbers, but what is known by the old ones is in use.
         if self.known.len() > MAX_FILES / 4 * 3 {
             self.known.clear();
@@ -212,13 +217,13 @@ impl Files {
     /// open their blocks are not free.
     pub(super) fn forget_deleted<'a>(&mut self, in_use: impl Iterator<Item = &'a Identity>) {
         let in_use = self.ids(in_use);
-        let known = self.known.values().flatten();
+        let known = self.known.values();
         let deleted: HashSet<u32> = known
             .filter(|file| !in_use.contains(&file.id) && file.is_deleted())
             .map(|file| file.id)
             .collect();
         let gone = &deleted & &self.deleted;
-        self.retain(|_, file| file.is_none_or(|file| !gone.contains(&file.id)));
+        self.retain(|file| !gone.contains(&file.id));
         self.deleted = &deleted - &gone;
     }
 
@@ -230,25 +235,22 @@ impl Files {
     /// Numbers of the files of these identities. A file may be known by two, its build ID and its inode.
     fn ids<'a>(&self, identities: impl Iterator<Item = &'a Identity>) -> HashSet<u32> {
         identities
-            .filter_map(|identity| self.known.get(identity)?.as_ref())
+            .filter_map(|identity| self.known.get(identity))
             .map(|file| file.id)
             .collect()
     }
 
-    fn retain(&mut self, mut is_kept: impl FnMut(&Identity, Option<&File>) -> bool) {
+    fn retain(&mut self, is_kept: impl Fn(&File) -> bool) {
         let Self { known, forgotten, .. } = self;
-        known.retain(|identity, file| {
-            let is_kept = is_kept(identity, file.as_deref());
-            forgotten.extend(file.as_ref().filter(|_| !is_kept).map(|file| file.id));
-            is_kept
-        });
+        let gone = known.extract_if(|_, file| !is_kept(file));
+        forgotten.extend(gone.map(|(_, file)| file.id));
     }
 
     /// Keeps a file. One that is known by its build ID, from another mapping, is that one.
     fn keep(&mut self, file: fs::File, image: Image, path: &str, pid: u32) -> Arc<File> {
         let build_id = (!image.build_id.is_empty()).then(|| Identity::build_id_of(&image.build_id));
         let known = build_id.as_ref().and_then(|id| self.known.get(id));
-        if let Some(Some(known)) = known {
+        if let Some(known) = known {
             return Arc::clone(known);
         }
         let id = self.next_id;
@@ -264,7 +266,7 @@ impl Files {
             segments: image.segments,
         });
         if let Some(build_id) = build_id {
-            self.known.insert(build_id, Some(Arc::clone(&file)));
+            self.known.insert(build_id, Arc::clone(&file));
         }
         file
     }
@@ -435,7 +437,7 @@ fn pages(address: u64, offset: u64, len: u64) -> Option<Segment> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::tests::process, *};
 
     #[test]
     fn reads_segments_and_build_id_as_readelf_does() {
@@ -459,6 +461,47 @@ mod tests {
         backing: Backing::Anonymous,
     };
 
+    fn build_id_of(path: &str) -> Identity {
+        let image = Image::read(&open_regular(path).unwrap()).unwrap();
+        Identity::build_id_of(&image.build_id)
+    }
+
+    /// A file without a build ID.
+    fn add_other(files: &mut Files, inode: u64) -> Identity {
+        let image = Image {
+            segments: Vec::new(),
+            build_id: Vec::new(),
+            go_build_id: String::new(),
+        };
+        let identity = Identity::inode(0, 0, inode, 0);
+        let file = files.keep(open_regular("/proc/self/exe").unwrap(), image, "", 0);
+        files.known.insert(identity.clone(), file);
+        identity
+    }
+
+    #[test]
+    fn what_processes_took_along_can_be_read_through_another() {
+        let mut files = Files::default();
+        let (libc, there) = ("/lib/x86_64-linux-gnu/libc.so.6", "/in/its/root/libc.so.6");
+        let open = |files: &mut Files, key, path| {
+            let process = Process {
+                key: Key(key),
+                ..process()
+            };
+            files.open(&process, &MAPPING, path, &build_id_of(libc)).is_some()
+        };
+        for key in 0..100 {
+            assert!(!open(&mut files, key, there));
+        }
+        assert!(!open(&mut files, 0, libc), "nobody looks at each sample");
+        assert!(open(&mut files, 100, libc));
+
+        let mut files = Files::default();
+        assert!(!open(&mut files, 0, there));
+        files.forget_failures();
+        assert!(open(&mut files, 0, libc), "it is tried again later");
+    }
+
     #[test]
     fn files_in_use_keep_their_numbers_when_others_are_forgotten() {
         let mut files = Files::default();
@@ -466,11 +509,10 @@ mod tests {
             "/lib/x86_64-linux-gnu/libc.so.6",
             "/lib/x86_64-linux-gnu/libm.so.6",
         );
-        let identity = |path: &str| {
-            let image = Image::read(&open_regular(path).unwrap()).unwrap();
-            Identity::build_id_of(&image.build_id)
+        let open = |files: &mut Files, path: &str| {
+            let file = files.open(&process(), &MAPPING, path, &build_id_of(path));
+            file.unwrap().id
         };
-        let open = |files: &mut Files, path: &str| files.open(0, &MAPPING, path, &identity(path)).unwrap().id;
         let first = open(&mut files, libc);
         let second = open(&mut files, libm);
         assert_ne!(first, second);
@@ -478,18 +520,15 @@ mod tests {
             if files.are_full() {
                 break;
             }
-            files.known.insert(Identity::inode(0, 0, inode, 0), None);
+            add_other(&mut files, inode);
         }
-        let in_use = identity(libc);
+        let in_use = build_id_of(libc);
         files.forget_others([&in_use].into_iter());
         assert_eq!(files.known.len(), 1);
         assert_eq!(open(&mut files, libc), first);
         assert!(open(&mut files, libm) > second, "never used again");
         // All in use: there is a bound all the same.
-        let many: Vec<Identity> = (0..5000).map(|inode| Identity::inode(0, 0, inode, 0)).collect();
-        files
-            .known
-            .extend(many.iter().map(|identity| (identity.clone(), None)));
+        let many: Vec<Identity> = (0..5000).map(|inode| add_other(&mut files, inode)).collect();
         files.forget_others(many.iter());
         assert!(!files.are_full());
     }
@@ -500,9 +539,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("libm.so.6");
         fs::copy("/lib/x86_64-linux-gnu/libm.so.6", &path).unwrap();
-        let image = Image::read(&open_regular(path.to_str().unwrap()).unwrap()).unwrap();
-        let identity = Identity::build_id_of(&image.build_id);
-        let open = |files: &mut Files| files.open(0, &MAPPING, path.to_str().unwrap(), &identity);
+        let identity = build_id_of(path.to_str().unwrap());
+        let open = |files: &mut Files| {
+            files.forget_failures();
+            files.open(&process(), &MAPPING, path.to_str().unwrap(), &identity)
+        };
         let id = open(&mut files).unwrap().id;
         for _ in 0..3 {
             files.forget_deleted([].into_iter());

@@ -254,8 +254,9 @@ impl Processes {
     }
 
     /// Looks for processes whose end was missed, since its news was lost or came before they were met: they go as the others do. And for deleted
-    /// files that nobody maps, at this look and the last.
+    /// files that nobody maps, at this look and the last. Called now and then, it is also when files that could not be read are tried again.
     pub fn look_for_gone(&mut self) {
+        self.files.forget_failures();
         self.files.forget_deleted(identities(&self.living));
         for process in self.living.values() {
             let stat = procfs::Stat::of(process.pid);
@@ -351,7 +352,7 @@ impl Processes {
             Backing::Anonymous => Place::Anonymous(mapping.start, mapping.end),
             Backing::File { path, identity } => {
                 let offset = mapping.file_offset.wrapping_add(from_start);
-                let found = self.open(process.pid, mapping, path, identity);
+                let found = self.open(process, mapping, path, identity);
                 match found.and_then(|file| Some((file.segment(offset)?, file))) {
                     Some((segment, file)) => {
                         let address = offset
@@ -378,23 +379,21 @@ impl Processes {
     /// The executable memory of a process, for unwinding: every mapping with what lies behind it.
     pub fn code(&mut self, process: &Process) -> Vec<Code> {
         let mappings = process.mappings.values();
-        mappings
-            .map(|mapping| self.code_of(process.pid, mapping))
-            .collect()
+        mappings.map(|mapping| self.code_of(process, mapping)).collect()
     }
 
     /// The same of the one mapping that holds an address.
     pub fn code_at(&mut self, process: &Process, address: u64) -> Option<Code> {
         let mapping = process.mapping(address)?;
-        Some(self.code_of(process.pid, mapping))
+        Some(self.code_of(process, mapping))
     }
 
-    fn code_of(&mut self, pid: u32, mapping: &Mapping) -> Code {
+    fn code_of(&mut self, process: &Process, mapping: &Mapping) -> Code {
         let backing = match &mapping.backing {
             Backing::Vdso => CodeBacking::Vdso(mapping.file_offset),
             Backing::Anonymous => CodeBacking::Unknown,
             Backing::File { path, identity } => {
-                let file = self.open(pid, mapping, path, identity);
+                let file = self.open(process, mapping, path, identity);
                 file.and_then(|file| {
                     let segment = file.segment(mapping.file_offset)?;
                     let address = mapping
@@ -413,11 +412,17 @@ impl Processes {
         }
     }
 
-    fn open(&mut self, pid: u32, mapping: &Mapping, path: &str, identity: &Identity) -> Option<Arc<File>> {
+    fn open(
+        &mut self,
+        process: &Process,
+        mapping: &Mapping,
+        path: &str,
+        identity: &Identity,
+    ) -> Option<Arc<File>> {
         if self.files.are_full() {
             self.files.forget_others(identities(&self.living));
         }
-        self.files.open(pid, mapping, path, identity)
+        self.files.open(process, mapping, path, identity)
     }
 
     fn wants(&self, pid: u32) -> bool {
@@ -643,10 +648,10 @@ mod tests {
         }
     }
 
-    fn process() -> Process {
+    pub(super) fn process() -> Process {
         Process {
             key: Key(0),
-            pid: 1,
+            pid: 0,
             start_ticks: 0,
             name: String::new(),
             executable: String::new(),
