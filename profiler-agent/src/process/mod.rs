@@ -305,7 +305,8 @@ impl Processes {
         }
     }
 
-    /// The process of a sample; one that is not known yet is looked up in /proc.
+    /// The process of a sample; one that is not known yet is looked up in /proc. Samples are of targets alone, if there are any: a child that has
+    /// one is a target, even if the news of its fork was lost.
     pub fn find(&mut self, pid: u32) -> &Arc<Process> {
         match self.living.entry(pid) {
             Entry::Occupied(process) => {
@@ -331,6 +332,9 @@ impl Processes {
             Entry::Vacant(place) => {
                 let mut process = Process::from_proc(pid, next(&mut self.next_key));
                 process.doubts = self.doubts;
+                if let Some(targets) = &mut self.targets {
+                    targets.insert(pid);
+                }
                 place.insert(Arc::new(process))
             }
         }
@@ -770,5 +774,27 @@ mod tests {
         assert!(matches!(place(&mut processes, 9), Place::Nowhere));
         assert_eq!(processes.find(9).name, "two");
         assert_eq!(processes.find(7).name, "one");
+    }
+
+    #[test]
+    fn a_child_whose_fork_was_lost_is_a_target_from_its_first_sample_on() {
+        let mut processes = Processes::new(Some(&[std::process::id()]));
+        let child = u32::MAX - 1;
+        processes.find(child);
+        processes.apply(&Record::Fork {
+            pid: u32::MAX - 2,
+            parent: child,
+            tid: u32::MAX - 2,
+        });
+        for (pid, name) in [(child, &b"another"[..]), (u32::MAX - 2, b"its child")] {
+            processes.apply(&Record::Comm {
+                pid,
+                tid: pid,
+                name,
+                exec: true,
+            });
+        }
+        assert_eq!(processes.find(child).name, "another");
+        assert_eq!(processes.find(u32::MAX - 2).name, "its child");
     }
 }
