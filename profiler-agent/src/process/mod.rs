@@ -64,7 +64,7 @@ pub struct Process {
 }
 
 /// Executable memory of a process.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
     /// First address.
     pub start: u64,
@@ -76,20 +76,8 @@ pub struct Mapping {
     pub backing: Backing,
 }
 
-impl Mapping {
-    /// Whether two descriptions are of one mapping. /proc and the kernel's events name its file in different ways.
-    fn is_same(&self, other: &Self) -> bool {
-        let file = |mapping: &Self| match &mapping.backing {
-            Backing::File { path, .. } => Some(Arc::clone(path)),
-            Backing::Vdso | Backing::Anonymous => None,
-        };
-        (self.start, self.end, self.file_offset) == (other.start, other.end, other.file_offset)
-            && file(self) == file(other)
-    }
-}
-
 /// What lies behind a mapping.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Backing {
     /// A file; opened when a sample falls into the mapping.
     File {
@@ -594,9 +582,10 @@ impl Process {
         (address < mapping.end).then_some(mapping)
     }
 
-    /// Adds a mapping; what it covers of older ones is gone, as `mmap` with `MAP_FIXED` does it.
+    /// Adds a mapping; what it covers of older ones is gone, as `mmap` with `MAP_FIXED` does it. A file of the same name at the same place may be
+    /// another: a library that was built and loaded again.
     fn insert(&mut self, new: Mapping) {
-        if new.start >= new.end || self.mapping(new.start).is_some_and(|old| old.is_same(&new)) {
+        if new.start >= new.end || self.mapping(new.start) == Some(&new) {
             return;
         }
         let covered: Vec<u64> = self
@@ -695,6 +684,33 @@ mod tests {
         process.insert(mapping(0, 100));
         assert_eq!(ranges(&process), [(0, 100, 0)]);
         assert!(process.mapping(99).is_some() && process.mapping(100).is_none());
+    }
+
+    #[test]
+    fn a_library_that_was_built_and_loaded_again_is_another() {
+        let mut process = process();
+        let library = |identity| Mapping {
+            backing: Backing::File {
+                path: "/plugin.so".into(),
+                identity,
+            },
+            ..mapping(10, 20)
+        };
+        // As /proc tells, then the kernel's events.
+        let seen = [
+            Identity::inode(8, 1, 5, 0),
+            Identity::build_id_of(b"first"),
+            Identity::build_id_of(b"second"),
+            Identity::inode(8, 1, 6, 1),
+            Identity::inode(8, 1, 6, 2),
+        ];
+        for (generation, identity) in (1..).zip(seen) {
+            for _ in 0..2 {
+                process.insert(library(identity.clone()));
+                assert_eq!(process.mapping(15), Some(&library(identity.clone())));
+                assert_eq!(process.generation(), generation, "the same again is nothing new");
+            }
+        }
     }
 
     #[test]
