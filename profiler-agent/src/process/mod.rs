@@ -16,6 +16,7 @@ use std::{
 };
 
 use hashbrown::{HashMap, hash_map::Entry};
+use rustix::fs::{AtFlags, StatxFlags};
 
 use self::{file::Identity, maps::MapsLine};
 pub(crate) use self::{file::open_mapped, origin::container_in};
@@ -53,6 +54,8 @@ pub struct Process {
     pub name: String,
     /// Path of its program as it sees it.
     pub executable: String,
+    /// Device and inode of its program, if they could be read while it was certainly that which ran: the file may be moved or deleted meanwhile.
+    program: Option<(u64, u64)>,
     /// Executable mappings by their first address.
     mappings: BTreeMap<u64, Mapping>,
     /// Counts changes of `mappings`: addresses resolved under another number must be resolved again.
@@ -302,7 +305,7 @@ impl Processes {
                 if process.doubts != self.doubts {
                     // An exec may have been among what was lost: what runs now is what /proc says, under a name of its own if it is another.
                     let mut now = Process::from_proc(pid, process.key);
-                    if now.executable != process.executable {
+                    if !process.is_of(now.program, &now.executable) {
                         now.key = next(&mut self.next_key);
                     }
                     now.doubts = self.doubts;
@@ -438,6 +441,7 @@ impl Processes {
             start_ticks: procfs::Stat::of(pid).map_or(0, |stat| stat.start),
             name: parent.name.clone(),
             executable: parent.executable.clone(),
+            program: parent.program,
             mappings: parent.mappings.clone(),
             generation: 0,
             doubts: parent.doubts,
@@ -455,6 +459,7 @@ impl Processes {
             start_ticks: procfs::Stat::of(pid).map_or(0, |stat| stat.start),
             name: String::from_utf8_lossy(name).into_owned(),
             executable: String::new(),
+            program: None,
             mappings: BTreeMap::new(),
             generation: 0,
             doubts: self.doubts,
@@ -497,6 +502,10 @@ impl Processes {
         if process.executable.is_empty() && matches!(backing, Backing::File { .. }) {
             // The program itself is the first file that exec maps.
             process.executable = path.into_owned();
+            // By now another may run there.
+            process.program = program_of(mmap.pid)
+                .filter(|(_, path)| process.is_of(None, path))
+                .map(|(program, _)| program);
         }
         process.insert(Mapping {
             start: mmap.start,
@@ -510,6 +519,22 @@ impl Processes {
     }
 }
 
+/// Device and inode of the program that a pid runs, and its path. In this order: a path that is the expected one came with the inode, or after it.
+fn program_of(pid: u32) -> Option<((u64, u64), String)> {
+    let link = format!("/proc/{}/exe", procfs::thread_with_memory(pid));
+    // Without asking a server that may be away.
+    let stat = rustix::fs::statx(rustix::fs::CWD, &link, AtFlags::STATX_DONT_SYNC, StatxFlags::INO).ok()?;
+    let device = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
+    let path = std::fs::read_link(link).ok()?;
+    Some(((device, stat.stx_ino), path.to_string_lossy().into_owned()))
+}
+
+/// The last part of a program's path, as exec and /proc both have it.
+fn base_name(path: &str) -> &str {
+    let path = path.strip_suffix(" (deleted)").unwrap_or(path);
+    path.rsplit('/').next().unwrap_or(path)
+}
+
 fn next(key: &mut u32) -> Key {
     let this = *key;
     *key = key.wrapping_add(1);
@@ -519,14 +544,14 @@ fn next(key: &mut u32) -> Key {
 impl Process {
     fn from_proc(pid: u32, key: Key) -> Self {
         let name = procfs::read(format!("/proc/{pid}/comm"), 64).unwrap_or_default();
+        let (program, executable) = program_of(pid).unzip();
         let mut process = Self {
             key,
             pid,
             start_ticks: procfs::Stat::of(pid).map_or(0, |stat| stat.start),
             name: String::from_utf8_lossy(name.trim_ascii_end()).into_owned(),
-            executable: std::fs::read_link(format!("/proc/{}/exe", procfs::thread_with_memory(pid)))
-                .map(|path| path.to_string_lossy().into_owned())
-                .unwrap_or_default(),
+            executable: executable.unwrap_or_default(),
+            program,
             mappings: BTreeMap::new(),
             generation: 0,
             doubts: 0,
@@ -539,13 +564,15 @@ impl Process {
     /// Whether its pid still runs its program, as far as /proc can tell: the news of an exec, or of another process under its pid, comes
     /// some milliseconds late.
     pub fn is_current(&self) -> bool {
-        let base = |path: &str| -> String {
-            let path = path.strip_suffix(" (deleted)").unwrap_or(path);
-            path.rsplit('/').next().unwrap_or(path).to_owned()
-        };
-        let tid = procfs::thread_with_memory(self.pid);
-        std::fs::read_link(format!("/proc/{tid}/exe"))
-            .is_ok_and(|path| base(&path.to_string_lossy()) == base(&self.executable))
+        program_of(self.pid).is_some_and(|(program, path)| self.is_of(Some(program), &path))
+    }
+
+    /// Whether this is its program. By name only while there is nothing better: a program that was moved is the same.
+    fn is_of(&self, program: Option<(u64, u64)>, path: &str) -> bool {
+        match (self.program, program) {
+            (Some(own), Some(other)) => own == other,
+            _ => base_name(&self.executable) == base_name(path),
+        }
     }
 
     /// Its executable mappings, by address.
@@ -648,6 +675,7 @@ mod tests {
             start_ticks: 0,
             name: String::new(),
             executable: String::new(),
+            program: None,
             mappings: BTreeMap::new(),
             generation: 0,
             doubts: 0,
@@ -711,6 +739,58 @@ mod tests {
                 assert_eq!(process.generation(), generation, "the same again is nothing new");
             }
         }
+    }
+
+    #[test]
+    fn a_program_is_known_by_its_file_and_not_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, moved) = (folder.path().join("prog"), folder.path().join("prog.old"));
+        let start = || {
+            // Not by this process: while it holds the file open for writing, a child of another test does too.
+            let copied = std::process::Command::new("cp")
+                .arg("/bin/sleep")
+                .arg(&path)
+                .status();
+            assert!(copied.unwrap().success());
+            std::process::Command::new(&path).arg("60").spawn().unwrap()
+        };
+        let mut first = start();
+        let pid = first.id();
+        let scanned = Process::from_proc(pid, Key(0));
+        let mut processes = Processes::new(None);
+        processes.exec(pid, b"prog");
+        processes.mmap(&Mmap {
+            pid,
+            start: 4096,
+            len: 4096,
+            file_offset: 0,
+            file: MappedFile::BuildId(b"id"),
+            protection: PROT_EXEC,
+            path: path.to_str().unwrap().as_bytes(),
+        });
+        let told = Arc::clone(processes.find(pid));
+        let are_current = || [scanned.is_current(), told.is_current()];
+        assert_eq!(are_current(), [true; 2]);
+        std::fs::rename(&path, &moved).unwrap();
+        assert_eq!(are_current(), [true; 2], "moved");
+        let mut second = start();
+        assert_eq!(are_current(), [true; 2], "replaced");
+        std::fs::remove_file(&moved).unwrap();
+        assert_eq!(are_current(), [true; 2], "deleted");
+
+        let other = Process {
+            pid: second.id(),
+            ..told.as_ref().clone()
+        };
+        assert!(!other.is_current(), "another file of that name");
+        // Lost events are no reason to take it for another.
+        processes.doubt();
+        assert_eq!(processes.find(pid).key, told.key);
+        for child in [&mut first, &mut second] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(are_current(), [false; 2]);
     }
 
     #[test]
