@@ -31,8 +31,11 @@ use crate::{
     sampling::record::{MappedFile, Mmap, Record},
 };
 
-/// Most executable mappings that are kept of one process; beyond, its further code has no names.
+/// Most executable mappings that are kept of one process; beyond, they are read again, and the further ones have no names.
 const MAX_MAPPINGS: usize = 16_384;
+
+/// Least time between two such readings: so many mappings take some 10 ms.
+const REREAD: Duration = Duration::from_secs(60);
 
 /// Protection bit of executable memory.
 const PROT_EXEC: u32 = 4;
@@ -64,6 +67,8 @@ pub struct Process {
     doubts: u32,
     /// Whether it has more mappings than are kept.
     is_partial: bool,
+    /// When they were read again because of that.
+    reread: Option<Instant>,
 }
 
 /// Executable memory of a process.
@@ -302,7 +307,8 @@ impl Processes {
         match self.living.entry(pid) {
             Entry::Occupied(process) => {
                 let process = process.into_mut();
-                if process.doubts != self.doubts {
+                let is_to_reread = process.is_to_reread();
+                if process.doubts != self.doubts || is_to_reread {
                     // An exec may have been among what was lost: what runs now is what /proc says, under a name of its own if it is another.
                     let mut now = Process::from_proc(pid, process.key);
                     if !process.is_of(now.program, &now.executable) {
@@ -310,12 +316,19 @@ impl Processes {
                     }
                     now.doubts = self.doubts;
                     now.generation = process.generation.wrapping_add(1);
+                    now.reread = if is_to_reread {
+                        Some(Instant::now())
+                    } else {
+                        process.reread
+                    };
                     // Of one that has ended what was known is all there will be.
                     if !now.mappings.is_empty() {
                         *process = Arc::new(now);
                         self.changed.push(pid);
                     } else {
-                        Arc::make_mut(process).doubts = self.doubts;
+                        let process = Arc::make_mut(process);
+                        process.doubts = self.doubts;
+                        process.reread = now.reread;
                     }
                 }
                 process
@@ -446,6 +459,7 @@ impl Processes {
             generation: 0,
             doubts: parent.doubts,
             is_partial: parent.is_partial,
+            reread: parent.reread,
         };
         self.living.insert(pid, Arc::new(child));
         self.changed.push(pid);
@@ -464,6 +478,7 @@ impl Processes {
             generation: 0,
             doubts: self.doubts,
             is_partial: false,
+            reread: None,
         };
         self.living.insert(pid, Arc::new(image));
         self.changed.push(pid);
@@ -556,6 +571,7 @@ impl Process {
             generation: 0,
             doubts: 0,
             is_partial: false,
+            reread: None,
         };
         process.rescan();
         process
@@ -593,6 +609,11 @@ impl Process {
     /// Number of changes of its mappings.
     pub const fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// Whether /proc may tell of more than is kept: no event tells of memory that is unmapped, which takes the place of what is mapped.
+    fn is_to_reread(&self) -> bool {
+        self.is_partial && self.reread.is_none_or(|since| since.elapsed() >= REREAD)
     }
 
     fn rescan(&mut self) {
@@ -680,6 +701,7 @@ mod tests {
             generation: 0,
             doubts: 0,
             is_partial: false,
+            reread: None,
         }
     }
 
@@ -791,6 +813,37 @@ mod tests {
             child.wait().unwrap();
         }
         assert_eq!(are_current(), [false; 2]);
+    }
+
+    #[test]
+    fn what_is_unmapped_takes_no_room_for_ever() {
+        let mut processes = Processes::new(None);
+        let pid = std::process::id();
+        let map = |processes: &mut Processes, count: u64| {
+            for start in (0..count).map(|page| page * 4096) {
+                processes.mmap(&Mmap {
+                    pid,
+                    start,
+                    len: 4096,
+                    file_offset: start,
+                    file: MappedFile::BuildId(b"id"),
+                    protection: PROT_EXEC,
+                    path: b"/gone",
+                });
+            }
+        };
+        let most = MAX_MAPPINGS as u64;
+        map(&mut processes, most);
+        let full = Arc::clone(processes.find(pid));
+        assert!(full.mapping_count() < MAX_MAPPINGS / 2, "read again");
+        assert!(!full.is_partial() && full.generation() > 0);
+
+        // Not all the time.
+        map(&mut processes, most);
+        assert!(processes.find(pid).is_partial());
+        let process = Arc::make_mut(processes.living.get_mut(&pid).unwrap());
+        process.reread = process.reread.and_then(|since| since.checked_sub(REREAD));
+        assert!(!processes.find(pid).is_partial());
     }
 
     #[test]
