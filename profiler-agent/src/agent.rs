@@ -552,6 +552,7 @@ impl Run {
         let lost_before = self.lost_events;
         let (sampler, mut stages) = self.stages();
         sampler.drain(until, |event| stages.take_in(event));
+        self.processes.look_at_exits();
         self.doubt_what_was_lost(lost_before);
     }
 

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hashbrown::{HashMap, hash_map::Entry};
+use hashbrown::{HashMap, HashSet, hash_map::Entry};
 use rustix::fs::{AtFlags, StatxFlags};
 
 use self::{file::Identity, maps::MapsLine};
@@ -155,8 +155,12 @@ pub enum CodeBacking {
 #[derive(Debug, Default)]
 pub struct Processes {
     /// Only these pids and their descendants are kept; `None` keeps all.
-    targets: Option<hashbrown::HashSet<u32>>,
+    targets: Option<HashSet<u32>>,
     living: HashMap<u32, Arc<Process>>,
+    /// Those of which a thread has ended since the last look, which may have been the last,
+    exits: HashSet<u32>,
+    /// and those that were still there at that look: some are on their way out for a while.
+    exiting: HashSet<u32>,
     /// Those that have ended, and when that was read: their last samples may be younger than the news of their end.
     ended: VecDeque<(Instant, u32, Key)>,
     /// Processes whose mappings have changed, or that are gone, since somebody asked.
@@ -236,8 +240,21 @@ impl Processes {
         self.files.take_forgotten()
     }
 
+    /// Looks which of the processes that have lost threads are over. Call it when a batch of events has been taken in: a look at each end of a thread
+    /// would cost more than all else.
+    pub fn look_at_exits(&mut self) {
+        for pid in std::mem::take(&mut self.exits) {
+            if !self.note_end(pid) {
+                self.exiting.insert(pid);
+            }
+        }
+    }
+
     /// Forgets the processes that ended a while ago.
     pub fn forget_ended(&mut self) {
+        for pid in std::mem::take(&mut self.exiting) {
+            self.note_end(pid);
+        }
         while let Some((_, pid, key)) = self
             .ended
             .pop_front_if(|(since, ..)| since.elapsed() >= MEMORY_OF_ENDED)
@@ -254,17 +271,22 @@ impl Processes {
     pub fn look_for_gone(&mut self) {
         self.files.forget_failures();
         self.files.forget_deleted(identities(&self.living));
-        for process in self.living.values() {
-            let stat = procfs::Stat::of(process.pid);
-            let lives =
-                stat.is_some_and(|stat| process.start_ticks == 0 || stat.start == process.start_ticks);
-            if !lives {
-                self.ended.push_back((Instant::now(), process.pid, process.key));
-                if let Some(targets) = &mut self.targets {
-                    targets.remove(&process.pid);
-                }
-            }
+        let pids: Vec<u32> = self.living.keys().copied().collect();
+        for pid in pids {
+            self.note_end(pid);
         }
+    }
+
+    /// Notes that a process is over, if that can be seen.
+    fn note_end(&mut self, pid: u32) -> bool {
+        let Some(process) = self.living.get(&pid).filter(|process| process.has_ended()) else {
+            return false;
+        };
+        self.ended.push_back((Instant::now(), pid, process.key));
+        if let Some(targets) = &mut self.targets {
+            targets.remove(&pid);
+        }
+        true
     }
 
     /// Takes in an event; a sample is none.
@@ -281,21 +303,14 @@ impl Processes {
                 }
             }
             Record::Mmap(mmap) if self.wants(mmap.pid) => self.mmap(&mmap),
-            // The main thread may end before others; a process is over when it can be seen no more.
-            Record::Exit { pid, .. } => {
-                if let Some(process) = self.living.get(&pid)
-                    && procfs::Stat::of(pid).is_none_or(|stat| stat.state == b'Z' && stat.threads <= 1)
-                {
-                    self.ended.push_back((Instant::now(), pid, process.key));
-                    if let Some(targets) = &mut self.targets {
-                        targets.remove(&pid);
-                    }
-                }
+            Record::Exit { pid, .. } if self.living.contains_key(&pid) => {
+                self.exits.insert(pid);
             }
             Record::Sample(_)
             | Record::Unfinished(..)
             | Record::Fork { .. }
             | Record::Mmap(_)
+            | Record::Exit { .. }
             | Record::Lost(_)
             | Record::Other => {}
         }
@@ -591,6 +606,14 @@ impl Process {
         }
     }
 
+    /// Whether it is over, as far as /proc can tell. The main thread may end before others.
+    fn has_ended(&self) -> bool {
+        procfs::Stat::of(self.pid).is_none_or(|stat| {
+            let is_another = self.start_ticks != 0 && self.start_ticks != stat.start;
+            is_another || matches!(stat.state, b'Z' | b'X') && stat.threads <= 1
+        })
+    }
+
     /// Its executable mappings, by address.
     pub fn mappings(&self) -> impl Iterator<Item = &Mapping> {
         self.mappings.values()
@@ -874,6 +897,40 @@ mod tests {
         processes.forget_ended();
         assert!(processes.get(own).is_some());
         assert!(processes.get(child.id()).is_none());
+    }
+
+    #[test]
+    fn an_end_is_looked_for_once_after_all_events_and_once_more_later() {
+        let mut processes = Processes::new(None);
+        let sleeper = || std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let (mut early, mut late, own) = (sleeper(), sleeper(), std::process::id());
+        let pids = [early.id(), late.id(), own];
+        for pid in pids {
+            processes.find(pid);
+            for tid in 0..1000 {
+                processes.apply(&Record::Exit { pid, tid });
+            }
+        }
+        assert_eq!(processes.exits.len(), 3);
+        let end = |child: &mut std::process::Child| {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        };
+        end(&mut early);
+        processes.look_at_exits();
+        // Linux tells of the end before a large address space is taken down.
+        end(&mut late);
+        std::thread::sleep(MEMORY_OF_ENDED);
+        let are_known = |processes: &Processes| pids.map(|pid| processes.get(pid).is_some());
+        processes.forget_ended();
+        assert_eq!(
+            are_known(&processes),
+            [false, true, true],
+            "last samples are on their way"
+        );
+        std::thread::sleep(MEMORY_OF_ENDED);
+        processes.forget_ended();
+        assert_eq!(are_known(&processes), [false, false, true]);
     }
 
     #[test]
