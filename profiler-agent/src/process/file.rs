@@ -32,8 +32,11 @@ const MAX_NOTES: u64 = 64 << 10;
 const NT_GO_BUILD_ID: u32 = 4;
 /// Most characters of Go's build ID; it has 83.
 const MAX_GO_BUILD_ID: usize = 256;
-/// Most files that are held open. Beyond, those that no process maps any more are forgotten; if that does not help, all.
+/// Most files that are held open. Beyond, those that no process maps any more are forgotten; if that does not help, further ones are not read.
 const MAX_FILES: usize = 4096;
+/// Most identities that they are known by: besides its build ID a file has an inode in each container, where the kernel shows those of overlayfs. Beyond,
+/// the inodes of files that have a build ID are forgotten.
+const MAX_IDENTITIES: usize = 4 * MAX_FILES;
 
 /// Most failures that are remembered; beyond, all are tried again.
 const MAX_FAILURES: usize = 16_384;
@@ -145,6 +148,12 @@ impl File {
 pub(super) struct Files {
     /// What each identity led to.
     known: HashMap<Identity, Arc<File>>,
+    /// Numbers of those files.
+    held: HashSet<u32>,
+    /// Whether nearly all were in use when room was made last.
+    is_crowded: bool,
+    /// Whether it has been told that there is no room.
+    told: bool,
     /// What could not be read in the view of a process. That says nothing of others: it may have ended, in a root of its own.
     failures: HashSet<(Key, Identity)>,
     /// Numbers of deleted files that no process mapped at the last look.
@@ -176,7 +185,8 @@ impl Files {
             let image = Image::read(&file)?;
             // By the time of this look another program may run there. A build ID can always be compared.
             let certain = certain && matches!(identity, Identity::Inode { .. });
-            (certain || is(&file, &image, identity)).then(|| self.keep(file, image, path, pid))
+            let is_it = certain || is(&file, &image, identity);
+            is_it.then(|| self.keep(file, image, path, pid)).flatten()
         });
         match &file {
             Some(file) => {
@@ -193,23 +203,30 @@ impl Files {
         file
     }
 
-    /// What could not be read is tried again.
+    /// What could not be read, or found no room, is tried again.
     pub(super) fn forget_failures(&mut self) {
         self.failures.clear();
+        self.is_crowded = false;
     }
 
-    /// Whether there is no room for another.
+    /// Whether there is no room for another, and room can be made.
     pub(super) fn are_full(&self) -> bool {
-        self.known.len() >= MAX_FILES
+        self.held.len() >= MAX_FILES && !self.is_crowded || self.known.len() >= MAX_IDENTITIES
     }
 
-    /// Forgets the files that are not in use. Those in use keep their numbers, by which tables and names are known.
-    pub(super) fn forget_others<'a>(&mut self, in_use: impl Iterator<Item = &'a Identity>) {
-        let in_use = self.ids(in_use);
-        self.retain(|file| in_use.contains(&file.id));
-        // Not with every file from then on. Those that are mapped get new numbers, but what is known by the old ones is in use.
-        if self.known.len() > MAX_FILES / 4 * 3 {
-            self.known.clear();
+    /// Makes room. Files that are kept keep their numbers, by which tables and names are known.
+    pub(super) fn make_room<'a>(&mut self, in_use: impl Iterator<Item = &'a Identity>) {
+        if self.known.len() >= MAX_IDENTITIES {
+            // Opened again they lead to the file that has their build ID.
+            self.retain(|identity, file| {
+                matches!(identity, Identity::BuildId(_)) || file.build_id.is_empty()
+            });
+        }
+        if self.held.len() >= MAX_FILES {
+            let in_use = self.ids(in_use);
+            self.retain(|_, file| in_use.contains(&file.id));
+            // Not with every file from then on: that looks at each mapping of each process.
+            self.is_crowded = self.held.len() > MAX_FILES / 4 * 3;
         }
     }
 
@@ -223,7 +240,7 @@ impl Files {
             .map(|file| file.id)
             .collect();
         let gone = &deleted & &self.deleted;
-        self.retain(|file| !gone.contains(&file.id));
+        self.retain(|_, file| !gone.contains(&file.id));
         self.deleted = &deleted - &gone;
     }
 
@@ -240,21 +257,33 @@ impl Files {
             .collect()
     }
 
-    fn retain(&mut self, is_kept: impl Fn(&File) -> bool) {
-        let Self { known, forgotten, .. } = self;
-        let gone = known.extract_if(|_, file| !is_kept(file));
-        forgotten.extend(gone.map(|(_, file)| file.id));
+    /// Forgets the other identities, and the files that no identity leads to then.
+    fn retain(&mut self, is_kept: impl Fn(&Identity, &File) -> bool) {
+        self.known.retain(|identity, file| is_kept(identity, file));
+        let held = self.known.values().map(|file| file.id).collect();
+        self.forgotten.extend(self.held.difference(&held));
+        self.held = held;
     }
 
-    /// Keeps a file. One that is known by its build ID, from another mapping, is that one.
-    fn keep(&mut self, file: fs::File, image: Image, path: &str, pid: u32) -> Arc<File> {
+    /// Keeps a file, if there is room. One that is known by its build ID, from another mapping, is that one.
+    fn keep(&mut self, file: fs::File, image: Image, path: &str, pid: u32) -> Option<Arc<File>> {
         let build_id = (!image.build_id.is_empty()).then(|| Identity::build_id_of(&image.build_id));
         let known = build_id.as_ref().and_then(|id| self.known.get(id));
         if let Some(known) = known {
-            return Arc::clone(known);
+            return Some(Arc::clone(known));
+        }
+        if self.held.len() >= MAX_FILES {
+            if !std::mem::replace(&mut self.told, true) {
+                tracing::warn!(
+                    path,
+                    "{MAX_FILES} other files are mapped: this code has no names and is unwound by frame pointer, and so may be other code"
+                );
+            }
+            return None;
         }
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);
+        self.held.insert(id);
         let file = Arc::new(File {
             id,
             path: path.to_owned(),
@@ -268,7 +297,7 @@ impl Files {
         if let Some(build_id) = build_id {
             self.known.insert(build_id, Arc::clone(&file));
         }
-        file
+        Some(file)
     }
 }
 
@@ -466,17 +495,29 @@ mod tests {
         Identity::build_id_of(&image.build_id)
     }
 
-    /// A file without a build ID.
-    fn add_other(files: &mut Files, inode: u64) -> Identity {
-        let image = Image {
-            segments: Vec::new(),
-            build_id: Vec::new(),
-            go_build_id: String::new(),
-        };
-        let identity = Identity::inode(0, 0, inode, 0);
-        let file = files.keep(open_regular("/proc/self/exe").unwrap(), image, "", 0);
-        files.known.insert(identity.clone(), file);
-        identity
+    /// As many files without a build ID as there is room for.
+    fn fill(files: &mut Files) -> Vec<Identity> {
+        let file = Arc::new(open_regular("/proc/self/exe").unwrap());
+        let mut filled = Vec::new();
+        while !files.are_full() {
+            let id = files.next_id;
+            files.next_id += 1;
+            let other = File {
+                id,
+                path: String::new(),
+                pid: 0,
+                build_id: Vec::new(),
+                go_build_id: String::new(),
+                htlhash: None,
+                file: Arc::clone(&file),
+                segments: Vec::new(),
+            };
+            let identity = Identity::inode(0, 0, id.into(), 0);
+            files.held.insert(id);
+            files.known.insert(identity.clone(), Arc::new(other));
+            filled.push(identity);
+        }
+        filled
     }
 
     #[test]
@@ -516,21 +557,60 @@ mod tests {
         let first = open(&mut files, libc);
         let second = open(&mut files, libm);
         assert_ne!(first, second);
-        for inode in 0.. {
-            if files.are_full() {
-                break;
-            }
-            add_other(&mut files, inode);
-        }
+        fill(&mut files);
         let in_use = build_id_of(libc);
-        files.forget_others([&in_use].into_iter());
+        files.make_room([&in_use].into_iter());
         assert_eq!(files.known.len(), 1);
         assert_eq!(open(&mut files, libc), first);
         assert!(open(&mut files, libm) > second, "never used again");
-        // All in use: there is a bound all the same.
-        let many: Vec<Identity> = (0..5000).map(|inode| add_other(&mut files, inode)).collect();
-        files.forget_others(many.iter());
+    }
+
+    #[test]
+    fn when_all_files_are_in_use_further_ones_are_not_read() {
+        let mut files = Files::default();
+        let libc = "/lib/x86_64-linux-gnu/libc.so.6";
+        let open = |files: &mut Files| files.open(&process(), &MAPPING, libc, &build_id_of(libc));
+        let in_use = fill(&mut files);
+        assert_eq!(in_use.len(), MAX_FILES);
+        files.make_room(in_use.iter());
+        assert!(open(&mut files).is_none());
+        assert!(!files.are_full(), "nobody looks for room all the time");
+        assert!(files.take_forgotten().is_empty());
+        assert_eq!(files.known.len(), MAX_FILES);
+
+        files.forget_failures();
+        assert!(files.are_full());
+        files.make_room([].into_iter());
+        assert_eq!(files.take_forgotten().len(), MAX_FILES, "their tables go too");
+        assert!(open(&mut files).is_some());
+    }
+
+    #[test]
+    fn a_file_in_many_containers_is_one() {
+        let mut files = Files::default();
+        let libc = "/lib/x86_64-linux-gnu/libc.so.6";
+        let stat = rustix::fs::stat(libc).unwrap();
+        let inode = Identity::Inode {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            generation: 0,
+        };
+        let open = |files: &mut Files, identity: &Identity| {
+            files.open(&process(), &MAPPING, libc, identity).unwrap()
+        };
+        let file = open(&mut files, &inode);
+        for inode in 0..MAX_IDENTITIES as u64 {
+            let identity = Identity::inode(0, 0, inode, 0);
+            files.known.insert(identity, Arc::clone(&file));
+        }
+        assert!(files.are_full());
+        // Nobody says that it is in use.
+        files.make_room([].into_iter());
         assert!(!files.are_full());
+        for identity in [build_id_of(libc), inode] {
+            assert_eq!(open(&mut files, &identity).id, file.id);
+        }
+        assert!(files.take_forgotten().is_empty());
     }
 
     #[test]

@@ -443,7 +443,7 @@ impl Processes {
         identity: &Identity,
     ) -> Option<Arc<File>> {
         if self.files.are_full() {
-            self.files.forget_others(identities(&self.living));
+            self.files.make_room(identities(&self.living));
         }
         self.files.open(process, mapping, path, identity)
     }
