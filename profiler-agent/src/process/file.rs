@@ -203,10 +203,10 @@ impl Files {
         file
     }
 
-    /// What could not be read, or found no room, is tried again.
-    pub(super) fn forget_failures(&mut self) {
-        self.failures.clear();
+    /// What could not be read, or found no room, is tried again. Tells which processes had such.
+    pub(super) fn take_failures(&mut self) -> HashSet<Key> {
         self.is_crowded = false;
+        self.failures.drain().map(|(key, _)| key).collect()
     }
 
     /// Whether there is no room for another, and room can be made.
@@ -539,7 +539,7 @@ mod tests {
 
         let mut files = Files::default();
         assert!(!open(&mut files, 0, there));
-        files.forget_failures();
+        files.take_failures();
         assert!(open(&mut files, 0, libc), "it is tried again later");
     }
 
@@ -578,7 +578,7 @@ mod tests {
         assert!(files.take_forgotten().is_empty());
         assert_eq!(files.known.len(), MAX_FILES);
 
-        files.forget_failures();
+        files.take_failures();
         assert!(files.are_full());
         files.make_room([].into_iter());
         assert_eq!(files.take_forgotten().len(), MAX_FILES, "their tables go too");
@@ -621,7 +621,7 @@ mod tests {
         fs::copy("/lib/x86_64-linux-gnu/libm.so.6", &path).unwrap();
         let identity = build_id_of(path.to_str().unwrap());
         let open = |files: &mut Files| {
-            files.forget_failures();
+            files.take_failures();
             files.open(&process(), &MAPPING, path.to_str().unwrap(), &identity)
         };
         let id = open(&mut files).unwrap().id;

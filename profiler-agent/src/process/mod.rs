@@ -269,8 +269,16 @@ impl Processes {
     /// Looks for processes whose end was missed, since its news was lost or came before they were met: they go as the others do. And for deleted
     /// files that nobody maps, at this look and the last. Called now and then, it is also when files that could not be read are tried again.
     pub fn look_for_gone(&mut self) {
-        self.files.forget_failures();
         self.files.forget_deleted(identities(&self.living));
+        let lacking = self.files.take_failures();
+        for process in self.living.values_mut() {
+            if lacking.contains(&process.key) {
+                // What was made without the file is made again: names of stacks, and the list for the kernel side.
+                let process = Arc::make_mut(process);
+                process.generation = process.generation.wrapping_add(1);
+                self.changed.push(process.pid);
+            }
+        }
         let pids: Vec<u32> = self.living.keys().copied().collect();
         for pid in pids {
             self.note_end(pid);
@@ -836,6 +844,39 @@ mod tests {
             child.wait().unwrap();
         }
         assert_eq!(are_current(), [false; 2]);
+    }
+
+    #[test]
+    fn a_file_that_can_be_read_later_is_found_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let (libc, path) = ("/lib/x86_64-linux-gnu/libc.so.6", folder.path().join("lib.so"));
+        let (segments, build_id, _) = identify(&std::fs::File::open(libc).unwrap()).unwrap();
+        let pid = std::process::id();
+        let mut processes = Processes::new(None);
+        processes.mmap(&Mmap {
+            pid,
+            start: 4096,
+            len: 4096,
+            file_offset: segments[0].file_offset,
+            file: MappedFile::BuildId(&build_id),
+            protection: PROT_EXEC,
+            path: path.to_str().unwrap().as_bytes(),
+        });
+        let look = |processes: &mut Processes| {
+            let process = Arc::clone(processes.find(pid));
+            let is_found = matches!(processes.place(&process, 5000), Place::File(..));
+            (is_found, process.generation())
+        };
+        let (is_found, generation) = look(&mut processes);
+        assert!(!is_found);
+        std::fs::copy(libc, &path).unwrap();
+        assert_eq!(look(&mut processes), (false, generation), "not at each sample");
+        processes.take_changed();
+        processes.look_for_gone();
+        assert_eq!(look(&mut processes), (true, generation + 1));
+        assert_eq!(processes.take_changed(), [pid]);
+        processes.look_for_gone();
+        assert_eq!(look(&mut processes), (true, generation + 1));
     }
 
     #[test]
