@@ -31,15 +31,10 @@ impl Backoff {
     pub(super) fn fail(&mut self, asked: Option<Duration>) -> Duration {
         let factor = 1.5_f64.powi(i32::try_from(self.failures.min(20)).unwrap_or(20));
         self.failures = self.failures.saturating_add(1);
-        let mean = FIRST.mul_f64(factor).min(LONGEST);
-        match asked {
-            // A tenth more at most: all were asked to come back at the same time.
-            Some(asked) => asked
-                .min(LONGEST_ASKED)
-                .mul_f64(1.0 + fastrand::f64() / 10.0)
-                .max(Duration::from_millis(100)),
-            None => mean.mul_f64(0.5 + fastrand::f64()),
-        }
+        let wait = FIRST.mul_f64(factor).min(LONGEST).mul_f64(0.5 + fastrand::f64());
+        // A tenth more at most: all were asked to come back at the same time.
+        let asked = asked.unwrap_or_default().min(LONGEST_ASKED);
+        wait.max(asked.mul_f64(1.0 + fastrand::f64() / 10.0))
     }
 }
 
@@ -68,5 +63,19 @@ mod tests {
             assert!(wait >= Duration::from_secs(asked) && wait <= Duration::from_secs(asked * 11 / 10 + 1));
         }
         assert!(backoff.fail(Some(Duration::MAX)) <= LONGEST_ASKED * 11 / 10);
+    }
+
+    #[test]
+    fn who_asks_for_little_is_left_alone_for_longer_and_longer_all_the_same() {
+        for asked in [Duration::ZERO, Duration::from_millis(50)] {
+            let mut backoff = Backoff::default();
+            let waits: Vec<Duration> = (0..40).map(|_| backoff.fail(Some(asked))).collect();
+            assert!(waits[0] >= FIRST / 2, "{waits:?}");
+            assert!(
+                waits[30..]
+                    .iter()
+                    .all(|wait| *wait >= LONGEST / 2 && *wait <= LONGEST * 3 / 2)
+            );
+        }
     }
 }
