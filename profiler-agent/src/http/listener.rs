@@ -2,6 +2,8 @@
 
 use std::{
     io,
+    os::unix::fs::FileTypeExt as _,
+    path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -37,12 +39,7 @@ impl Bound {
                 Ok(Self::Tcp(listener))
             }
             Address::Unix(path) => {
-                // Left behind by one that was killed: nobody listens there.
-                if std::os::unix::net::UnixStream::connect(path)
-                    .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-                {
-                    std::fs::remove_file(path)?;
-                }
+                remove_left_behind(path)?;
                 let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
                 let listener = std::os::unix::net::UnixListener::bind(path);
                 rustix::process::umask(before);
@@ -59,6 +56,28 @@ impl Bound {
             Self::Unix(_) => asked.clone(),
         }
     }
+}
+
+/// Somebody's file is where the socket was to be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is there already and is no socket: move it away if it may go")]
+struct NoSocket(PathBuf);
+
+/// Removes a socket at which nobody listens: one that was killed has left it behind.
+fn remove_left_behind(path: &Path) -> io::Result<()> {
+    let is_refused = std::os::unix::net::UnixStream::connect(path)
+        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    if !is_refused {
+        return Ok(());
+    }
+    // The kernel refuses in the same words what is no socket at all.
+    if !path.symlink_metadata()?.file_type().is_socket() {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            NoSocket(path.to_owned()),
+        ));
+    }
+    std::fs::remove_file(path)
 }
 
 /// A listener that accepts no more connections than it may.
@@ -161,5 +180,44 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind(path: &Path) -> io::Result<Bound> {
+        Bound::new(&Address::Unix(path.to_owned()))
+    }
+
+    #[test]
+    fn what_is_no_socket_stays_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        std::fs::write(&file, "somebody's").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for path in [file.as_path(), &link, folder.path()] {
+            let Err(error) = bind(path) else {
+                panic!("listens at {path:?}")
+            };
+            let text = error.to_string();
+            assert!(text.contains(path.to_str().unwrap()), "{text}");
+            assert!(text.contains("is no socket: move it away"), "{text}");
+            assert!(path.symlink_metadata().is_ok(), "{path:?} is gone");
+        }
+        assert_eq!(std::fs::metadata(&file).unwrap().len(), 10);
+    }
+
+    #[test]
+    fn a_socket_that_is_left_behind_makes_way_and_one_in_use_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        drop(bind(&path).unwrap());
+        let _first = bind(&path).unwrap();
+        let Err(error) = bind(&path) else {
+            panic!("two listen at {path:?}")
+        };
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 }
