@@ -15,6 +15,10 @@ use std::{
     io,
     os::unix::fs::FileExt as _,
     rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use profiler_agent::{
@@ -23,6 +27,11 @@ use profiler_agent::{
 };
 use proptest::prelude::*;
 use prost::bytes::Bytes;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::{
+    Layer,
+    layer::{Context, SubscriberExt as _},
+};
 
 /// A request that is told apart from others by its number.
 fn parcel(number: u64, size: usize) -> Parcel {
@@ -40,8 +49,10 @@ fn parcel(number: u64, size: usize) -> Parcel {
 enum Fault {
     /// One operation fails; a write leaves half of it.
     Once,
-    /// From here on all operations that change something fail: the disk is full, or read-only.
+    /// From here on all operations that change something fail: the disk is full, or broken.
     Always,
+    /// The same, and nothing is begun: whether a name is there is not even looked at.
+    ReadOnly,
     /// The process is killed; what it has handed to the kernel stays.
     Kill,
     /// The power fails: what was not synced is gone, or half there.
@@ -70,7 +81,7 @@ impl State {
         self.operations += 1;
         let (at, fault) = self.fault?;
         let happens = match fault {
-            Fault::Always => number >= at,
+            Fault::Always | Fault::ReadOnly => number >= at,
             Fault::Once | Fault::Kill | Fault::Power => number == at,
         };
         if happens && matches!(fault, Fault::Kill | Fault::Power) {
@@ -119,7 +130,11 @@ impl Disk for Simulated {
 
     fn write(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.0.borrow_mut();
-        let failed = state.operate().is_some();
+        let fault = state.operate();
+        if fault == Some(Fault::ReadOnly) {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
+        let failed = fault.is_some();
         let file = state.next;
         state.next += 1;
         let written = if failed { &bytes[..bytes.len() / 2] } else { bytes };
@@ -244,7 +259,13 @@ fn whatever_fails_when_ever_nothing_that_was_promised_is_lost() {
     script(&healthy);
     let operations = healthy.0.borrow().operations;
     assert_eq!(operations, 6 * 4 + 3 * 2);
-    for fault in [Fault::Once, Fault::Always, Fault::Kill, Fault::Power] {
+    for fault in [
+        Fault::Once,
+        Fault::Always,
+        Fault::ReadOnly,
+        Fault::Kill,
+        Fault::Power,
+    ] {
         for at in 0..operations {
             let disk = Simulated::default();
             disk.0.borrow_mut().fault = Some((at, fault));
@@ -265,7 +286,7 @@ fn whatever_fails_when_ever_nothing_that_was_promised_is_lost() {
                     "{context}"
                 ),
                 // What a dead disk does not let go is there again after a restart: sent twice, not lost.
-                Fault::Always => assert!(
+                Fault::Always | Fault::ReadOnly => assert!(
                     extra
                         .iter()
                         .all(|number| promised.removed.contains(number) || promised.refused.contains(number)),
@@ -280,6 +301,53 @@ fn whatever_fails_when_ever_nothing_that_was_promised_is_lost() {
             }
         }
     }
+}
+
+/// Counts warnings.
+struct Warnings(Arc<AtomicUsize>);
+
+impl<S: Subscriber> Layer<S> for Warnings {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        if *event.metadata().level() <= Level::WARN {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_becomes_read_only_is_asked_once_for_each_and_told_of_seldom() {
+    let disk = Simulated::default();
+    let operations = || disk.0.borrow().operations;
+    let (mut spool, _) = Spool::on(disk.clone(), 1 << 20).unwrap();
+    for number in 0..50 {
+        spool.push(&parcel(number, 10), None).unwrap();
+    }
+    let warnings = Arc::new(AtomicUsize::new(0));
+    let told = || warnings.load(Ordering::Relaxed);
+    let subscriber = tracing_subscriber::registry().with(Warnings(Arc::clone(&warnings)));
+    tracing::subscriber::with_default(subscriber, || {
+        let before = operations();
+        disk.0.borrow_mut().fault = Some((before, Fault::ReadOnly));
+        for number in 0..500 {
+            spool.push(&parcel(number, 10), None).unwrap_err();
+        }
+        // What was to be written, and the removal of what might have come of it.
+        assert_eq!((operations() - before, told()), (1000, 0));
+        for id in spool.ids() {
+            spool.remove(id);
+        }
+        assert_eq!(operations() - before, 1050);
+        // Of the first, and of the tenth.
+        assert_eq!(told(), 2);
+        assert_eq!(disk.list().unwrap().len(), 50);
+
+        disk.0.borrow_mut().fault = None;
+        let (id, _) = spool.push(&parcel(1, 10), None).unwrap();
+        assert_eq!(disk.list().unwrap().len(), 51);
+        spool.remove(id);
+        assert_eq!(disk.list().unwrap(), [], "with the one that goes, all go");
+        assert_eq!(told(), 2);
+    });
 }
 
 #[derive(Debug, Clone)]

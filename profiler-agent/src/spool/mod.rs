@@ -67,8 +67,10 @@ pub struct Spool<D> {
     entries: VecDeque<Entry>,
     cost: u64,
     next: u64,
-    /// Files that could not be removed: they are not to be sent again.
-    stubborn: Vec<String>,
+    /// Segments that could not be removed: they are not to be sent again.
+    stubborn: VecDeque<String>,
+    /// From how many of these on it is told.
+    worth_telling: usize,
 }
 
 /// What was found when a spool was opened.
@@ -144,7 +146,8 @@ impl<D: Disk> Spool<D> {
             entries: VecDeque::new(),
             cost: 0,
             next: 0,
-            stubborn: Vec::new(),
+            stubborn: VecDeque::new(),
+            worth_telling: 1,
         };
         let mut found = Found::default();
         let mut entries = Vec::new();
@@ -156,7 +159,7 @@ impl<D: Disk> Spool<D> {
             spool.next = spool.next.max(id.0.saturating_add(1));
             if kind == UNFINISHED {
                 found.unfinished += 1;
-                spool.take_away(name);
+                spool.sweep(&name);
                 continue;
             }
             let head = spool.disk.read(&name, HEADER_LEN as u64)?;
@@ -214,7 +217,7 @@ impl<D: Disk> Spool<D> {
         // A number that was tried is not tried again: what it left behind may be whole or not.
         self.next = self.next.saturating_add(1);
         if let Err(error) = self.write(id, &bytes) {
-            self.take_away(name(id, UNFINISHED));
+            self.sweep(&name(id, UNFINISHED));
             return Err((error.into(), dropped));
         }
         self.entries.push_back(Entry {
@@ -303,26 +306,48 @@ impl<D: Disk> Spool<D> {
         self.cost
     }
 
-    /// Removes a file, and those that could not be removed before.
+    /// Removes what is not finished. What stays is in nobody's way, and is found when the spool is opened again.
+    fn sweep(&mut self, name: &str) {
+        if let Err(error) = self.disk.remove(name) {
+            tracing::debug!(name, %error, "an unfinished segment is left for the next start");
+        }
+    }
+
+    /// Removes a segment. One that the disk does not let go is tried again when it lets go of another: a disk that is read-only is asked once
+    /// for each.
     fn take_away(&mut self, name: String) {
-        self.stubborn.push(name);
-        let disk = &mut self.disk;
-        let mut removed = false;
-        self.stubborn.retain(|name| match disk.remove(name) {
-            Ok(()) => {
-                removed = true;
-                false
+        match self.disk.remove(&name) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return self.put_up_with(name, &error),
+        }
+        while let Some(name) = self.stubborn.pop_front() {
+            if let Err(error) = self.disk.remove(&name)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                // All others have their turn before it.
+                self.stubborn.push_back(name);
+                break;
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => {
-                tracing::warn!(name, %error, "cannot remove a segment; it may be sent again after a restart");
-                true
-            }
-        });
-        // A read-only disk refuses all of them.
-        self.stubborn.truncate(MAX_FILES);
-        if removed && let Err(error) = self.disk.sync_names() {
+        }
+        if self.stubborn.is_empty() {
+            self.worth_telling = 1;
+        }
+        if let Err(error) = self.disk.sync_names() {
             tracing::debug!(%error, "what was removed may come back if the power fails");
+        }
+    }
+
+    /// Remembers a segment that could not be removed.
+    fn put_up_with(&mut self, name: String, error: &io::Error) {
+        if self.stubborn.len() < MAX_FILES {
+            self.stubborn.push_back(name);
+        }
+        let segments = self.stubborn.len();
+        if segments >= self.worth_telling {
+            // Told again when they are ten times as many.
+            self.worth_telling = segments.saturating_mul(10);
+            tracing::warn!(segments, %error, "cannot remove what has left the spool; it may be sent again after a restart");
         }
     }
 }
