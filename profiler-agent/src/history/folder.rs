@@ -90,7 +90,7 @@ impl Folder {
     pub fn earlier(&mut self) -> Option<Profile> {
         while let Some(id) = self.unread.pop() {
             // What has made way meanwhile is not damaged.
-            if self.spool.size(id) == 0 {
+            if !self.spool.contains(id) {
                 continue;
             }
             if let Some(profile) = self.spool.read(id).ok().as_ref().and_then(unpack) {
@@ -245,27 +245,34 @@ mod tests {
 
     #[test]
     fn damage_costs_its_own_slice_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let open = || Folder::open(folder.path().to_owned(), Limits::default()).unwrap();
-        let mut kept = open();
-        for number in 1..=3 {
-            kept.keep(&slice(number, 1..5)).unwrap();
+        let damages: [fn(&mut Vec<u8>); 3] = [
+            |bytes| *bytes.last_mut().unwrap() ^= 1,
+            |bytes| *bytes.first_mut().unwrap() ^= 1,
+            |bytes| bytes.truncate(10),
+        ];
+        for damage in damages {
+            let folder = tempfile::tempdir().unwrap();
+            let open = || Folder::open(folder.path().to_owned(), Limits::default()).unwrap();
+            let mut kept = open();
+            for number in 1..=3 {
+                kept.keep(&slice(number, 1..5)).unwrap();
+            }
+            drop(kept);
+            let segments = walk(folder.path());
+            let mut bytes = std::fs::read(segments.get(1).unwrap()).unwrap();
+            damage(&mut bytes);
+            std::fs::write(segments.get(1).unwrap(), bytes).unwrap();
+            let mut folder = open();
+            let starts: Vec<u64> = std::iter::from_fn(|| folder.earlier())
+                .map(|slice| slice.capture.start)
+                .collect();
+            assert_eq!(folder.unreadable(), 1);
+            // The youngest first.
+            assert_eq!(
+                starts,
+                [slice(3, 0..0).capture.start, slice(1, 0..0).capture.start]
+            );
         }
-        drop(kept);
-        let segments = walk(folder.path());
-        let mut bytes = std::fs::read(segments.get(1).unwrap()).unwrap();
-        *bytes.last_mut().unwrap() ^= 1;
-        std::fs::write(segments.get(1).unwrap(), bytes).unwrap();
-        let mut folder = open();
-        let starts: Vec<u64> = std::iter::from_fn(|| folder.earlier())
-            .map(|slice| slice.capture.start)
-            .collect();
-        assert_eq!(folder.unreadable(), 1);
-        // The youngest first.
-        assert_eq!(
-            starts,
-            [slice(3, 0..0).capture.start, slice(1, 0..0).capture.start]
-        );
     }
 
     #[test]

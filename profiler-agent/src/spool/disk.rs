@@ -9,7 +9,7 @@ use std::{
 
 /// A folder of files. Names are single words.
 pub trait Disk {
-    /// Every file with its size.
+    /// Every file with its size, which is 0 where it cannot be had.
     ///
     /// # Errors
     /// Those of the system.
@@ -116,12 +116,13 @@ impl Disk for Folder {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
-            let metadata = entry.metadata()?;
+            // What the disk does not tell of one file is no reason to do without all others: reading it will show what is wrong.
+            let is_file = entry.file_type().map_or(true, |kind| kind.is_file());
             if let Ok(name) = entry.file_name().into_string()
-                && metadata.is_file()
+                && is_file
                 && name != LOCK
             {
-                files.push((name, metadata.len()));
+                files.push((name, entry.metadata().map_or(0, |metadata| metadata.len())));
             }
         }
         Ok(files)

@@ -34,6 +34,8 @@ const SEGMENT: &str = "segment";
 const UNFINISHED: &str = "new";
 /// What a file takes beyond its bytes, about: an inode, and its last block.
 const FILE_COST: u64 = 4096;
+/// Samples of a segment whose header cannot be read: nobody knows how many, and none would be no loss.
+const UNKNOWN_EVENTS: u64 = 1;
 /// Most files. Small requests would else make millions of them.
 const MAX_FILES: usize = 65_536;
 
@@ -76,10 +78,8 @@ pub struct Spool<D> {
 /// What was found when a spool was opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Samples in it.
+    /// Samples in it; one for a segment whose header cannot be read, which is found out again when its turn comes.
     pub events: u64,
-    /// Segments whose header is damaged, so that nobody knows what was in them. They were removed.
-    pub unreadable: u64,
     /// Segments that an agent was writing when it ended. They were removed; what they were to hold was never said to be kept.
     pub unfinished: u64,
 }
@@ -116,7 +116,7 @@ pub enum ReadError {
 pub struct Oldest {
     /// To [`Spool::remove`] it by.
     pub id: Id,
-    /// Samples in it, by its header.
+    /// Samples in it, as they were counted when it came or was found.
     pub events: u64,
     /// The request, or why it cannot be had: remove it then.
     pub parcel: Result<Parcel, ReadError>,
@@ -162,22 +162,19 @@ impl<D: Disk> Spool<D> {
                 spool.sweep(&name);
                 continue;
             }
-            let head = spool.disk.read(&name, HEADER_LEN as u64)?;
-            match Header::read(&head) {
-                Ok(header) => {
-                    found.events += header.events;
-                    entries.push(Entry {
-                        id,
-                        cost: cost(size),
-                        events: header.events,
-                    });
-                }
-                Err(damage) => {
-                    tracing::warn!(name, %damage, "a segment of the spool is of no use");
-                    found.unreadable += 1;
-                    spool.take_away(name);
-                }
-            }
+            let events = spool.head(&name).map_or_else(
+                |error| {
+                    tracing::debug!(name, %error, "nobody knows how many samples are in a segment");
+                    UNKNOWN_EVENTS
+                },
+                |header| header.events,
+            );
+            found.events += events;
+            entries.push(Entry {
+                id,
+                cost: cost(size),
+                events,
+            });
         }
         entries.sort_unstable_by_key(|entry| entry.id);
         spool.cost = entries.iter().map(|entry| entry.cost).sum();
@@ -240,10 +237,16 @@ impl<D: Disk> Spool<D> {
         })
     }
 
+    fn head(&self, name: &str) -> Result<Header, ReadError> {
+        let head = self.disk.read(name, HEADER_LEN as u64)?;
+        Ok(Header::read(&head)?)
+    }
+
     /// The oldest request.
     pub fn oldest(&self) -> Option<Oldest> {
         let &Entry { id, events, .. } = self.entries.front()?;
-        let parcel = self.read(id);
+        // One that the disk gives now and did not give before stays counted as it was.
+        let parcel = self.read(id).map(|parcel| Parcel { events, ..parcel });
         Some(Oldest { id, events, parcel })
     }
 
@@ -271,6 +274,11 @@ impl<D: Disk> Spool<D> {
             self.cost = self.cost.saturating_sub(entry.cost);
         }
         self.take_away(name(id, SEGMENT));
+    }
+
+    /// Whether a request is still there.
+    pub fn contains(&self, id: Id) -> bool {
+        self.entries.iter().any(|entry| entry.id == id)
     }
 
     /// Bytes of a request's body; 0 when it is not there.
