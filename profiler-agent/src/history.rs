@@ -11,6 +11,9 @@
 //! A slice is what the capture hands out every few seconds; its samples are columns of numbers, 4 bytes for the time of one. Rows that slices
 //! have in common, nearly all of them, are there once a block, and a block is forgotten as a whole, when it is beyond the age or the bytes
 //! that were asked for.
+//!
+//! Time is that of the wall clock. When it is set back, what was taken by the clock that was ahead lies in the future: it would be the newest for as long as
+//! the clock was ahead, so it is forgotten too.
 
 pub mod folder;
 
@@ -34,6 +37,8 @@ use crate::{
 
 /// Blocks that the whole of a history is made of, about: so much of it at most is forgotten at once.
 const BLOCKS: u32 = 12;
+/// How far a slice may reach beyond the end of one that came later: clocks are adjusted by as much.
+const ADJUSTED: Duration = Duration::from_secs(5);
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,10 +206,13 @@ impl History {
         self.limits
     }
 
-    /// Takes in a slice, which is younger than all others.
+    /// Takes in a slice, which is younger than all others. Those that lie in its future are forgotten.
     pub fn push(&mut self, profile: &Profile) {
         self.capture = described(&profile.capture);
-        let end = self.open.push(profile);
+        // Its start says less: it is that of a sample that may have waited for long.
+        let end = profile.capture.start.saturating_add(profile.capture.duration);
+        self.forget_future(end);
+        self.open.push(profile);
         if self.open.has_its_share(&self.limits) {
             self.blocks.push_back(Arc::new(self.open.close()));
         }
@@ -233,8 +241,29 @@ impl History {
             if block.end() >= oldest && self.bytes() <= self.limits.bytes {
                 return;
             }
-            self.forgotten += block.slices.iter().map(|slice| slice.samples).sum::<u64>();
+            self.forgotten += samples(&block.slices);
             self.blocks.pop_front();
+        }
+    }
+
+    /// Forgets what was taken by a clock that was ahead of what is now the time.
+    fn forget_future(&mut self, now: u64) {
+        let Self {
+            blocks,
+            open,
+            forgotten,
+            ..
+        } = self;
+        let mut is_ahead = |slices: &[Arc<Slice>]| {
+            let is_ahead = is_ahead(end(slices), now);
+            if is_ahead {
+                *forgotten += samples(slices);
+            }
+            is_ahead
+        };
+        blocks.retain(|block| !is_ahead(&block.slices));
+        if is_ahead(&open.slices) {
+            *open = Open::new();
         }
     }
 
@@ -245,7 +274,7 @@ impl History {
 
     /// Samples that are there.
     pub fn samples(&self) -> u64 {
-        self.slices().map(|(_, slice)| slice.samples).sum()
+        self.slices().map(|slice| slice.samples).sum()
     }
 
     /// Samples that were forgotten.
@@ -253,21 +282,16 @@ impl History {
         self.forgotten
     }
 
-    /// From the start of the oldest slice to the end of the youngest, nanoseconds since the Unix epoch; `None` before the first.
+    /// From the first start of a slice to the last end of one, nanoseconds since the Unix epoch; `None` before the first slice.
     pub fn span(&self) -> Option<Range<u64>> {
-        let first = self.slices().next()?.1;
-        let last = self.slices().next_back()?.1;
-        Some(first.start..last.end())
+        let start = self.slices().map(|slice| slice.start).min()?;
+        let end = self.slices().map(|slice| slice.end()).max()?;
+        Some(start..end)
     }
 
-    /// Oldest first.
-    fn slices(&self) -> impl DoubleEndedIterator<Item = (&Profile, &Slice)> {
-        let open = self.open.slices.iter();
-        let open = open.map(|slice| (self.open.tables.profile(), &**slice));
-        self.blocks
-            .iter()
-            .flat_map(|block| block.slices.iter().map(|slice| (&block.tables, &**slice)))
-            .chain(open)
+    fn slices(&self) -> impl Iterator<Item = &Arc<Slice>> {
+        let closed = self.blocks.iter().flat_map(|block| &block.slices);
+        closed.chain(&self.open.slices)
     }
 
     /// Every table with its slices that are in a range.
@@ -514,8 +538,8 @@ impl Open {
         }
     }
 
-    /// Takes in a slice; answers when it ended.
-    fn push(&mut self, profile: &Profile) -> u64 {
+    /// Takes in a slice.
+    fn push(&mut self, profile: &Profile) {
         let mut translation = Translation::new(profile);
         let start = profile.capture.start;
         let mut times = Vec::new();
@@ -546,7 +570,6 @@ impl Open {
             times: times.into(),
             samples: profile.sample_count(),
         }));
-        start.saturating_add(profile.capture.duration)
     }
 
     /// Bytes of it, about.
@@ -558,8 +581,7 @@ impl Open {
     fn has_its_share(&self, limits: &Limits) -> bool {
         let share = nanos(limits.age) / u64::from(BLOCKS);
         let begin = self.slices.iter().map(|slice| slice.start).min();
-        let end = self.slices.iter().map(|slice| slice.end()).max();
-        let length = end.unwrap_or_default().saturating_sub(begin.unwrap_or_default());
+        let length = end(&self.slices).saturating_sub(begin.unwrap_or_default());
         length >= share || self.bytes() > limits.bytes / BLOCKS as usize
     }
 
@@ -615,9 +637,9 @@ impl Past {
 }
 
 impl Block {
-    /// When its last slice ended.
+    /// When the last of its slices ended.
     fn end(&self) -> u64 {
-        self.slices.last().map_or(0, |slice| slice.end())
+        end(&self.slices)
     }
 
     fn bytes(&self) -> usize {
@@ -847,6 +869,20 @@ const fn blank() -> Capture {
     }
 }
 
+/// When the last of them ended.
+fn end(slices: &[Arc<Slice>]) -> u64 {
+    slices.iter().map(|slice| slice.end()).max().unwrap_or_default()
+}
+
+fn samples(slices: &[Arc<Slice>]) -> u64 {
+    slices.iter().map(|slice| slice.samples).sum()
+}
+
+/// Whether what ended then was taken by another clock than that by which it is `now`.
+fn is_ahead(end: u64, now: u64) -> bool {
+    end > now.saturating_add(nanos(ADJUSTED))
+}
+
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -1029,6 +1065,68 @@ mod tests {
             (120..=140).contains(&((span.end - span.start) / SECOND)),
             "{span:?}"
         );
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_leaves_nothing_in_the_future() {
+        let limits = Limits {
+            age: Duration::from_secs(3600),
+            ..Limits::default()
+        };
+        let mut history = History::new(limits);
+        let mut pushed = 0;
+        let mut push = |history: &mut History, number| {
+            history.push(&slice(number, 1..5));
+            pushed += 40;
+            assert_eq!(history.samples() + history.forgotten(), pushed);
+        };
+        // Of an hour the last 20 minutes are by a clock that is ten minutes ahead.
+        for number in (1..=240).chain(301..=420) {
+            push(&mut history, number);
+        }
+        for number in 360..=365 {
+            push(&mut history, number);
+        }
+        // Of the four blocks of that clock two are ahead, and forgotten as a whole.
+        assert_eq!(history.span(), Some(310 * SECOND..3660 * SECOND));
+        assert_eq!(history.samples(), (210 + 60 + 6) * 40);
+        let of = |range| {
+            let query = Query {
+                range,
+                ..Query::default()
+            };
+            history.profile(&query).sample_count()
+        };
+        assert_eq!(of(Some(3610 * SECOND..u64::MAX)), 5 * 40);
+        assert_eq!(of(Some(3600 * SECOND..3610 * SECOND)), 2 * 40);
+        assert_eq!(of(None), history.samples());
+        let line = history.timeline(&Query::default(), 10, 10);
+        let told: u64 = line.processes.iter().flat_map(|(_, bars)| bars).sum();
+        assert_eq!(told, history.samples() * SECOND);
+
+        // What age is goes by the clock as it is now.
+        for number in 366..=900 {
+            push(&mut history, number);
+        }
+        let span = history.span().unwrap();
+        assert_eq!(span.end, 9010 * SECOND);
+        assert!(
+            (3600..=3900).contains(&((span.end - span.start) / SECOND)),
+            "{span:?}"
+        );
+    }
+
+    #[test]
+    fn an_adjusted_clock_and_a_sample_that_waited_cost_nothing_and_the_span_is_of_all_slices() {
+        let mut history = History::new(Limits::default());
+        for range in [100..110, 98..108, 92..109] {
+            let mut profile = slice(0, 1..5);
+            profile.capture.start = range.start * SECOND;
+            profile.capture.duration = (range.end - range.start) * SECOND;
+            history.push(&profile);
+        }
+        assert_eq!((history.samples(), history.forgotten()), (120, 0));
+        assert_eq!(history.span(), Some(92 * SECOND..110 * SECOND));
     }
 
     #[test]

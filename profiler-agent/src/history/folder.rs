@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Limits, nanos};
+use super::{Limits, is_ahead, nanos};
 use crate::{
     export::otlp::{
         encode::{self, Request, Times},
@@ -50,8 +50,12 @@ pub struct Folder {
     ends: BTreeMap<Id, u64>,
     /// Segments of the runs before that nobody has read yet, oldest first.
     unread: Vec<Id>,
+    /// When the oldest ended of what was read so far; at first the time it is.
+    oldest_end: u64,
     /// Segments that could not be read.
     unreadable: u64,
+    /// Segments that were left out, of a clock that was ahead.
+    ahead: u64,
 }
 
 /// Why a slice was not kept.
@@ -66,11 +70,11 @@ pub enum KeepError {
 }
 
 impl Folder {
-    /// Opens a folder; makes it, if it is not there.
+    /// Opens a folder at a time, nanoseconds since the Unix epoch; makes it, if it is not there.
     ///
     /// # Errors
     /// [`FolderError`].
-    pub fn open(path: PathBuf, limits: Limits) -> Result<Self, FolderError> {
+    pub fn open(path: PathBuf, limits: Limits, now: u64) -> Result<Self, FolderError> {
         let options = spool::Options {
             folder: path,
             limit: limits.bytes as u64,
@@ -81,12 +85,14 @@ impl Folder {
             spool,
             age: limits.age,
             ends: BTreeMap::new(),
+            oldest_end: now,
             unreadable: 0,
+            ahead: 0,
         })
     }
 
     /// The youngest slice of the runs before that was not read yet; `None` when there is no more. One that cannot be read is taken away, and
-    /// counted.
+    /// counted. One that lies in the future, or in that of what came after it, is counted and left to its age: it may be this clock that is wrong.
     pub fn earlier(&mut self) -> Option<Profile> {
         while let Some(id) = self.unread.pop() {
             // What has made way meanwhile is not damaged.
@@ -95,6 +101,11 @@ impl Folder {
             }
             if let Some(profile) = self.spool.read(id).ok().as_ref().and_then(unpack) {
                 let end = profile.capture.start.saturating_add(profile.capture.duration);
+                if is_ahead(end, self.oldest_end) {
+                    self.ahead += 1;
+                    continue;
+                }
+                self.oldest_end = self.oldest_end.min(end);
                 self.ends.insert(id, end);
                 return Some(profile);
             }
@@ -107,6 +118,11 @@ impl Folder {
     /// Segments that could not be read so far.
     pub const fn unreadable(&self) -> u64 {
         self.unreadable
+    }
+
+    /// Segments so far that were left out because they lie in the future.
+    pub const fn ahead(&self) -> u64 {
+        self.ahead
     }
 
     /// Keeps a slice.
@@ -209,7 +225,7 @@ mod tests {
     fn what_was_kept_is_there_again() {
         let folder = tempfile::tempdir().unwrap();
         let limits = Limits::default();
-        let open = || Folder::open(folder.path().to_owned(), limits).unwrap();
+        let open = || Folder::open(folder.path().to_owned(), limits, u64::MAX).unwrap();
         let mut before = History::new(limits);
         let mut kept = open();
         for number in 1..=5 {
@@ -252,7 +268,7 @@ mod tests {
         ];
         for damage in damages {
             let folder = tempfile::tempdir().unwrap();
-            let open = || Folder::open(folder.path().to_owned(), Limits::default()).unwrap();
+            let open = || Folder::open(folder.path().to_owned(), Limits::default(), u64::MAX).unwrap();
             let mut kept = open();
             for number in 1..=3 {
                 kept.keep(&slice(number, 1..5)).unwrap();
@@ -276,13 +292,36 @@ mod tests {
     }
 
     #[test]
+    fn what_was_kept_by_a_clock_that_was_ahead_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let numbers = |now| {
+            let mut folder = Folder::open(folder.path().to_owned(), Limits::default(), now).unwrap();
+            let slices: Vec<u64> = std::iter::from_fn(|| folder.earlier())
+                .map(|read| read.capture.start / slice(1, 0..0).capture.start)
+                .collect();
+            (slices, folder.ahead(), folder.unreadable())
+        };
+        let mut kept = Folder::open(folder.path().to_owned(), Limits::default(), u64::MAX).unwrap();
+        // Ahead from the third to the fourth, and again with the last.
+        for number in [1, 2, 203, 204, 5, 6, 207] {
+            kept.keep(&slice(number, 1..3)).unwrap();
+        }
+        drop(kept);
+        let now = slice(8, 0..0).capture.start;
+        assert_eq!(numbers(now), (vec![6, 5, 2, 1], 3, 0));
+        // Nothing is gone: a clock may be wrong that is behind.
+        assert_eq!(numbers(0), (vec![], 7, 0));
+        assert_eq!(numbers(now), (vec![6, 5, 2, 1], 3, 0));
+    }
+
+    #[test]
     fn the_old_leaves_the_disk_too() {
         let folder = tempfile::tempdir().unwrap();
         let limits = Limits {
             age: Duration::from_secs(60),
             ..Limits::default()
         };
-        let mut kept = Folder::open(folder.path().to_owned(), limits).unwrap();
+        let mut kept = Folder::open(folder.path().to_owned(), limits, u64::MAX).unwrap();
         for number in 1..=30 {
             kept.keep(&slice(number, 1..3)).unwrap();
         }

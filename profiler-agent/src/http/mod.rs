@@ -264,7 +264,9 @@ impl Server {
             address: address.clone(),
             source,
         };
-        let folder = folder.map(|path| Folder::open(path, limits)).transpose()?;
+        let folder = folder
+            .map(|path| Folder::open(path, limits, nanos(SystemTime::now())))
+            .transpose()?;
         let listener = Bound::new(&address).map_err(listen)?;
         let address = listener.address(&address);
         let shared = Arc::new(Shared {
@@ -381,11 +383,17 @@ fn read_past(shared: &Shared, folder: &mut Folder, past: &mut Option<Past>) {
     if is_last || is_full {
         *past = None;
         shared.is_past_read.store(true, Ordering::Relaxed);
-        let unreadable = folder.unreadable();
+        let (unreadable, ahead) = (folder.unreadable(), folder.ahead());
         if unreadable > 0 {
             tracing::warn!(
                 unreadable,
                 "slices of the history on the disk are damaged; they are left out"
+            );
+        }
+        if ahead > 0 {
+            tracing::warn!(
+                ahead,
+                "slices of the history on the disk lie in the future, so the clock was set back since; they are left out"
             );
         }
     }

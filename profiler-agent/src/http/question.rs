@@ -119,7 +119,7 @@ impl Question {
                 "last" => {
                     let ago =
                         humantime::parse_duration(&value).map_err(|_| wrong("write it like 30s or 5m"))?;
-                    last = Some(newest.checked_sub(ago).unwrap_or(UNIX_EPOCH));
+                    last = Some(nanos(newest.checked_sub(ago).unwrap_or(UNIX_EPOCH)));
                 }
                 "seconds" => {
                     let seconds = value.parse().ok().filter(|s| (1..=MOST_SECONDS).contains(s));
@@ -156,8 +156,10 @@ impl Question {
                 "seconds is from now on; last, since and until are of the past".into(),
             ));
         }
-        let since = last.or(since);
-        if since.is_some() || until.is_some() {
+        if let Some(last) = last {
+            // With its last moment. Nothing is to be newer, or a clock was ahead.
+            question.query.range = Some(last..nanos(newest).saturating_add(1));
+        } else if since.is_some() || until.is_some() {
             question.query.range = Some(range(since, until)?);
         }
         Ok(question)
@@ -262,7 +264,7 @@ mod tests {
     fn times_are_absolute_or_ago() {
         let second = 1_000_000_000;
         for (text, range) in [
-            ("last=5m", 696 * second..u64::MAX),
+            ("last=5m", 696 * second..996 * second + 1),
             ("since=10s&until=5s", 990 * second..995 * second),
             (
                 "since=12.5&until=1970-01-01T00:01:00Z",

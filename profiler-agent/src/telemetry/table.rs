@@ -479,7 +479,7 @@ pub const METRICS: &[Metric] = &[
         "profiler_agent.history.forgotten",
         "{sample}",
         Kind::Counter,
-        "Samples too old for the history, or beyond its bytes.",
+        "Samples too old for the history, beyond its bytes, or in the future after the clock was set back.",
         history,
         |history| history.forgotten,
     ),
