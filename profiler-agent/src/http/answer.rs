@@ -9,9 +9,13 @@ use std::{
 
 use axum::body::Bytes;
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::Shared;
-use super::question::{By, Question, nanos};
+use super::{
+    Shared,
+    bounds::held,
+    question::{By, Question, nanos},
+};
 use crate::{
     export::{file::Format, folded, span::Span, text::Rfc3339},
     history::{History, Query},
@@ -29,7 +33,7 @@ const JSON: &str = "application/json";
 const MOST_LISTED: usize = 10;
 
 /// Most bytes of an answer: names of a few functions can be in a great many stacks.
-const MOST_BYTES: usize = 256 << 20;
+pub(super) const MOST_BYTES: usize = 256 << 20;
 /// Parts of a time line: of half a second each, or so many.
 const MOST_BARS: u64 = 300;
 const SHORTEST_BAR: u64 = 500_000_000;
@@ -57,10 +61,7 @@ pub(super) enum Answer {
         about: About,
     },
     /// JSON or plain text.
-    Text {
-        content_type: &'static str,
-        body: String,
-    },
+    Text { content_type: &'static str, body: Bytes },
     /// Nothing was found: a sentence says why.
     Nothing(String),
     /// It would be too long.
@@ -73,10 +74,18 @@ impl Answer {
     /// Bytes of it.
     pub(super) const fn len(&self) -> usize {
         match self {
-            Self::Profile { body, .. } => body.len(),
-            Self::Text { body, .. } | Self::Nothing(body) | Self::Failed(body) => body.len(),
+            Self::Profile { body, .. } | Self::Text { body, .. } => body.len(),
+            Self::Nothing(body) | Self::Failed(body) => body.len(),
             Self::TooLong => 0,
         }
+    }
+
+    /// The same, with the room that its bytes take until nobody has them any more. Sentences are copied for everybody, and short.
+    pub(super) fn within(mut self, room: OwnedSemaphorePermit) -> Self {
+        if let Self::Profile { body, .. } | Self::Text { body, .. } = &mut self {
+            *body = held(std::mem::take(body), room);
+        }
+        self
     }
 }
 
@@ -126,13 +135,17 @@ impl io::Write for Body {
 }
 
 impl Body {
-    fn answer(self, content_type: &'static str, about: About, written: Result<(), SvgError>) -> Answer {
+    fn answer(mut self, content_type: &'static str, about: About, written: Result<(), SvgError>) -> Answer {
         match written {
-            Ok(()) => Answer::Profile {
-                content_type,
-                body: self.bytes.into(),
-                about,
-            },
+            Ok(()) => {
+                // It counts by its length.
+                self.bytes.shrink_to_fit();
+                Answer::Profile {
+                    content_type,
+                    body: self.bytes.into(),
+                    about,
+                }
+            }
             Err(_) if self.is_too_long => Answer::TooLong,
             Err(error) => Answer::Failed(error.to_string()),
         }
@@ -293,11 +306,14 @@ fn timeline(history: &History, question: &Question) -> Answer {
 }
 
 fn json(value: &impl Serialize) -> Answer {
-    match serde_json::to_string(value) {
-        Ok(body) => Answer::Text {
-            content_type: JSON,
-            body,
-        },
+    match serde_json::to_vec(value) {
+        Ok(mut body) => {
+            body.shrink_to_fit();
+            Answer::Text {
+                content_type: JSON,
+                body: body.into(),
+            }
+        }
         Err(error) => Answer::Failed(error.to_string()),
     }
 }

@@ -9,23 +9,19 @@ use std::{
 
 use tokio::{sync::watch, time::timeout};
 
-use super::answer::Answer;
+use super::{answer::Answer, bounds::Busy};
 
 /// Answers that are kept.
 const MOST: usize = 64;
 /// Bytes of them that are kept.
-const MOST_BYTES: usize = 32 << 20;
+pub(super) const MOST_BYTES: usize = 32 << 20;
 /// How long a newer answer is waited for where there is one already.
 const SOON: Duration = Duration::from_millis(300);
 /// How old that may be.
 const OLDEST: Duration = Duration::from_secs(60);
 
-/// An answer, or that there was no turn for it.
+/// An answer, or why there is none now.
 pub(super) type Made = Result<Arc<Answer>, Busy>;
-
-/// Too many others are being answered.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Busy;
 
 /// See the [module documentation](self).
 #[derive(Debug, Clone, Default)]
@@ -73,15 +69,20 @@ impl Cache {
         };
         let made = async {
             let made = next.wait_for(Option::is_some).await.ok();
-            made.and_then(|made| made.clone()).unwrap_or(Err(Busy))
+            made.and_then(|made| made.clone()).unwrap_or(Err(Busy::Turn))
         };
         let Some(last) = last.filter(|last| last.news.elapsed() < OLDEST) else {
             return made.await;
         };
         match timeout(SOON, made).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(Busy)) | Err(_) => Ok(last.answer),
+            Ok(Err(_)) | Err(_) => Ok(last.answer),
         }
+    }
+
+    /// Forgets all answers; those that are being made stay.
+    pub(super) fn forget(&self) {
+        forget(&mut self.lock());
     }
 
     /// Makes the next answer and keeps it; who asked may be gone meanwhile.
@@ -95,7 +96,10 @@ impl Cache {
         let made = make.await;
         if let Some(kept) = self.lock().get_mut(&question) {
             kept.next = None;
-            if let Ok(answer) = &made {
+            // One that is larger than all that is kept would go with the next question.
+            if let Ok(answer) = &made
+                && answer.len() <= MOST_BYTES
+            {
                 kept.last = Some(Last {
                     news,
                     answer: Arc::clone(answer),
@@ -106,13 +110,17 @@ impl Cache {
     }
 }
 
-/// Forgets all answers when they are too many or too large; those that are being made stay.
+/// Forgets all answers when they are too many or too large.
 fn make_room(all: &mut HashMap<String, Kept>) {
     let bytes = |kept: &Kept| kept.last.as_ref().map_or(0, |last| last.answer.len());
     if all.len() >= MOST || all.values().map(bytes).sum::<usize>() > MOST_BYTES {
-        all.retain(|_, kept| kept.next.is_some());
-        all.values_mut().for_each(|kept| kept.last = None);
+        forget(all);
     }
+}
+
+fn forget(all: &mut HashMap<String, Kept>) {
+    all.retain(|_, kept| kept.next.is_some());
+    all.values_mut().for_each(|kept| kept.last = None);
 }
 
 #[cfg(test)]
@@ -177,7 +185,7 @@ mod tests {
         let now = Instant::now();
         for number in 0..1000 {
             let _ = cache
-                .answer(&number.to_string(), now, || async { Err(Busy) })
+                .answer(&number.to_string(), now, || async { Err(Busy::Turn) })
                 .await;
             assert!(cache.lock().len() <= MOST);
         }

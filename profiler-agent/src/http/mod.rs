@@ -13,14 +13,17 @@
 
 mod answer;
 pub mod ask;
+mod bounds;
 mod cache;
 mod listener;
 mod question;
 
 use std::{
+    convert::Infallible,
     fmt, io,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    pin::Pin,
     str::FromStr,
     sync::{
         Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard,
@@ -40,13 +43,19 @@ use axum::{
     response::Response,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, watch};
 
 pub use self::question::{By, PARAMETERS, Question, Wrong};
 use self::{
     answer::{Answer, Drawn},
-    cache::{Busy, Cache},
+    bounds::{Bounds, Busy, Room, Taken},
+    cache::{Cache, Made},
     listener::{Bound, Listener},
     question::nanos,
 };
@@ -63,10 +72,10 @@ use crate::{
 const QUEUE: usize = 4;
 /// Answers that are made at one time, each of which may take a CPU and some hundred megabytes.
 const AT_ONCE: usize = 2;
-/// Requests that wait for their turn or for their time.
-const MOST_WAITING: usize = 256;
 /// How long a request waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// When who was told that too much is under way may ask again, in seconds.
+const AGAIN: HeaderValue = HeaderValue::from_static("10");
 /// How long after its time a slice may come.
 const LATE: Duration = Duration::from_secs(40);
 /// Without a slice for so long something is wrong.
@@ -191,7 +200,9 @@ struct Shared {
     token: Option<[u8; 32]>,
     local: bool,
     turns: Semaphore,
-    waiting: Semaphore,
+    waiting: Arc<Semaphore>,
+    ahead: Semaphore,
+    room: Room,
     cache: Cache,
 }
 
@@ -208,6 +219,17 @@ impl Shared {
             Ok(age) if age < SILENCE => end,
             _ => now,
         }
+    }
+
+    /// Gives an answer room until nobody has it any more; what nobody asks for at the moment makes way.
+    fn hold(&self, answer: Answer) -> Made {
+        let take = || self.room.take(answer.len());
+        let room = take().or_else(|| {
+            self.cache.forget();
+            take()
+        });
+        let room = room.ok_or(Busy::Bytes)?;
+        Ok(Arc::new(answer.within(room)))
     }
 
     /// What the history counts.
@@ -254,6 +276,10 @@ impl Server {
     /// # Errors
     /// [`ServeError`]: the address is taken, or not of this host.
     pub fn start(options: Options, telemetry: &Arc<Telemetry>) -> Result<Self, ServeError> {
+        Self::within(Bounds::default(), options, telemetry)
+    }
+
+    fn within(bounds: Bounds, options: Options, telemetry: &Arc<Telemetry>) -> Result<Self, ServeError> {
         let Options {
             address,
             token,
@@ -278,7 +304,9 @@ impl Server {
             token: token.map(|token| Sha256::digest(token).into()),
             local: address.is_local(),
             turns: Semaphore::new(AT_ONCE),
-            waiting: Semaphore::new(MOST_WAITING),
+            waiting: Arc::new(Semaphore::new(bounds.waiting)),
+            ahead: Semaphore::new(bounds.ahead),
+            room: Room::new(bounds.bytes),
             cache: Cache::default(),
         });
         // Weak, or the two would keep each other.
@@ -307,7 +335,7 @@ impl Server {
             .spawn({
                 let shared = Arc::clone(&shared);
                 move || {
-                    if let Err(error) = runtime.block_on(serve(listener, shared, ended)) {
+                    if let Err(error) = runtime.block_on(serve(listener, shared, bounds.taking, ended)) {
                         tracing::error!(%error, "no more answers over HTTP");
                     }
                     runtime.shutdown_background();
@@ -399,24 +427,52 @@ fn read_past(shared: &Shared, folder: &mut Folder, past: &mut Option<Past>) {
     }
 }
 
-async fn serve(listener: Bound, shared: Arc<Shared>, mut ended: watch::Receiver<()>) -> io::Result<()> {
+async fn serve(
+    listener: Bound,
+    shared: Arc<Shared>,
+    taking: Duration,
+    mut ended: watch::Receiver<()>,
+) -> io::Result<()> {
     let router = Router::new()
         .fallback(respond)
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
         .with_state(shared);
-    let end = async move {
-        // Fails when the server is dropped, which is the sign.
-        let _ = ended.changed().await;
-    };
-    match listener {
+    let accepting: Pin<Box<dyn Future<Output = Infallible> + Send>> = match listener {
         Bound::Tcp(listener) => {
             let listener = Listener::new(tokio::net::TcpListener::from_std(listener)?);
-            tokio::select! { served = async { axum::serve(listener, router).await } => served, () = end => Ok(()) }
+            Box::pin(accept(listener, router, taking))
         }
         Bound::Unix(listener) => {
             let listener = Listener::new(tokio::net::UnixListener::from_std(listener)?);
-            tokio::select! { served = async { axum::serve(listener, router).await } => served, () = end => Ok(()) }
+            Box::pin(accept(listener, router, taking))
         }
+    };
+    tokio::select! {
+        never = accepting => match never {},
+        // Fails when the server is dropped, which is the sign.
+        _ = ended.changed() => Ok(()),
+    }
+}
+
+/// Answers whoever connects, one request after the other.
+async fn accept<L>(mut listener: L, router: Router, taking: Duration) -> Infallible
+where
+    L: axum::serve::Listener,
+{
+    // A connection of HTTP/2 may leave a hundred answers unread and still be busy.
+    let mut protocol = auto::Builder::new(TokioExecutor::new()).http1_only();
+    // Else an answer is copied whole before it is sent, and the room that it takes is given back too early.
+    protocol.http1().writev(true);
+    loop {
+        let (stream, _) = listener.accept().await;
+        let stream = TokioIo::new(Taken::new(stream, taking));
+        let service = TowerToHyperService::new(router.clone());
+        let connection = protocol.serve_connection(stream, service).into_owned();
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error, "a connection ended early");
+            }
+        });
     }
 }
 
@@ -581,7 +637,7 @@ async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Respons
         },
         Place::Metrics => into_response(&Answer::Text {
             content_type: "text/plain; version=0.0.4; charset=utf-8",
-            body: telemetry::prometheus(&shared.telemetry.figures()),
+            body: telemetry::prometheus(&shared.telemetry.figures()).into(),
         }),
         Place::Past(drawn) => past(&shared, uri, drawn, now)
             .await
@@ -596,41 +652,52 @@ async fn past(
     drawn: Drawn,
     now: SystemTime,
 ) -> Result<Arc<Answer>, Box<Response>> {
-    let busy = |text: &str| Box::new(plain(StatusCode::SERVICE_UNAVAILABLE, format!("{text}\n")));
     let parsed = Question::parse(uri.query().unwrap_or_default(), now, shared.newest(now));
     let mut question =
         parsed.map_err(|wrong| Box::new(plain(StatusCode::BAD_REQUEST, format!("{wrong}\n"))))?;
-    let waiting = shared.waiting.try_acquire();
-    let _waiting = waiting.map_err(|_| busy("too many requests are waiting"))?;
+    let busy = |busy| Box::new(too_busy(busy));
     let make = |question: Question| {
         let shared = Arc::clone(shared);
+        let waiting = Arc::clone(&shared.waiting).try_acquire_owned();
         async move {
+            // As long as it is being made: who asked may be gone.
+            let _waiting = waiting.map_err(|_| Busy::Waiting)?;
             let turn = tokio::time::timeout(PATIENCE, shared.turns.acquire()).await;
             let Ok(Ok(_turn)) = turn else {
-                return Err(Busy);
+                return Err(Busy::Turn);
             };
             let worker = tokio::task::spawn_blocking({
                 let shared = Arc::clone(&shared);
                 move || answer::make(&shared, &question, drawn)
             });
             let made = worker.await;
-            Ok(Arc::new(
-                made.unwrap_or_else(|error| Answer::Failed(error.to_string())),
-            ))
+            shared.hold(made.unwrap_or_else(|error| Answer::Failed(error.to_string())))
         }
     };
     let made = if let Some(seconds) = question.seconds {
         let end = now + seconds;
         question.query.range = Some(nanos(now)..nanos(end));
-        wait_until(shared, end, seconds + LATE).await;
-        // Nobody else asks for the same time.
-        make(question).await
+        {
+            let ahead = shared.ahead.try_acquire();
+            let _ahead = ahead.map_err(|_| busy(Busy::Ahead))?;
+            wait_until(shared, end, seconds + LATE).await;
+        }
+        // Nobody else asks for the same time. A task of its own, whose turn is not given back before its end.
+        let task = tokio::spawn(make(question)).await;
+        task.unwrap_or(Err(Busy::Turn))
     } else {
         let news = *shared.news.borrow();
         let key = uri.to_string();
         shared.cache.answer(&key, news, || make(question)).await
     };
-    made.map_err(|Busy| busy("busy with other answers; ask again"))
+    made.map_err(busy)
+}
+
+/// The answer to who asks while too much is under way.
+fn too_busy(busy: Busy) -> Response {
+    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", busy.sentence()));
+    response.headers_mut().insert(header::RETRY_AFTER, AGAIN);
+    response
 }
 
 /// Waits until what is sampled up to `end` is in the history; no longer than `patience`.
