@@ -172,18 +172,18 @@ async fn run(request: Request) -> anyhow::Result<ExitCode> {
     let writes = default_output || !files.is_empty();
     let mut announcement = announce(&scope, frequency, duration.is_none() && writes);
     let telemetry = Arc::new(Telemetry::default());
+    let interval = match (&delivery, &serving) {
+        (Some(delivery), _) => delivery.interval,
+        (None, Some(_)) => Some(SERVED_INTERVAL),
+        (None, None) => None,
+    };
     let server = serving
-        .map(|serving| start_server(serving, &telemetry))
+        .map(|serving| start_server(serving, interval.unwrap_or(SERVED_INTERVAL), &telemetry))
         .transpose()?
         .flatten();
     if let Some(server) = &server {
         announcement = format!("{announcement} Asked at {}.", server.address());
     }
-    let interval = match (&delivery, &server) {
-        (Some(delivery), _) => delivery.interval,
-        (None, Some(_)) => Some(SERVED_INTERVAL),
-        (None, None) => None,
-    };
     let options = Options {
         scope,
         frequency,
@@ -360,9 +360,10 @@ fn start_server(
         options,
         is_asked_for,
     }: Serving,
+    interval: Duration,
     telemetry: &Arc<Telemetry>,
 ) -> Result<Option<Server>, ServeError> {
-    match Server::start(options, telemetry) {
+    match Server::start(options, interval, telemetry) {
         Ok(server) => Ok(Some(server)),
         Err(error) if is_asked_for => Err(error),
         Err(error) => {

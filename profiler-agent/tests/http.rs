@@ -445,7 +445,7 @@ fn names_that_mean_harm_are_text_in_every_answer() {
         limits: profiler_agent::history::Limits::default(),
         folder: None,
     };
-    let server = Server::start(options, &std::sync::Arc::default()).unwrap();
+    let server = Server::start(options, Duration::from_secs(2), &std::sync::Arc::default()).unwrap();
     let total = profile.sample_count();
     let start = profile.capture.start / 1_000_000_000;
     server.entrance().hand_over(profile);

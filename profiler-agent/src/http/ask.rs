@@ -186,7 +186,7 @@ mod tests {
             limits: Limits::default(),
             folder: None,
         };
-        let server = Server::start(options, &Telemetry::default().into()).unwrap();
+        let server = Server::start(options, Duration::from_secs(2), &Telemetry::default().into()).unwrap();
         let mut slice = read::bytes(b"program;main 7\n", &read::Options::default()).unwrap();
         slice.capture = Capture {
             target: "whole host".into(),

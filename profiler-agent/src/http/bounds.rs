@@ -204,7 +204,13 @@ mod tests {
             limits: Limits::default(),
             folder: None,
         };
-        let server = Server::within(bounds, options, &Telemetry::default().into()).unwrap();
+        let server = Server::within(
+            bounds,
+            options,
+            Duration::from_secs(2),
+            &Telemetry::default().into(),
+        )
+        .unwrap();
         let folded: String = (0..stacks)
             .map(|number| format!("program;{number:0>2048} 7\n"))
             .collect();

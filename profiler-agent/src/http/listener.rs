@@ -21,8 +21,6 @@ use super::Address;
 
 /// Connections at one time: each takes a descriptor, of which the agent needs its own.
 const MOST_CONNECTIONS: usize = 512;
-/// How long a connection may say nothing: longer than the longest answer takes to begin.
-const SILENCE: Duration = Duration::from_secs(700);
 
 /// Bound before the capture begins, so that a taken port is told at once.
 pub(super) enum Bound {
@@ -84,13 +82,16 @@ fn remove_left_behind(path: &Path) -> io::Result<()> {
 pub(super) struct Listener<L> {
     inner: L,
     free: Arc<Semaphore>,
+    /// How long a connection may say nothing: longer than the longest answer takes to begin.
+    silence: Duration,
 }
 
 impl<L> Listener<L> {
-    pub(super) fn new(inner: L) -> Self {
+    pub(super) fn new(inner: L, silence: Duration) -> Self {
         Self {
             inner,
             free: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+            silence,
         }
     }
 
@@ -110,7 +111,7 @@ macro_rules! listener {
             async fn accept(&mut self) -> (Self::Io, Self::Addr) {
                 let room = self.room().await;
                 let (stream, address) = axum::serve::Listener::accept(&mut self.inner).await;
-                (Connection::new(stream, room), address)
+                (Connection::new(stream, self.silence, room), address)
             }
 
             fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -126,15 +127,17 @@ listener!(UnixListener);
 /// A connection, which ends when it has been silent for too long.
 pub(super) struct Connection<S> {
     stream: S,
+    limit: Duration,
     silence: Pin<Box<Sleep>>,
     _room: Option<OwnedSemaphorePermit>,
 }
 
 impl<S> Connection<S> {
-    fn new(stream: S, room: Option<OwnedSemaphorePermit>) -> Self {
+    fn new(stream: S, limit: Duration, room: Option<OwnedSemaphorePermit>) -> Self {
         Self {
             stream,
-            silence: Box::pin(sleep_until(Instant::now() + SILENCE)),
+            limit,
+            silence: Box::pin(sleep_until(Instant::now() + limit)),
             _room: room,
         }
     }
@@ -142,7 +145,8 @@ impl<S> Connection<S> {
     /// What came of reading or writing; an error instead of another turn of silence.
     fn heard<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
-            self.silence.as_mut().reset(Instant::now() + SILENCE);
+            let limit = self.limit;
+            self.silence.as_mut().reset(Instant::now() + limit);
             return polled;
         }
         match self.silence.as_mut().poll(context) {

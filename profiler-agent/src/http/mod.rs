@@ -22,6 +22,7 @@ use std::{
     convert::Infallible,
     fmt, io,
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
     path::PathBuf,
     pin::Pin,
     str::FromStr,
@@ -76,10 +77,12 @@ const AT_ONCE: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// When who was told that too much is under way may ask again, in seconds.
 const AGAIN: HeaderValue = HeaderValue::from_static("10");
-/// How long after its time a slice may come.
-const LATE: Duration = Duration::from_secs(40);
-/// Without a slice for so long something is wrong.
-const SILENCE: Duration = Duration::from_secs(60);
+/// How long after its interval a slice may come: its names are waited for, and a host is busy.
+const LATE: Duration = Duration::from_secs(50);
+/// How long is waited for a slice in any case, and at most.
+const SILENCE: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_hours(24);
+/// What the longest answer takes beside its slice: ten minutes of `seconds`, its turn, its making.
+const LONGEST: Duration = Duration::from_secs(640);
 
 /// The description of all of this for programs.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -197,6 +200,8 @@ struct Shared {
     is_past_read: AtomicBool,
     /// When the last slice came, by number.
     news: watch::Sender<Instant>,
+    /// Without a slice for so long something is wrong.
+    silence: Duration,
     token: Option<[u8; 32]>,
     local: bool,
     turns: Semaphore,
@@ -216,7 +221,7 @@ impl Shared {
         let end = self.history().span().map_or(0, |span| span.end);
         let end = UNIX_EPOCH + Duration::from_nanos(end);
         match now.duration_since(end) {
-            Ok(age) if age < SILENCE => end,
+            Ok(age) if age < self.silence => end,
             _ => now,
         }
     }
@@ -245,6 +250,13 @@ impl Shared {
     }
 }
 
+/// How long no slice may come where one comes every `interval`.
+fn silence(interval: Duration) -> Duration {
+    interval
+        .saturating_add(LATE)
+        .clamp(*SILENCE.start(), *SILENCE.end())
+}
+
 /// A running server; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Server {
@@ -271,15 +283,24 @@ impl Entrance {
 }
 
 impl Server {
-    /// Listens, and answers from then on.
+    /// Listens, and answers from then on, where a slice comes every `interval`.
     ///
     /// # Errors
     /// [`ServeError`]: the address is taken, or not of this host.
-    pub fn start(options: Options, telemetry: &Arc<Telemetry>) -> Result<Self, ServeError> {
-        Self::within(Bounds::default(), options, telemetry)
+    pub fn start(
+        options: Options,
+        interval: Duration,
+        telemetry: &Arc<Telemetry>,
+    ) -> Result<Self, ServeError> {
+        Self::within(Bounds::default(), options, interval, telemetry)
     }
 
-    fn within(bounds: Bounds, options: Options, telemetry: &Arc<Telemetry>) -> Result<Self, ServeError> {
+    fn within(
+        bounds: Bounds,
+        options: Options,
+        interval: Duration,
+        telemetry: &Arc<Telemetry>,
+    ) -> Result<Self, ServeError> {
         let Options {
             address,
             token,
@@ -301,6 +322,7 @@ impl Server {
             skipped: AtomicU64::new(0),
             is_past_read: AtomicBool::new(folder.is_none()),
             news: watch::channel(Instant::now()).0,
+            silence: silence(interval),
             token: token.map(|token| Sha256::digest(token).into()),
             local: address.is_local(),
             turns: Semaphore::new(AT_ONCE),
@@ -433,17 +455,18 @@ async fn serve(
     taking: Duration,
     mut ended: watch::Receiver<()>,
 ) -> io::Result<()> {
+    let silence = LONGEST + shared.silence;
     let router = Router::new()
         .fallback(respond)
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
         .with_state(shared);
     let accepting: Pin<Box<dyn Future<Output = Infallible> + Send>> = match listener {
         Bound::Tcp(listener) => {
-            let listener = Listener::new(tokio::net::TcpListener::from_std(listener)?);
+            let listener = Listener::new(tokio::net::TcpListener::from_std(listener)?, silence);
             Box::pin(accept(listener, router, taking))
         }
         Bound::Unix(listener) => {
-            let listener = Listener::new(tokio::net::UnixListener::from_std(listener)?);
+            let listener = Listener::new(tokio::net::UnixListener::from_std(listener)?, silence);
             Box::pin(accept(listener, router, taking))
         }
     };
@@ -621,7 +644,7 @@ async fn respond(State(shared): State<Arc<Shared>>, request: Request) -> Respons
         }
         Place::Description => text("application/json", OPENAPI),
         Place::Health => match shared.news.borrow().elapsed() {
-            silent if silent > SILENCE => plain(
+            silent if silent > shared.silence => plain(
                 StatusCode::SERVICE_UNAVAILABLE,
                 format!("no slice for {} s\n", silent.as_secs()),
             ),
@@ -680,7 +703,7 @@ async fn past(
         {
             let ahead = shared.ahead.try_acquire();
             let _ahead = ahead.map_err(|_| busy(Busy::Ahead))?;
-            wait_until(shared, end, seconds + LATE).await;
+            wait_until(shared, end, seconds + shared.silence).await;
         }
         // Nobody else asks for the same time. A task of its own, whose turn is not given back before its end.
         let task = tokio::spawn(make(question)).await;
@@ -778,6 +801,72 @@ fn set(response: &mut Response, name: header::HeaderName, value: &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{history::Limits, profile::Capture, read};
+
+    /// A server with a slice of one second that ended and came so long ago.
+    fn server(interval: Duration, ago: Duration) -> Server {
+        let options = Options {
+            address: "127.0.0.1:0".parse().unwrap(),
+            token: None,
+            limits: Limits::default(),
+            folder: None,
+        };
+        let server = Server::start(options, interval, &Arc::default()).unwrap();
+        let mut slice = read::bytes(b"program;main 7\n", &read::Options::default()).unwrap();
+        slice.capture = Capture {
+            start: nanos(SystemTime::now() - ago) - 1_000_000_000,
+            duration: 1_000_000_000,
+            frequency: 99,
+            ..Capture::default()
+        };
+        let shared = &server.entrance.shared;
+        let before = *shared.news.borrow();
+        server.entrance().hand_over(slice);
+        while *shared.news.borrow() == before {
+            thread::sleep(Duration::from_millis(5));
+        }
+        shared.news.send_replace(Instant::now().checked_sub(ago).unwrap());
+        server
+    }
+
+    async fn status(server: &Server, path: &str) -> StatusCode {
+        let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+        respond(State(Arc::clone(&server.entrance.shared)), request)
+            .await
+            .status()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slice_may_be_as_late_as_its_interval_is_long() {
+        let ago = Duration::from_secs(90);
+        for (interval, health, last) in [(60, 200, 200), (300, 200, 200), (2, 503, 404)] {
+            let server = server(Duration::from_secs(interval), ago);
+            assert_eq!(status(&server, "/healthz").await, health, "{interval}");
+            assert_eq!(
+                status(&server, "/profile.folded?last=1m").await,
+                last,
+                "{interval}"
+            );
+            // What is sampled from now on is waited for until its slice must be there.
+            let asked = tokio::time::Instant::now();
+            assert_eq!(status(&server, "/profile.folded?seconds=30").await, 404);
+            let waited = asked.elapsed();
+            let least = Duration::from_secs(30 + interval.max(10) + 30);
+            assert!(waited >= least && waited < LONGEST, "{waited:?} at {interval} s");
+        }
+    }
+
+    #[test]
+    fn no_interval_is_too_long_to_add() {
+        for (interval, expected) in [
+            (Duration::ZERO, 60),
+            (Duration::from_secs(10), 60),
+            (Duration::from_secs(300), 350),
+            (Duration::MAX, 86_400),
+        ] {
+            assert_eq!(silence(interval), Duration::from_secs(expected));
+        }
+    }
 
     #[test]
     fn a_name_that_a_stranger_gave_this_host_is_not_its_own() {
