@@ -55,12 +55,19 @@ impl Counts {
 
     /// Those dropped on their way to the receiver; the others were lost before there was a profile.
     pub fn dropped_in_delivery(&self) -> u64 {
-        let captured = [Loss::RingFull, Loss::TornRecord];
         let dropped = self.dropped.iter();
         dropped
-            .filter(|(reason, _)| !captured.contains(reason))
+            .filter(|(reason, _)| reason.on_the_way().is_some())
             .map(|(_, count)| count)
             .sum()
+    }
+
+    /// Why samples were dropped on their way, and what helps, each reason with its name: `queue_full: the receiver …`.
+    pub fn why_dropped(&self) -> Vec<String> {
+        let dropped = self.dropped.iter().filter(|(_, count)| **count > 0);
+        dropped
+            .filter_map(|(reason, _)| Some(format!("{}: {}", reason.name(), reason.on_the_way()?)))
+            .collect()
     }
 
     /// Whether every sample is somewhere.

@@ -444,8 +444,12 @@ fn told_delivery(name: &str, report: &Report, quiet: bool) -> bool {
     let words = failure.as_deref().unwrap_or("no reason is known");
     if dropped > 0 {
         let all = counts.captured + counts.inherited;
+        let mut why = counts.why_dropped();
+        // The receiver's words, if it has not taken anything since.
+        why.extend(failure.clone());
         tell(&format_args!(
-            "profiler-agent: {dropped} of {all} samples were not exported: {words}"
+            "profiler-agent: {dropped} of {all} samples were not exported: {}",
+            why.join("; ")
         ));
     } else if counts.spooled > 0 {
         tell(&format_args!(

@@ -27,7 +27,7 @@ pub enum Loss {
     RingFull,
     /// The ring held bytes that are no record.
     TornRecord,
-    /// Finished slices came faster than they were encoded.
+    /// Finished slices came faster than they were encoded; or faster than they were sent, where no disk takes them.
     EncoderBusy,
     /// Too much was waiting in memory for the receiver, and the disk did not take it.
     QueueFull,
@@ -74,5 +74,28 @@ impl Loss {
             Self::TooLarge => "too_large",
             Self::ShutDown => "shut_down",
         }
+    }
+
+    /// What happened on the way to the receiver, and what helps; `None` for what was lost before there was a profile.
+    pub const fn on_the_way(self) -> Option<&'static str> {
+        Some(match self {
+            Self::RingFull | Self::TornRecord => return None,
+            Self::EncoderBusy => {
+                "slices came faster than they were encoded and sent; try a lower -F, or --spool FOLDER"
+            }
+            Self::QueueFull => {
+                "the receiver failed while more than --queue-limit waited in memory; raise it, or keep what waits on the disk with --spool FOLDER"
+            }
+            Self::SpoolFull => {
+                "the receiver failed while more than --spool-limit waited on the disk; raise it"
+            }
+            Self::SpoolUnreadable => "files of the spool are damaged",
+            Self::Refused => "the receiver refused them",
+            Self::Rejected => "the receiver took its requests in part",
+            Self::TooLarge => "they were larger than the receiver takes",
+            Self::ShutDown => {
+                "the receiver did not take them before the end; raise --shutdown-timeout, or keep them on the disk with --spool FOLDER"
+            }
+        })
     }
 }

@@ -390,7 +390,7 @@ pub const METRICS: &[Metric] = &[
         "profiler_agent.queue.limit",
         "By",
         Kind::UpDownCounter,
-        "What those may grow to (`--queue-limit`).",
+        "What those may grow to, beside the slice that came last (`--queue-limit`).",
         delivery,
         |delivery| delivery.queue_limit,
     ),

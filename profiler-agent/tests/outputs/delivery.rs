@@ -256,6 +256,11 @@ fn without_a_disk_the_oldest_make_way_in_memory() {
     receiver.mood.set(GOOD);
     receiver.forget();
     let report = finish(delivery, 7);
+    let why = report.counts.why_dropped();
+    assert!(
+        why.len() == 1 && why[0].starts_with("queue_full: ") && why[0].contains("--queue-limit"),
+        "{why:?}"
+    );
     let dropped = report.counts.dropped;
     assert_eq!(
         dropped.keys().collect::<Vec<_>>(),
@@ -267,6 +272,71 @@ fn without_a_disk_the_oldest_make_way_in_memory() {
     let numbers = receiver.numbers();
     assert_eq!(numbers, Vec::from_iter(lost + 1..=7));
     assert!((3..=4).contains(&lost), "{lost}");
+}
+
+/// Options by which nothing may wait, and a slice is several requests.
+fn without_room(options: Options) -> Options {
+    let encode = encode::Options {
+        limit: 4096,
+        ..encode::Options::default()
+    };
+    assert!(encode::encode(&slice(1), &encode).len() > 3);
+    Options {
+        encode,
+        memory: 0,
+        ..options
+    }
+}
+
+#[test]
+fn a_receiver_that_takes_what_comes_gets_all_of_it() {
+    let receiver = Receiver::start(GOOD);
+    let delivery = Delivery::start(without_room(options(receiver.address, None))).unwrap();
+    // Faster than they are sent.
+    for number in 1..=3 {
+        delivery.entrance().hand_over(slice(number));
+    }
+    let report = finish(delivery, 4);
+    assert_eq!(report.counts.exported, 4 * samples(), "{}", report.counts);
+    assert_eq!(report.counts.dropped, BTreeMap::new());
+    assert!(receiver.numbers().is_sorted(), "{:?}", receiver.numbers());
+    // Once it fails the limit holds.
+    receiver.mood.set(AWAY);
+    let delivery = Delivery::start(without_room(options(receiver.address, None))).unwrap();
+    delivery.entrance().hand_over(slice(1));
+    wait_for("the limit", || {
+        balanced(&delivery).dropped == BTreeMap::from([(Loss::QueueFull, samples())])
+    });
+    delivery.abandon();
+}
+
+#[test]
+fn slices_that_wait_for_room_are_in_nobodys_way_at_the_end() {
+    let receiver = HttpReceiver::start("", Vec::new());
+    let endpoint = Endpoint::parse(&format!("http://{}", receiver.address), Some(Protocol::Http)).unwrap();
+    let options = Options {
+        endpoint,
+        client: client::Options {
+            timeout: Duration::from_secs(60),
+            ..client::Options::default()
+        },
+        ..without_room(options(receiver.address, None))
+    };
+    let delivery = Delivery::start(options).unwrap();
+    for number in 1..=3 {
+        delivery.entrance().hand_over(slice(number));
+    }
+    wait_for("the first request", || {
+        delivery.watch().figures().queue_requests > 1
+    });
+    let since = Instant::now();
+    let report = delivery.abandon();
+    assert!(since.elapsed() < Duration::from_secs(20), "it waited");
+    assert_eq!(
+        report.counts.dropped,
+        BTreeMap::from([(Loss::ShutDown, 3 * samples())])
+    );
+    assert!(report.counts.is_balanced(), "{}", report.counts);
 }
 
 #[test]

@@ -8,6 +8,10 @@
 //! What is fresh stays in memory only as long as the receiver takes it. After a failure it goes to the disk at once, and so does what waits for an
 //! answer for a second: what `kill -9` can take is the slice that is still being sampled, and what was finished in the last second.
 //!
+//! What the limit of the memory is for is what the receiver did not take: what was tried and failed, and what is of slices before the last. A slice that
+//! has just come waits for its turn whole, so that memory holds the limit and one slice at most. Where no disk takes what is beyond the limit while the
+//! receiver takes its time, the next slice is not encoded before there is room.
+//!
 //! One request is under way at a time. When a receiver comes back, the backlog goes out oldest first, each of its requests followed by a
 //! pause as long as it took and by what is fresh: the backlog takes at most half of the way.
 //!
@@ -64,7 +68,7 @@ pub struct Options {
     pub encode: encode::Options,
     /// Where to keep what the receiver does not take; `None` keeps it in memory.
     pub spool: Option<spool::Options>,
-    /// Most bytes in memory.
+    /// Most bytes in memory that the receiver did not take.
     pub memory: usize,
 }
 
@@ -110,7 +114,7 @@ pub struct Figures {
     pub queue_requests: u64,
     /// Their bytes.
     pub queue_bytes: u64,
-    /// Most that these may be.
+    /// Most that these may be beside those of the last slice.
     pub queue_limit: u64,
     /// Requests on the disk.
     pub spool_requests: u64,
@@ -309,7 +313,7 @@ impl Entrance {
                     .shift(samples, Place::Waiting, Place::Dropped(Loss::EncoderBusy));
                 tracing::warn!(
                     samples,
-                    "a slice was dropped: those before it are still being encoded"
+                    "a slice was dropped: those before it are still being encoded, or sent"
                 );
             }
         }
@@ -359,6 +363,8 @@ struct Carrier {
     told: Told,
     /// When to give up, once nothing comes any more.
     ending: Option<(Duration, Instant)>,
+    /// Whether somebody waits for the end.
+    is_hurried: bool,
 }
 
 /// What was told already: each thing once, until it changes.
@@ -423,6 +429,7 @@ impl Carrier {
             failure: None,
             told: Told::default(),
             ending: None,
+            is_hurried: false,
         }
     }
 
@@ -432,11 +439,14 @@ impl Carrier {
             self.send_next();
             self.show();
             if let Some((_, deadline)) = self.ending
-                && (self.fresh.is_empty() && self.under_way.is_none() || Instant::now() >= deadline)
+                && (self.fresh.is_empty() && self.under_way.is_none()
+                    || self.is_hurried
+                    || Instant::now() >= deadline)
             {
                 break;
             }
             let alarm = self.alarm();
+            let is_open = self.ending.is_none() && !self.is_behind();
             let answer = async {
                 match &mut self.under_way {
                     Some(under_way) => under_way.answer.as_mut().await,
@@ -445,13 +455,13 @@ impl Carrier {
             };
             tokio::select! {
                 answer = answer => self.take_answer(answer),
-                order = inbox.recv(), if self.ending.is_none() => match order {
+                order = inbox.recv(), if is_open => match order {
                     Some(Order::Slice(slice)) => self.take_slice(&slice),
                     Some(Order::Change(options)) => self.change(*options),
                     Some(Order::Finish(timeout)) => self.ending = Some((timeout, Instant::now() + timeout)),
                     None => break,
                 },
-                () = watch.0.hurry.notified(), if self.ending.is_some() => break,
+                () = watch.0.hurry.notified() => self.is_hurried = true,
                 () = tokio::time::sleep_until(alarm) => self.copy_what_lingers(),
             }
         }
@@ -527,15 +537,28 @@ impl Carrier {
         self.spool.as_ref().is_some_and(|spool| !spool.is_empty())
     }
 
-    /// Encodes a slice.
+    /// Encodes a slice. The limit is for those before it: this one nobody has tried to send.
     fn take_slice(&mut self, slice: &Profile) {
+        if !self.is_hurried {
+            self.keep_within_memory();
+        }
         for request in encode::encode(slice, &self.encode) {
             self.fresh.push_back(Parcel::pack(&request, self.compression));
         }
         if self.backoff.is_failing() {
             self.spill();
+            self.keep_within_memory();
         }
-        self.keep_within_memory();
+    }
+
+    /// Whether the next slice is to wait: the receiver takes what there is, no disk does, and it is more than the limit.
+    fn is_behind(&self) -> bool {
+        let is_taken = !self.backoff.is_failing() && !self.is_hurried;
+        is_taken && self.spool.is_none() && self.fresh_bytes() > self.memory
+    }
+
+    fn fresh_bytes(&self) -> usize {
+        self.fresh.iter().map(|parcel| parcel.body.len()).sum()
     }
 
     /// Begins to send, if nothing is under way and something may be.
@@ -752,11 +775,10 @@ impl Carrier {
 
     /// Drops the oldest of what is in memory beyond the limit.
     fn keep_within_memory(&mut self) {
-        let mut bytes: usize = self.fresh.iter().map(|parcel| parcel.body.len()).sum();
-        if bytes > self.memory {
+        if self.fresh_bytes() > self.memory {
             self.spill();
-            bytes = self.fresh.iter().map(|parcel| parcel.body.len()).sum();
         }
+        let mut bytes = self.fresh_bytes();
         while bytes > self.memory {
             let Some(parcel) = self.fresh.pop_front() else {
                 return;
