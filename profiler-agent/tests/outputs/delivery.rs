@@ -125,6 +125,11 @@ struct Receiver {
 
 impl Receiver {
     fn start(mood: u8) -> Self {
+        Self::slow(mood, Duration::ZERO)
+    }
+
+    /// One that takes its time for each answer.
+    fn slow(mood: u8, delay: Duration) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -134,7 +139,7 @@ impl Receiver {
         moods.set(mood);
         let (address, inside) = runtime.block_on(async {
             let moods = moods.clone();
-            GrpcReceiver::start(Duration::ZERO, move || moods.answer())
+            GrpcReceiver::start(delay, move || moods.answer())
         });
         Self {
             address,
@@ -176,7 +181,8 @@ fn samples() -> u64 {
 #[test]
 fn while_the_receiver_is_away_slices_wait_on_the_disk_in_their_order() {
     let folder = tempfile::tempdir().unwrap();
-    let receiver = Receiver::start(AWAY);
+    // The backlog takes a second, so that it is still there when something fresh comes.
+    let receiver = Receiver::slow(AWAY, Duration::from_millis(50));
     let delivery = Delivery::start(options(receiver.address, Some(folder.path()))).unwrap();
     for number in 1..=10 {
         delivery.entrance().hand_over(slice(number));
@@ -458,6 +464,11 @@ fn a_full_spool_drops_the_oldest() {
     let delivery = Delivery::start(options).unwrap();
     for number in 1..=5 {
         delivery.entrance().hand_over(slice(number));
+        // Else a slow encoder would have the queue drop some.
+        wait_for("the spool", || {
+            let counts = balanced(&delivery);
+            counts.spooled + counts.dropped_total() == number * samples()
+        });
     }
     let report = finish(delivery, 6);
     assert_eq!(
