@@ -483,7 +483,8 @@ fn cpp_bomb_is_cut_in_no_time() {
             .unwrap();
         let begun = Instant::now();
         let symbol = one(&program, start).pop().unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        // Uncut it takes minutes: a debug build took 4 s for 2^20 parts. Five leave room for a busy machine.
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
         assert!(
             symbol.name.len() <= 4096 && symbol.name.ends_with('…'),
             "{}",
