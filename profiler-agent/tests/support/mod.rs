@@ -6,6 +6,7 @@ pub mod agent;
 pub mod collector;
 pub mod conformance;
 pub mod golden;
+pub mod machine;
 pub mod picture;
 pub mod profiles;
 pub mod proxy;
