@@ -77,6 +77,9 @@ fn arguments<'a>(url: &'a str, spool: &'a Path) -> Vec<&'a str> {
         "1s",
         "--spool",
         spool.to_str().unwrap(),
+        // Rounded, two samples of a thread may have one time, and look like one that came twice.
+        "--otlp-times",
+        "exact",
     ]
 }
 
