@@ -296,10 +296,14 @@ fn a_collector_gets_the_metrics_that_are_scraped_too() {
         assert!(failures > 0.0);
         let collector = site.start(BOTH, "", "");
         wait_for("metrics of a delivery that works", || {
-            collector
-                .written()
-                .last()
-                .is_some_and(|request| value(&points(request).0, "profiler_agent.ledger.exported", &[]) > 0.0)
+            let requests = collector.written();
+            let Some(request) = requests.last() else {
+                return false;
+            };
+            let values = points(request).0;
+            let ledger = |place: &str| value(&values, &format!("profiler_agent.ledger.{place}"), &[]);
+            // The backlog too: what is not away by the end stays on the disk.
+            ledger("exported") > 0.0 && ledger("spooled") == 0.0
         });
         // At the end all that was counted is exported; a scrape knows of the slices that were there when it was counted last.
         let mut text = String::new();
