@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Signal;
 use support::{
     agent::{Agent, Run},
     tools,
@@ -107,7 +108,8 @@ fn what_is_no_map_of_the_process_is_not_read() {
     for how in ["none", "fifo", "device", "link", "foreign", "sparse"] {
         let (run, counts, all) = sample(&agent, &[program.to_str().unwrap(), how, "200"]);
         let nameless = counts.get("[anon]").copied().unwrap_or_default();
-        assert!(all > 80 && nameless * 10 > all * 8, "{how}: {counts:?} of {all}");
+        // Two hundred are due, and fewer where the machine stands still. The share is the point.
+        assert!(all > 40 && nameless * 10 > all * 8, "{how}: {counts:?} of {all}");
         assert_eq!(counts.len(), 1, "{how}: {counts:?}");
         assert_eq!(
             run.stderr.contains("without an end"),
@@ -118,10 +120,10 @@ fn what_is_no_map_of_the_process_is_not_read() {
     }
 }
 
+/// By CPU time: on a busy machine it runs for longer, and the agent has as much more time to see its map.
 const SCRIPT: &str = "
 function fibonacci(n) { return n < 2 ? n : fibonacci(n - 1) + fibonacci(n - 2); }
-const end = Date.now() + 1500;
-while (Date.now() < end) fibonacci(22);
+while (process.cpuUsage().user < 1500000) fibonacci(22);
 try { require('fs').unlinkSync(`/tmp/perf-${process.pid}.map`); } catch {}
 ";
 
@@ -205,10 +207,12 @@ fn java_has_names() {
     };
     support::workload::wait_for("Java's compiler", has_compiled);
     remove_map(&pid);
-    let mut running = agent.start(["-p", &pid, "-F", "499", "-d", "2s", "-o", "out.folded"]);
+    let mut running = agent.start(["-p", &pid, "-F", "499", "-o", "out.folded"]);
     running.samples();
     std::thread::sleep(Duration::from_millis(1200));
+    // Before the end, however long it takes.
     assert!(has_compiled());
+    running.send(Signal::INT);
     running.finish().expect(0, &["samples of java"]);
     let (counts, all) = generated(&text(&agent.path("out.folded")));
     let fibonacci = counts
