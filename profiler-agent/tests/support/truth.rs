@@ -166,6 +166,9 @@ pub struct Chains {
 /// kernel is putting back. Each is told, and what is understood becomes a chain or an exception.
 const STRAY: u64 = 300;
 
+/// And so many whatever their share is: of a capture that got little of a busy machine, one is more than that.
+const FEW: u64 = 2;
+
 /// How many samples a chain must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Share {
@@ -315,7 +318,7 @@ impl Chains {
             for (stack, count) in wrong.iter().take(30) {
                 stray += &format!("  {stack} {count}\n");
             }
-            if wrong_samples * STRAY > total {
+            if wrong_samples > FEW + total / STRAY {
                 said += &stray;
             } else {
                 eprintln!("{stray}");
@@ -330,7 +333,7 @@ impl Chains {
                 Share::Fair if total > 50 * fair && count * 3 * fair < total => {
                     said += &format!("{count} of {total} samples, where one in {fair} is due: {chain}\n");
                 }
-                Share::Exception if count * self.rarity() > total => {
+                Share::Exception if *count > FEW && count * self.rarity() > total => {
                     said += &format!("{count} of {total} samples are no exception any more: {chain}\n");
                 }
                 Share::Fair | Share::Any | Share::Exception => {}
