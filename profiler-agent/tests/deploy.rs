@@ -24,7 +24,7 @@ use profiler_agent::{export::otlp::endpoint::Protocol, kernel::capabilities::CAP
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{
-    agent::{Agent, PROGRAM},
+    agent::{Agent, PROGRAM, copy_to_run},
     collector::{Site, TO_FILE, events},
     tools,
     workload::{Workload, alone, children, compiled, send, text, wait_for},
@@ -408,7 +408,7 @@ fn the_daemon_sets_container_profiles_the_node() {
     for name in ["root", "state", "settings"] {
         fs::create_dir(place(name)).unwrap();
     }
-    fs::copy(PROGRAM, place("root/profiler-agent")).unwrap();
+    copy_to_run(Path::new(PROGRAM), &place("root/profiler-agent"));
     let settings = of_kind("ConfigMap")["data"]["agent.toml"].as_str().unwrap();
     let ours = settings
         .replace(

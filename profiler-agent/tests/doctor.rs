@@ -20,7 +20,7 @@ use profiler_agent::{
 };
 
 use support::{
-    agent::{Agent, PROGRAM},
+    agent::{Agent, PROGRAM, copy_to_run},
     collector::{Collector, TO_FILE},
     picture::Picture,
     tools,
@@ -189,7 +189,7 @@ fn a_root_that_cannot_be_taken_leaves_the_old_one_and_closes_it() {
     // In a chroot that is no mount of its own, pivot_root is refused after the new root has been mounted over /proc.
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("agent");
-    std::fs::copy(PROGRAM, &program).unwrap();
+    copy_to_run(Path::new(PROGRAM), &program);
     let script = r#"
         cd "$1"; mkdir usr proc dev sys; ln -s usr/lib usr/lib64 usr/bin .
         mount --bind /usr usr && mount --rbind /proc proc && mount --rbind /sys sys && mount --bind /dev dev || exit 99

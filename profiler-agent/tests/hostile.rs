@@ -28,7 +28,7 @@ use object::{Object as _, ObjectSegment as _};
 use profiler_agent::symbols::{Object, Request, Response, Symbolizer};
 
 use support::{
-    agent::{Agent, PROGRAM},
+    agent::{Agent, PROGRAM, copy_to_run},
     picture::{Otlp, Picture},
     tools,
     workload::{Workload, alone, compiled, wait_for},
@@ -762,8 +762,10 @@ fn what_cannot_be_read_is_shown_by_its_addresses_with_the_reason() {
     let program = agent.path("headless");
     let mut bytes = fs::read(compiled("split")).unwrap();
     bytes[40..48].fill(0x7f);
-    fs::write(&program, bytes).unwrap();
-    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let preliminary = agent.path("bytes");
+    fs::write(&preliminary, bytes).unwrap();
+    fs::set_permissions(&preliminary, Permissions::from_mode(0o755)).unwrap();
+    copy_to_run(&preliminary, &program);
     let report = agent.path("report");
     let workload = Workload::start(&program, [report.as_os_str(), "3600000".as_ref(), "1".as_ref()]);
     let pid = workload.pid().to_string();
@@ -814,7 +816,9 @@ fn no_name_is_markup_or_a_command_to_a_terminal() {
     let evil = "\"/><script>alert(1)</script>\x1b[31m\x07;\n\r\u{9b}";
     let text: Vec<u8> = evil.as_bytes().iter().copied().cycle().take(1 << 20).collect();
     bytes[place..place + text.len()].copy_from_slice(&text);
-    fs::write(&program, bytes).unwrap();
+    let preliminary = agent.path("bytes");
+    fs::write(&preliminary, bytes).unwrap();
+    copy_to_run(&preliminary, &program);
     let workload = Workload::start(&program, [""; 0]);
     let pid = workload.pid().to_string();
     let run = agent.run([

@@ -51,7 +51,7 @@ impl Agent {
     /// Runs a copy that every user can reach, wherever the build lies.
     pub fn for_every_user(mut self) -> Self {
         self.program = self.path("profiler-agent");
-        std::fs::copy(PROGRAM, &self.program).unwrap();
+        copy_to_run(Path::new(PROGRAM), &self.program);
         std::fs::set_permissions(self.folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         self
     }
@@ -112,6 +112,13 @@ impl Agent {
     fn stream(&self, name: &str) -> String {
         text(&self.streams.path().join(name))
     }
+}
+
+/// Copies a program that is run afterwards. The kernel runs no file that is open for writing anywhere, and each child that another thread
+/// of this process starts meanwhile has a copy of its descriptors until it becomes a program: so it is `cp` that writes.
+pub fn copy_to_run(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg(from).arg(to).status().unwrap();
+    assert!(status.success(), "cp {} {}", from.display(), to.display());
 }
 
 /// Names in a folder.
