@@ -121,6 +121,13 @@ pub fn copy_to_run(from: &Path, to: &Path) {
     assert!(status.success(), "cp {} {}", from.display(), to.display());
 }
 
+/// Segments in a spool, or in a history.
+pub fn segments(folder: &Path) -> usize {
+    let files = std::fs::read_dir(folder.join("v1")).into_iter().flatten();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(".segment")).count()
+}
+
 /// Names in a folder.
 pub fn files(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(folder)
