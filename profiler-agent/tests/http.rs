@@ -25,7 +25,8 @@ use std::{
 use profiler_agent::diff::Change;
 use rustix::process::Signal;
 use support::{
-    agent::{Agent, address},
+    agent::{Agent, address, segments},
+    machine::steal,
     profiles,
     workload::{Workload, alone, compiled, root, text, wait_for, wait_within},
 };
@@ -92,6 +93,8 @@ struct Phase {
     since: f64,
     until: f64,
     cpu_seconds: f64,
+    /// What the host took meanwhile from all CPUs, in seconds.
+    steal: f64,
     folded: Answer,
 }
 
@@ -125,8 +128,8 @@ impl Phase {
     }
 }
 
-/// The time, and the CPU time that a process has had by then.
-fn cpu_time(pid: u32) -> (f64, f64) {
+/// The time, the CPU time that a process has had by then, and what the host has taken.
+fn cpu_time(pid: u32) -> (f64, f64, f64) {
     loop {
         let before = SystemTime::now();
         let stat = text(Path::new(&format!("/proc/{pid}/stat")));
@@ -142,6 +145,7 @@ fn cpu_time(pid: u32) -> (f64, f64) {
             return (
                 seconds(now),
                 f64::from(ticks) / rustix::param::clock_ticks_per_second() as f64,
+                steal(),
             );
         }
     }
@@ -170,26 +174,38 @@ fn the_past_is_shown_as_it_was() {
     });
     // A whole cycle from here on, and some more for the last slice.
     let begin = (seconds(SystemTime::now()) / PHASE).ceil() as u64;
-    let parts: Vec<_> = (begin..begin + 4)
-        .map(|phase| {
-            // A phase ends when its loop does.
-            let start = phase as f64 * PHASE;
-            sleep_until(start + 0.2);
-            let from = cpu_time(pid);
-            sleep_until(start + PHASE - 0.4);
-            let own = ["phase_a", "phase_b", "phase_a", "phase_c"][phase as usize % 4];
-            (phase, own, from, cpu_time(pid))
-        })
-        .collect();
+    let mut parts = BTreeMap::new();
+    for phase in begin..begin + 12 {
+        if parts.len() == 4 || parts.contains_key(&(phase % 4)) {
+            continue;
+        }
+        // A phase ends when its loop does.
+        let start = phase as f64 * PHASE;
+        sleep_until(start + 0.2);
+        let from = cpu_time(pid);
+        sleep_until(start + PHASE - 0.4);
+        let to = cpu_time(pid);
+        // Where the machine stood still when it ended, the one of the next cycle has to do.
+        if to.0 < start + PHASE - 0.1 {
+            parts.insert(phase % 4, (from, to));
+        }
+    }
+    assert_eq!(
+        parts.len(),
+        4,
+        "it stood still at the end of one phase in each cycle"
+    );
     thread::sleep(Duration::from_secs(9));
     let mut phases: BTreeMap<u64, Phase> = BTreeMap::new();
-    for (phase, own, (since, before), (until, after)) in parts {
+    for (phase, ((since, before, steal_before), (until, after, steal_after))) in parts {
+        let own = ["phase_a", "phase_b", "phase_a", "phase_c"][phase as usize];
         let path = format!("/profile.folded?pid={pid}&since={since}&until={until}");
         let folded = get(&address, &path);
         assert_eq!(folded.status, 200, "{}", folded.text());
         for name in ["phase_a", "phase_b", "phase_c"] {
             let samples = folded.samples(name);
-            assert_eq!(samples > 0, name == own, "phase {own}: {samples} of {name}");
+            // One of another phase may be of a loop that was stopped in the middle, and goes on after its time.
+            assert_eq!(samples > 1, name == own, "phase {own}: {samples} of {name}");
         }
         // Slices end when they do; what is covered is what was asked for.
         for (header, time) in [("profile-from", since), ("profile-until", until)] {
@@ -200,27 +216,30 @@ fn the_past_is_shown_as_it_was() {
             );
         }
         phases.insert(
-            phase % 4,
+            phase,
             Phase {
                 own,
                 since,
                 until,
                 cpu_seconds: after - before,
+                steal: steal_after - steal_before,
                 folded,
             },
         );
     }
     // A phase has the share of all samples that it has of the CPU time, within three standard deviations of what chance does to it, and what
-    // the kernel's clock of 10 ms does not tell.
+    // the kernel's clock of 10 ms does not tell. What the host takes is no CPU time, and is sampled all the same: of this phase, or of all.
     let samples: u64 = phases.values().map(Phase::total).sum();
     let cpu_seconds: f64 = phases.values().map(|phase| phase.cpu_seconds).sum();
+    let steal: f64 = phases.values().map(|phase| phase.steal).sum();
     for phase in phases.values() {
         let share = phase.cpu_seconds / cpu_seconds;
         let expected = share * samples as f64;
-        let most = 3.0 * (expected * (1.0 - share)).sqrt() + 0.02 * 199.0;
+        let more = 199.0 * phase.steal.max(share * steal);
+        let most = 3.0 * (expected * (1.0 - share)).sqrt() + 0.02 * 199.0 + more;
         let difference = phase.total() as f64 - expected;
         println!(
-            "{}: {difference:+.1} of {expected:.1} samples, {most:.1} at most",
+            "{}: {difference:+.1} of {expected:.1} samples, {most:.1} at most, of which {more:.1} for the host",
             phase.own
         );
         assert!(
@@ -265,8 +284,10 @@ fn the_past_is_shown_as_it_was() {
     let path = format!("/diff.svg?pid={pid}&a={}&b={}", span(1), span(3));
     let difference = get(&address, &path);
     assert_eq!(difference.status, 200, "{}", difference.text());
-    // The picture is that of b.
-    assert!(difference.text().contains("phase_c") && !difference.text().contains("phase_a"));
+    // The picture is that of b, with the one sample of another phase that may be there.
+    let stray = phases[&1].folded.samples("phase_a") + phases[&3].folded.samples("phase_a");
+    assert!(difference.text().contains("phase_c"));
+    assert!(stray > 0 || !difference.text().contains("phase_a"));
     // From now on, as `go tool pprof` asks.
     let from_now = get(&address, "/debug/pprof/profile?seconds=2");
     assert_eq!(from_now.status, 200);
@@ -289,13 +310,23 @@ fn the_past_is_still_there_after_a_kill() {
     let (before, until) = {
         let running = agent.start(flags);
         let address = address(&running);
-        wait_for("samples with names", || {
+        // On a busy host the first slices may be finished before their names are there.
+        wait_within(Duration::from_secs(90), "samples with names", || {
             let answer = get(&address, &path("0s"));
             answer.status == 200 && answer.samples("main") > 50
         });
         // What comes from now on may not be on the disk yet when it dies.
-        let until = seconds(SystemTime::now()).to_string();
-        thread::sleep(Duration::from_secs(8));
+        let until = seconds(SystemTime::now());
+        // The slice of that moment is taken in first and written then, before the next one.
+        wait_within(Duration::from_secs(60), "the slice", || {
+            let covered = &get(&address, &path("0s")).headers["profile-until"];
+            seconds(humantime::parse_rfc3339(covered).unwrap()) > until
+        });
+        let written = segments(&agent.path("history"));
+        wait_within(Duration::from_secs(60), "one more segment", || {
+            segments(&agent.path("history")) > written
+        });
+        let until = until.to_string();
         let before = get(&address, &path(&until));
         assert_eq!(before.status, 200, "{}", before.text());
         running.kill();
