@@ -25,7 +25,7 @@ use std::{
 use rustix::process::Signal;
 use support::{
     agent::{Agent, Run, Running},
-    machine::steal,
+    machine::Cpus,
     picture::{self, Otlp, PARTS, Picture, assert_count, assert_same, assert_split},
     tools,
     workload::{Report, Workload, alone, compiled, compiled_as, send, text, wait_for},
@@ -39,7 +39,7 @@ struct Split {
     agent: Agent,
     run: Run,
     report: Report,
-    /// What the host took meanwhile, in seconds.
+    /// What the host took from it meanwhile, in seconds.
     steal: f64,
     /// When the agent lived, nanoseconds since the Unix epoch.
     lived: Range<u64>,
@@ -62,11 +62,12 @@ static SPLIT: LazyLock<Split> = LazyLock::new(|| {
     let outputs = OUTPUTS.iter().flat_map(|output| ["-o", output]);
     let command = ["--", program.to_str().unwrap(), "report", "1500", "2"];
     let before = now();
-    let steal_before = steal();
+    let cpus_before = Cpus::now();
     let run = agent.run(["-F", &rate].into_iter().chain(outputs).chain(command));
-    let steal = steal() - steal_before;
+    let cpus = Cpus::now();
     run.expect(0, &["exited with code 0"]);
     let report = Report::read(&agent.path("report"));
+    let steal = cpus.stolen_from(report.get("cpu") as f64 / 1e9, cpus_before);
     Split {
         agent,
         run,
@@ -252,9 +253,10 @@ fn a_command_is_sampled_from_its_first_instruction() {
     };
     let agent = Agent::new();
     let rate = RATE.to_string();
-    let before = steal();
+    let before = Cpus::now();
     let run = agent.run(["-F", &rate, "-o", "-", "--", compiled("early").to_str().unwrap()]);
-    let steal = (steal() - before) * RATE as f64;
+    // It is over too soon for a share of it to say much.
+    let steal = Cpus::now().stolen_since(before) * RATE as f64;
     // Its own success or failure is told, and is not the agent's.
     run.expect(0, &["exited with code 7", "\nlost: 0\n"]);
     let picture = Picture::folded(&run.stdout);

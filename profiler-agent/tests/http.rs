@@ -26,7 +26,7 @@ use profiler_agent::diff::Change;
 use rustix::process::Signal;
 use support::{
     agent::{Agent, address, segments},
-    machine::steal,
+    machine::Cpus,
     profiles,
     workload::{Workload, alone, compiled, root, text, wait_for, wait_within},
 };
@@ -93,7 +93,7 @@ struct Phase {
     since: f64,
     until: f64,
     cpu_seconds: f64,
-    /// What the host took meanwhile from all CPUs, in seconds.
+    /// What the host took from it meanwhile, in seconds.
     steal: f64,
     folded: Answer,
 }
@@ -128,8 +128,8 @@ impl Phase {
     }
 }
 
-/// The time, the CPU time that a process has had by then, and what the host has taken.
-fn cpu_time(pid: u32) -> (f64, f64, f64) {
+/// The time, the CPU time that a process has had by then, and what all CPUs have done.
+fn cpu_time(pid: u32) -> (f64, f64, Cpus) {
     loop {
         let before = SystemTime::now();
         let stat = text(Path::new(&format!("/proc/{pid}/stat")));
@@ -145,7 +145,7 @@ fn cpu_time(pid: u32) -> (f64, f64, f64) {
             return (
                 seconds(now),
                 f64::from(ticks) / rustix::param::clock_ticks_per_second() as f64,
-                steal(),
+                Cpus::now(),
             );
         }
     }
@@ -197,7 +197,7 @@ fn the_past_is_shown_as_it_was() {
     );
     thread::sleep(Duration::from_secs(9));
     let mut phases: BTreeMap<u64, Phase> = BTreeMap::new();
-    for (phase, ((since, before, steal_before), (until, after, steal_after))) in parts {
+    for (phase, ((since, before, cpus_before), (until, after, cpus_after))) in parts {
         let own = ["phase_a", "phase_b", "phase_a", "phase_c"][phase as usize];
         let path = format!("/profile.folded?pid={pid}&since={since}&until={until}");
         let folded = get(&address, &path);
@@ -222,7 +222,7 @@ fn the_past_is_shown_as_it_was() {
                 since,
                 until,
                 cpu_seconds: after - before,
-                steal: steal_after - steal_before,
+                steal: cpus_after.stolen_from(after - before, cpus_before),
                 folded,
             },
         );

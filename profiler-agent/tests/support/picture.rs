@@ -381,7 +381,7 @@ pub fn assert_split(samples: impl Fn(&str) -> u64, total: u64, report: &Report) 
 ///
 /// What a bound by chance does not cover is time that the host of a virtual machine takes. Where the guest accounts it to
 /// whoever ran, no timer fires in it: the workload has seen these gaps, and as many samples may be missing. Where the guest is told of it,
-/// as the seconds of [`steal`](super::machine::steal) meanwhile, it is no CPU time, and as many samples may be too many.
+/// as the seconds of [`steal`](super::machine::Cpus), it is no CPU time, and as many samples may be too many.
 pub fn assert_count(samples: u64, report: &Report, frequency: u64, steal: f64) {
     let periods = |nanoseconds: u64| nanoseconds as f64 * frequency as f64 / 1e9;
     let expected = periods(report.get("cpu"));
