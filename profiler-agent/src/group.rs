@@ -12,7 +12,7 @@ use crate::{process::container_in, procfs};
 
 /// Most groups that are looked through for a name.
 const MAX_GROUPS: usize = 100_000;
-/// Most bytes of /proc/self/mountinfo.
+/// Most bytes of /proc/PID/mountinfo.
 const MOUNTS_LIMIT: u64 = 1 << 20;
 /// Most bytes of a file of a group: `cpu.stat` and `cgroup.events` have less than one kilobyte.
 const FILE_LIMIT: u64 = 16 << 10;
@@ -69,8 +69,8 @@ impl Group {
     ///
     /// [`GroupError`]; an empty group is one too.
     pub fn open(wanted: &Path) -> Result<Self, GroupError> {
-        let root = hierarchy()?;
-        let below = wanted.strip_prefix(&root).unwrap_or(wanted);
+        let Hierarchy { mount, root } = Hierarchy::find()?;
+        let below = wanted.strip_prefix(&mount).unwrap_or(wanted);
         let below: PathBuf = below
             .components()
             .filter(|part| matches!(part, Component::Normal(_)))
@@ -80,7 +80,7 @@ impl Group {
         }
         let found = find(&root, |name| Path::new(name) == below);
         Self::only(&root, found, &wanted.display().to_string())?
-            .ok_or_else(|| GroupError::NotFound(wanted.to_owned(), root))
+            .ok_or_else(|| GroupError::NotFound(wanted.to_owned(), mount))
     }
 
     /// Of a container, by its ID or the start of it.
@@ -89,11 +89,11 @@ impl Group {
     ///
     /// The same.
     pub fn of_container(id: &str) -> Result<Self, GroupError> {
-        let root = hierarchy()?;
+        let Hierarchy { mount, root } = Hierarchy::find()?;
         let found = find(&root, |name| {
             container_in(name).is_some_and(|found| found.starts_with(id))
         });
-        Self::only(&root, found, id)?.ok_or_else(|| GroupError::NoContainer(id.to_owned(), root))
+        Self::only(&root, found, id)?.ok_or_else(|| GroupError::NoContainer(id.to_owned(), mount))
     }
 
     fn only(root: &Path, found: Vec<PathBuf>, wanted: &str) -> Result<Option<Self>, GroupError> {
@@ -155,15 +155,31 @@ impl Group {
     }
 }
 
-/// Where the hierarchy of version 2 is mounted.
-fn hierarchy() -> Result<PathBuf, GroupError> {
-    let mounts = procfs::read("/proc/self/mountinfo", MOUNTS_LIMIT).unwrap_or_default();
-    let mounts = String::from_utf8_lossy(&mounts);
-    mounts
-        .lines()
-        .find_map(mount_of_hierarchy)
-        .map(PathBuf::from)
-        .ok_or(GroupError::NoHierarchy)
+/// The hierarchy of version 2.
+struct Hierarchy {
+    /// Where it is mounted.
+    mount: PathBuf,
+    /// How it is reached from here.
+    root: PathBuf,
+}
+
+impl Hierarchy {
+    /// In the view of the host's first process, if that can be had: a container may see its own part alone.
+    fn find() -> Result<Self, GroupError> {
+        ["1", "self"]
+            .iter()
+            .find_map(|process| {
+                let mounts = procfs::read(format!("/proc/{process}/mountinfo"), MOUNTS_LIMIT).ok()?;
+                let mounts = String::from_utf8_lossy(&mounts);
+                let mount = mounts.lines().find_map(mount_of_hierarchy)?;
+                let root = PathBuf::from(format!("/proc/{process}/root{mount}"));
+                root.join("cgroup.procs").exists().then(|| Self {
+                    mount: mount.into(),
+                    root,
+                })
+            })
+            .ok_or(GroupError::NoHierarchy)
+    }
 }
 
 /// The folder of a line of mountinfo, if it is one of that type: `36 35 0:31 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw`.

@@ -173,7 +173,9 @@ pub(crate) fn judge(transcript: &Transcript) -> Vec<Outcome> {
     outcomes.push(check("name", &|part| {
         of_one_process(part, "chains-static", signal)
     }));
-    outcomes.push(check("group", &|part| of_one_process(part, "chains", syscalls)));
+    for name in ["group", "group, unseen"] {
+        outcomes.push(check(name, &|part| of_one_process(part, "chains", syscalls)));
+    }
     outcomes.push(check("dmesg", &no_complaint));
     outcomes.push(Outcome::end(transcript));
     outcomes
