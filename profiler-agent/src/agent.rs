@@ -36,7 +36,7 @@ use crate::{
     profile::{Capture, Profile},
     sampling::{self, ProgramCost, Sampler, SamplingError, merge, record::Record},
     symbols::{self, Symbolizer},
-    target::{Comm, LAUNCHER, Running, Scope, Target, TargetError, Waiting, Wanted},
+    target::{LAUNCHER, Running, Scope, Target, TargetError, Waiting, Wanted},
     telemetry::Loss,
     unwind::Unwinder,
 };
@@ -354,10 +354,8 @@ impl Run {
         let maps = sampler.take_unwind_maps()?;
         let unwinder = Unwinder::new(maps, options.unwind_memory)
             .map_err(system("start the thread that builds unwind tables"))?;
-        if let Scope::Named(name) = &options.scope
-            && !processes
-                .living()
-                .any(|process| Comm::from(process.name.as_str()) == Comm::from(name.as_str()))
+        if let (Scope::Named(name), Wanted::Named(comm)) = (&options.scope, &wanted)
+            && !processes.living().any(|process| process.is_called(*comm))
         {
             tracing::warn!("no process is called {name} yet; `ps -e` shows how processes are called");
         }

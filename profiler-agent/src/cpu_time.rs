@@ -96,9 +96,9 @@ impl CpuTime {
             Account::Processes(name) => Some(name),
             Account::Host(..) | Account::Group(..) => None,
         };
-        known.living().filter(move |process| {
-            name.is_some_and(|name| name.is_none_or(|name| name == Comm::from(process.name.as_str())))
-        })
+        known
+            .living()
+            .filter(move |process| name.is_some_and(|name| name.is_none_or(|name| process.is_called(name))))
     }
 
     /// Looks again; to be called now and then, and when a target ends while its remains can still be seen.

@@ -72,7 +72,7 @@ pub fn replaced() {
 }
 
 /// `sched_process_exit`: the current thread ends; with the last one nobody runs the code of its process any more. It is a target still: from
-/// Linux 6.16 on the kernel comes by here before it gives back the memory, which takes some 40 ms a gigabyte.
+/// Linux 6.16 on the kernel comes by here before it gives back the memory, which takes 70 to 85 ms a gigabyte.
 #[inline(always)]
 pub fn ended() {
     let pid = (bpf_get_current_pid_tgid() >> 32) as u32;

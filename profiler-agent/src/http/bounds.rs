@@ -3,20 +3,10 @@
 //! Whoever reaches the socket may ask as much as they like, and go away, or not read what comes. A question counts until its answer is
 //! made, whether somebody still waits for it or not; an answer counts until its last byte is with the peer and no cache has it.
 
-use std::{
-    io,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::body::Bytes;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{answer, cache};
 
@@ -105,82 +95,6 @@ pub(super) fn held(bytes: Bytes, room: OwnedSemaphorePermit) -> Bytes {
         }
     }
     Bytes::from_owner(Held(bytes, room))
-}
-
-/// A connection that ends when its peer takes nothing of what it is sent.
-pub(super) struct Taken<S> {
-    stream: S,
-    limit: Duration,
-    /// Runs while something waits to be taken.
-    patience: Option<Pin<Box<Sleep>>>,
-}
-
-impl<S> Taken<S> {
-    pub(super) const fn new(stream: S, limit: Duration) -> Self {
-        Self {
-            stream,
-            limit,
-            patience: None,
-        }
-    }
-
-    /// What came of writing; an error when nothing could be written for too long.
-    fn taken<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
-            self.patience = None;
-            return polled;
-        }
-        let limit = self.limit;
-        let patience = self
-            .patience
-            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + limit)));
-        patience
-            .as_mut()
-            .poll(context)
-            .map(|()| Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Taken<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Taken<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.taken(context, polled)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.taken(context, polled)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
 }
 
 #[cfg(test)]

@@ -82,16 +82,24 @@ fn remove_left_behind(path: &Path) -> io::Result<()> {
 pub(super) struct Listener<L> {
     inner: L,
     free: Arc<Semaphore>,
-    /// How long a connection may say nothing: longer than the longest answer takes to begin.
-    silence: Duration,
+    limits: Limits,
+}
+
+/// How long a connection may last without a sign of life.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Nothing is said by either side: longer than the longest answer takes to begin.
+    pub(super) silence: Duration,
+    /// The peer takes nothing of what it is sent.
+    pub(super) taking: Duration,
 }
 
 impl<L> Listener<L> {
-    pub(super) fn new(inner: L, silence: Duration) -> Self {
+    pub(super) fn new(inner: L, limits: Limits) -> Self {
         Self {
             inner,
             free: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
-            silence,
+            limits,
         }
     }
 
@@ -111,7 +119,7 @@ macro_rules! listener {
             async fn accept(&mut self) -> (Self::Io, Self::Addr) {
                 let room = self.room().await;
                 let (stream, address) = axum::serve::Listener::accept(&mut self.inner).await;
-                (Connection::new(stream, self.silence, room), address)
+                (Connection::new(stream, self.limits, room), address)
             }
 
             fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -124,20 +132,23 @@ macro_rules! listener {
 listener!(TcpListener);
 listener!(UnixListener);
 
-/// A connection, which ends when it has been silent for too long.
+/// A connection, which ends when it is beyond its [`Limits`].
 pub(super) struct Connection<S> {
     stream: S,
-    limit: Duration,
+    limits: Limits,
     silence: Pin<Box<Sleep>>,
+    /// Runs while something waits to be taken.
+    taking: Option<Pin<Box<Sleep>>>,
     _room: Option<OwnedSemaphorePermit>,
 }
 
 impl<S> Connection<S> {
-    fn new(stream: S, limit: Duration, room: Option<OwnedSemaphorePermit>) -> Self {
+    fn new(stream: S, limits: Limits, room: Option<OwnedSemaphorePermit>) -> Self {
         Self {
             stream,
-            limit,
-            silence: Box::pin(sleep_until(Instant::now() + limit)),
+            limits,
+            silence: Box::pin(sleep_until(Instant::now() + limits.silence)),
+            taking: None,
             _room: room,
         }
     }
@@ -145,15 +156,34 @@ impl<S> Connection<S> {
     /// What came of reading or writing; an error instead of another turn of silence.
     fn heard<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
-            let limit = self.limit;
-            self.silence.as_mut().reset(Instant::now() + limit);
+            let silence = self.limits.silence;
+            self.silence.as_mut().reset(Instant::now() + silence);
             return polled;
         }
-        match self.silence.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
-        }
+        end_of(&mut self.silence, context)
     }
+
+    /// What came of writing; an error when nothing could be written for too long.
+    fn taken<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.taking = None;
+        } else {
+            let taking = self.limits.taking;
+            let end = self
+                .taking
+                .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + taking)));
+            if let Poll::Ready(error) = end_of(end, context) {
+                return Poll::Ready(error);
+            }
+        }
+        self.heard(context, polled)
+    }
+}
+
+/// An error when this time is over.
+fn end_of<T>(time: &mut Pin<Box<Sleep>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+    let end = time.as_mut().poll(context);
+    end.map(|()| Err(io::ErrorKind::TimedOut.into()))
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
@@ -174,7 +204,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.heard(context, polled)
+        self.taken(context, polled)
     }
 
     fn poll_write_vectored(
@@ -183,7 +213,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.heard(context, polled)
+        self.taken(context, polled)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -55,7 +55,7 @@ use tokio::sync::{Semaphore, watch};
 pub use self::question::{By, PARAMETERS, Question, Wrong};
 use self::{
     answer::{Answer, Drawn},
-    bounds::{Bounds, Busy, Room, Taken},
+    bounds::{Bounds, Busy, Room},
     cache::{Cache, Made},
     listener::{Bound, Listener},
     question::nanos,
@@ -455,19 +455,22 @@ async fn serve(
     taking: Duration,
     mut ended: watch::Receiver<()>,
 ) -> io::Result<()> {
-    let silence = LONGEST + shared.silence;
+    let limits = listener::Limits {
+        silence: LONGEST + shared.silence,
+        taking,
+    };
     let router = Router::new()
         .fallback(respond)
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
         .with_state(shared);
     let accepting: Pin<Box<dyn Future<Output = Infallible> + Send>> = match listener {
         Bound::Tcp(listener) => {
-            let listener = Listener::new(tokio::net::TcpListener::from_std(listener)?, silence);
-            Box::pin(accept(listener, router, taking))
+            let listener = Listener::new(tokio::net::TcpListener::from_std(listener)?, limits);
+            Box::pin(accept(listener, router))
         }
         Bound::Unix(listener) => {
-            let listener = Listener::new(tokio::net::UnixListener::from_std(listener)?, silence);
-            Box::pin(accept(listener, router, taking))
+            let listener = Listener::new(tokio::net::UnixListener::from_std(listener)?, limits);
+            Box::pin(accept(listener, router))
         }
     };
     tokio::select! {
@@ -478,7 +481,7 @@ async fn serve(
 }
 
 /// Answers whoever connects, one request after the other.
-async fn accept<L>(mut listener: L, router: Router, taking: Duration) -> Infallible
+async fn accept<L>(mut listener: L, router: Router) -> Infallible
 where
     L: axum::serve::Listener,
 {
@@ -488,7 +491,7 @@ where
     protocol.http1().writev(true);
     loop {
         let (stream, _) = listener.accept().await;
-        let stream = TokioIo::new(Taken::new(stream, taking));
+        let stream = TokioIo::new(stream);
         let service = TowerToHyperService::new(router.clone());
         let connection = protocol.serve_connection(stream, service).into_owned();
         tokio::spawn(async move {

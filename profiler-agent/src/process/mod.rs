@@ -29,6 +29,7 @@ pub use self::{
 use crate::{
     procfs,
     sampling::record::{MappedFile, Mmap, Record},
+    target::Comm,
 };
 
 /// Most executable mappings that are kept of one process; beyond, they are read again, and the further ones have no names.
@@ -598,6 +599,11 @@ impl Process {
         };
         process.rescan();
         process
+    }
+
+    /// Whether this is its name, as far as the kernel keeps names.
+    pub fn is_called(&self, name: Comm) -> bool {
+        Comm::from(self.name.as_str()) == name
     }
 
     /// Whether its pid still runs its program, as far as /proc can tell: the news of an exec, or of another process under its pid, comes

@@ -187,6 +187,8 @@ pub struct Sampler {
     cpus: BTreeMap<u32, Cpu>,
     /// CPUs that could not be sampled, as was told.
     refused: BTreeSet<u32>,
+    /// Whether a CPU ran for a while before it had rings.
+    was_blind: bool,
     rings: Vec<Ring>,
     merger: Merger,
     /// Whether the clocks run.
@@ -249,6 +251,7 @@ impl Sampler {
             samples,
             cpus: BTreeMap::new(),
             refused: BTreeSet::new(),
+            was_blind: false,
             rings: Vec::new(),
             merger: Merger::default(),
             running: false,
@@ -363,9 +366,9 @@ impl Sampler {
         self.merger.drain(&mut self.rings, until, sink);
     }
 
-    /// Whether process events may have been lost since the last call that no [`record::Record::Lost`] tells of yet.
+    /// Whether process events may have been lost since the last call that no [`record::Record::Lost`] tells of.
     pub fn take_overflow(&mut self) -> bool {
-        self.merger.take_overflow()
+        self.merger.take_overflow() | std::mem::take(&mut self.was_blind)
     }
 
     /// How often a ring held bytes that are no record, since the last call.
@@ -397,6 +400,7 @@ impl Sampler {
             match self.add_cpu(cpu) {
                 Ok(()) => {
                     self.refused.remove(&cpu);
+                    self.was_blind = true;
                     tracing::info!(cpu, "a CPU came online");
                 }
                 Err(error) if self.refused.insert(cpu) => {

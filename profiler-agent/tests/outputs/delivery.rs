@@ -316,18 +316,22 @@ fn a_receiver_that_takes_what_comes_gets_all_of_it() {
     delivery.abandon();
 }
 
-#[test]
-fn slices_that_wait_for_room_are_in_nobodys_way_at_the_end() {
-    let receiver = HttpReceiver::start("", Vec::new());
-    let endpoint = Endpoint::parse(&format!("http://{}", receiver.address), Some(Protocol::Http)).unwrap();
-    let options = Options {
-        endpoint,
+/// Waits a minute for an answer of this receiver.
+fn with_patience(options: Options, receiver: &HttpReceiver) -> Options {
+    Options {
+        endpoint: Endpoint::parse(&format!("http://{}", receiver.address), Some(Protocol::Http)).unwrap(),
         client: client::Options {
             timeout: Duration::from_secs(60),
             ..client::Options::default()
         },
-        ..without_room(options(receiver.address, None))
-    };
+        ..options
+    }
+}
+
+#[test]
+fn slices_that_wait_for_room_are_in_nobodys_way_at_the_end() {
+    let receiver = HttpReceiver::start("", Vec::new());
+    let options = with_patience(without_room(options(receiver.address, None)), &receiver);
     let delivery = Delivery::start(options).unwrap();
     for number in 1..=3 {
         delivery.entrance().hand_over(slice(number));
@@ -430,15 +434,7 @@ fn a_damaged_segment_costs_itself() {
 fn a_receiver_that_never_answers_does_not_keep_slices_in_memory() {
     let folder = tempfile::tempdir().unwrap();
     let receiver = HttpReceiver::start("", Vec::new());
-    let endpoint = Endpoint::parse(&format!("http://{}", receiver.address), Some(Protocol::Http)).unwrap();
-    let options = Options {
-        endpoint,
-        client: client::Options {
-            timeout: Duration::from_secs(60),
-            ..client::Options::default()
-        },
-        ..options(receiver.address, Some(folder.path()))
-    };
+    let options = with_patience(options(receiver.address, Some(folder.path())), &receiver);
     let delivery = Delivery::start(options).unwrap();
     delivery.entrance().hand_over(slice(1));
     // While it is still waited for.
